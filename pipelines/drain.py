@@ -209,8 +209,8 @@ class _ClassifiedBatch:
 
     def differs_from(self, before: "_ClassifiedBatch") -> bool:
         """Return whether the files staged for `before` are wrong now: erasures are only ever added."""
-        erased = len(self.filtered.dropped) != len(before.filtered.dropped)
-        return erased or not np.array_equal(self.classification.kinds, before.classification.kinds)
+        counts = ((len(each.filtered.dropped), each.filtered.renamed) for each in (self, before))
+        return len(set(counts)) > 1 or not np.array_equal(self.classification.kinds, before.classification.kinds)
 
 
 def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: int | None = None) -> int:

@@ -38,7 +38,7 @@ class Format:
 
 LAKE = Format(
     "lake",
-    4,
+    5,
     "upgraded",
     ", or return to a copy of the lake from before the upgrade; to start over, set data_dir to a new folder, copy "
     "tombstones.txt, if it exists, from the old one (it keeps erased users out), and drain the topic from its start",

@@ -242,7 +242,8 @@ class ContractSettings(_Section):
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
     personal_keys: tuple[str, ...] = ()
     """The metadata keys whose values are user_ids, such as rater_id; comma-separated in the environment. From a
-    `karmalake user merge` or `rename` on, former user_ids there stand for the current one."""
+    `karmalake user merge` or `rename` on, former user_ids there stand for the current one. An erasure replaces the
+    user_ids of the erased person there by a pseudonym. Every process needs the same keys."""
 
     @field_validator("personal_keys", mode="before")
     @classmethod

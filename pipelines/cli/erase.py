@@ -1,7 +1,7 @@
 """The command erase."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from pipelines.boundary.text import escape_text
 from pipelines.cli.options import current_settings, utf8
 from pipelines.cli.output import print_fields, print_line, print_warning, progress
 from pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.lake.erasure import ErasureCounts
 
 
 def erase(
@@ -26,6 +29,9 @@ def erase(
             "--count-mentions", help="Also count the other users' rows that name erased users. Reads all events."
         ),
     ] = False,
+    dry_run: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--dry-run", help="Only count the rows that would be removed or replaced. Reads all events.")
+    ] = False,
     tombstones: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Also erase the users in this tombstones.txt, or of this data_dir or lake."),
@@ -33,6 +39,7 @@ def erase(
 ) -> None:
     """Erase users permanently: events, dead letters, scores and documents. Ingest drops their later events.
 
+    In events of others, their user_ids at the metadata keys in contract.personal_keys are replaced by a pseudonym.
     A person whose accounts were merged is erased under each user_id. Run it again to resume after a kill. It ends with
     a list of what it does not reach, such as the topic.
     Exits 2, with nothing changed, if no document store is configured and --without-documents is not given.
@@ -49,8 +56,13 @@ def erase(
     asked, users = users, erasure.all_names(settings, users, imported)
     if others := [name for name in users if name not in asked]:
         print_line(f"accounts of the same persons: {', '.join(map(escape_text, others))}")
+    if dry_run:
+        with progress("counting rows"):
+            _print_rows(erasure.preview(settings, users, imported))
+        return
     if not yes:
-        count = f"{len(users)} users" + (f" and the users of {len(imported)} tombstones" if imported else "")
+        others_count = sum("=" not in each for each in imported)
+        count = f"{len(users)} users" + (f" and the users of {others_count} tombstones" if imported else "")
         typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids can never be used again", abort=True)
     mentions = None
     with progress("erasing"):
@@ -58,7 +70,7 @@ def erase(
     if count_mentions:
         with progress("counting mentions"):
             mentions = erasure.mentions_of_erased(settings)
-    print_fields([(name.replace("_", " "), rows) for name, rows in asdict(done.rows).items()])
+    _print_rows(done.rows)
     if done.refreshed_elsewhere:
         print_line("the process that holds the warehouse derives and publishes without them at its next refresh")
     elif done.published:
@@ -69,6 +81,10 @@ def erase(
     print_line("not reached:")
     for sentence in list_unreached(settings, mentions):
         print_line(f"  * {sentence}")
+
+
+def _print_rows(rows: "ErasureCounts") -> None:
+    print_fields([(name.replace("_", " "), count) for name, count in asdict(rows).items()])
 
 
 def _print_vacuum_delay(retention: float, interval: float) -> None:

@@ -54,6 +54,7 @@ class _Asked:
 
     user: str
     view: str
+    scope: str | None
     form: Format
     output: Path | None
 
@@ -63,7 +64,8 @@ class _Asked:
 
     @property
     def in_view(self) -> str:
-        return "" if self.view == _ALL_TIME else f" in {self.view}"
+        of_view = "" if self.view == _ALL_TIME else f" in {self.view}"
+        return of_view if self.scope is None else f"{of_view} with {escape_text(self.scope)}"
 
 
 def explain(  # noqa: PLR0913, PLR0917 - options of the command line
@@ -89,6 +91,9 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     view: Annotated[
         str, typer.Option(help="The score to explain: all_time, or a window such as last_30_days.")
     ] = _ALL_TIME,
+    scope: Annotated[
+        str | None, typer.Option(help="Explain the score within a scope of the policy, such as city=berlin.")
+    ] = None,
     policy: Annotated[
         str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
     ] = None,
@@ -104,9 +109,9 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
         {"--shown-from": shown_since, "--shown-to": shown_until},
         {"--from": since, "--to": until},
         {"--as-of": as_of, "--known-at": known_at},
-        policy,
+        {"--policy": policy, "--scope": scope},
     )
-    asked = _Asked(utf8(user), view, form, output)
+    asked = _Asked(utf8(user), view, None if scope is None else utf8(scope), form, output)
     if shown_since is not None:
         _explain_shown(asked, to_utc(shown_since), instant(shown_until))
         return
@@ -126,7 +131,10 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
 
 
 def _refuse_contradictions(
-    shown: dict[str, str | None], change: dict[str, str | None], moment: dict[str, str | None], policy: str | None
+    shown: dict[str, str | None],
+    change: dict[str, str | None],
+    moment: dict[str, str | None],
+    now: dict[str, str | None],
 ) -> None:
     """Raise UsageError unless the options ask one question."""
     for first, second in (shown, change):
@@ -135,8 +143,8 @@ def _refuse_contradictions(
     asked = [" and ".join(options) for options in (shown, change, moment) if any(options.values())]
     if len(asked) > 1:
         raise UsageError(f"{asked[0]} cannot be combined with {asked[1]}: use one pair")
-    if policy is not None and any(shown.values()):
-        raise UsageError("--shown-from uses the policies that were in force: leave out --policy")
+    if any(shown.values()) and (others := [option for option, value in now.items() if value is not None]):
+        raise UsageError(f"--shown-from uses the policies that were in force: leave out {' and '.join(others)}")
 
 
 @contextmanager
@@ -178,7 +186,9 @@ def _ledger(
         raise KarmalakeError(
             f"the lake holds no event of user {asked.user!r} {when}: check the spelling, or run `karmalake drain` first"
         )
-    return ledger if asked.view == _ALL_TIME else ledger_of(connection, rules, asked.user, end, known, asked.view)
+    if asked.view == _ALL_TIME and asked.scope is None:
+        return ledger
+    return ledger_of(connection, rules, asked.user, end, known, asked.view, asked.scope)
 
 
 def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
@@ -229,7 +239,7 @@ def _explain_change(
     if span[0] >= span[1]:
         raise UsageError(f"--from {_moment(span[0])} is not before --to {_moment(span[1])}: swap them")
     after = _total(_ledger(connection, rules, asked, span[1]))
-    changes = explain_change(connection, rules, asked.user, *span, asked.view)
+    changes = explain_change(connection, rules, asked.user, *span, asked.view, asked.scope)
     if asked.wants_rows:
         write(changes, asked.form, asked.output)
         return

@@ -76,6 +76,9 @@ def scores(
     policy: Annotated[
         str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
     ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="A scope of the policy, such as city: a row for each user and value.")
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.CSV,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
@@ -91,7 +94,7 @@ def scores(
     warn_of_withdrawn(known)
     rules = chosen_policy(policy, known)
     moment = instant(as_of) or known or datetime.now(UTC)
-    write(engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known), form, output)
+    write(engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known, scope), form, output)
 
 
 def sql(

@@ -10,14 +10,14 @@ conflicts two columns are read, of dead letters everything, but only those that 
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
 conflicts of the user, and those whose first event was the user's, since they hold its event_id; and the merges of the
-user's accounts. Mentions of the user in
-events of other users stay (`mentions.py`). Indexes, caches and the warehouse read from the commit which events it
-removed (`erased_events.py`).
+user's accounts. In rows of other users, the user's names at `contract.personal_keys` are replaced by a pseudonym
+(`pseudonyms.py`), for which the metadata of all rows are read; other mentions stay (`mentions.py`). Indexes, caches and
+the warehouse read from the commit which events it removed or replaced (`erased_events.py`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 from uuid import uuid4
@@ -30,6 +30,7 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.pseudonyms import Replaced, unchanged
 from pipelines.lake.removal import Rewrite, Search, commit_removal, discard_unused, removed_events, rewrite_files
 from pipelines.lake.table_files import File, list_files
 from pipelines.lake.tables import (
@@ -60,6 +61,8 @@ class ErasureCounts:
     dead_letters: int
     conflicts: int
     merged_users: int = 0
+    named_by_others: int = 0
+    """Rows of other users in which names at `contract.personal_keys` were, or have to be, replaced by pseudonyms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,22 @@ class _Outcome:
         """The number of rows removed."""
         return sum(len(each.removed) for each in self.rewritten)
 
+    @property
+    def renamed(self) -> int:
+        """The number of rows in which names were replaced."""
+        return sum(len(each.after) for each in self.rewritten)
+
 
 def erase_users(
-    lake: Lake, tombstones: Tombstones, user_ids: Iterable[str], digests: Collection[str] = ()
+    lake: Lake,
+    tombstones: Tombstones,
+    user_ids: Iterable[str],
+    digests: Collection[str] = (),
+    persons: Mapping[str, str] | None = None,
 ) -> ErasureCounts:
-    """Permanently erase users from the lake; return how many rows were removed. Ingest drops their later records.
+    """Permanently erase users from the lake; return how many rows were removed or replaced.
 
+    Ingest drops their later records. `persons` is the current user_id by each former one: their pseudonym is one.
     `digests` are tombstones of another lake, whose users are erased, too. Also finishes an erasure that was killed.
     Raises TransientError when other processes kept committing through all attempts. A crash leaves tombstones, and
     tables that may still have rows of the users: run it again.
@@ -89,26 +102,102 @@ def erase_users(
     applied = {name: tombstones.applied_to(lake.table(name)) - set(digests) for name in ("events", "dead_letters")}
     tombstones.read()
     new = [name for user_id in users if not tombstones.contains(name := user_id.encode())]
-    tombstones.add({tombstone(name, tombstones.lake_id) for name in new} | set(digests))
+    added = {tombstone(name, tombstones.lake_id) for name in new}
+    tombstones.add(added | set(digests) | set(_links(tombstones, added, users, persons or {})))
     events = _erase(lake, "events", tombstones, _EventSearch(tombstones, set(users), applied["events"]))
     by_text = _DeadLetterSearch(tombstones, users, applied["dead_letters"])
     letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
     conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
     merges = _erase(lake, "merged_users", tombstones, _MergeSearch(tombstones), events.done)
-    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows)
+    renamed = sum(each.renamed for each in (events, letters, conflicts))
+    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows, renamed)
 
 
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
     """Count the rows of erased users that remain: none, unless an erasure was killed or a lake restored from a copy."""
     tombstones.read()
-    if not tombstones.digests:
-        return ErasureCounts(0, 0, 0)
+    return _count_rows(lake, tombstones, _unfinished_orphans(lake)) if tombstones.digests else ErasureCounts(0, 0, 0)
+
+
+def preview_erasure(
+    lake: Lake, tombstones: Tombstones, user_ids: Iterable[str], digests: Collection[str] = ()
+) -> ErasureCounts:
+    """Return what `erase_users` would remove and replace; change nothing. Reads user_ids of all events."""
+    tombstones.read()
+    added = {tombstone(name.encode(), tombstones.lake_id) for name in user_ids}
+    tombstones.assume(added | {each for each in digests if "=" not in each})
+    search = _EventSearch(tombstones, set(), frozenset())
+    paths = search.find(data_files(lake.table("events")))
+    found = (read_rows("events", path, ["user_id", "event_id"]) for path in paths)
+    ids = [chunk for rows in found for chunk in rows.filter(search.match(rows))["event_id"].chunks]
+    return _count_rows(lake, tombstones, pa.chunked_array(ids, pa.string()))
+
+
+def _count_rows(lake: Lake, tombstones: Tombstones, orphaned: pa.ChunkedArray) -> ErasureCounts:
     return ErasureCounts(
         _count(lake, "events", _EventSearch(tombstones, set(), frozenset())),
         _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
-        _count(lake, "conflicts", _ConflictSearch(tombstones, _unfinished_orphans(lake))),
+        _count(lake, "conflicts", _ConflictSearch(tombstones, orphaned)),
         _count(lake, "merged_users", _MergeSearch(tombstones)),
+        sum(_count_names(lake, name, tombstones) for name in ("events", "dead_letters", "conflicts")),
     )
+
+
+def _links(
+    tombstones: Tombstones, added: Collection[str], users: Iterable[str], persons: Mapping[str, str]
+) -> Iterable[str]:
+    """Yield a link for each former user_id, of tombstones that exist or are `added`."""
+
+    def known(user_id: str) -> str:
+        return tombstones.find(user_id.encode()) or tombstone(user_id.encode(), tombstones.lake_id)
+
+    for user_id in users:
+        former, current = known(user_id), known(persons.get(user_id, user_id))
+        if former != current and current in tombstones.digests | set(added):
+            yield f"{former}={current}"
+
+
+def _replacing(name: str, tombstones: Tombstones) -> Callable[[pa.Table], Replaced]:
+    """Return what replaces names in rows of a table."""
+    if "metadata" in TABLES[name].names:
+        return tombstones.replace_names
+    return tombstones.replace_in_dead_letters if name == "dead_letters" else unchanged
+
+
+def _count_names(lake: Lake, name: str, tombstones: Tombstones) -> int:
+    """Count the rows of other users with names to replace; with personal keys, reads the metadata of all rows."""
+    if not tombstones.contract.personal_keys:
+        return 0
+    columns = ["user_id", "metadata"] if name != "dead_letters" else None
+    tables = (read_rows(name, path, columns) for path in data_files(lake.table(name)))
+    return sum(_replacing(name, tombstones)(_of_others(name, rows, tombstones)).count for rows in tables)
+
+
+def _of_others(name: str, rows: pa.Table, tombstones: Tombstones) -> pa.Table:
+    if name == "dead_letters":
+        return rows.filter(pc.invert(tombstones.match_dead_letters(rows)))
+    return rows.filter(pc.invert(tombstones.match_users(rows["user_id"])))
+
+
+@dataclass(frozen=True, slots=True)
+class _NameSearch:
+    """What another search finds, and the files with names to replace: their metadata is read."""
+
+    name: str
+    tombstones: Tombstones
+    search: Search
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        found = set(self.search.find(paths))
+        if self.tombstones.contract.personal_keys and "metadata" in TABLES[self.name].names:
+            found |= {path for path in paths if path not in found and self._has_names(path)}
+        return found
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        return self.search.match(rows)
+
+    def _has_names(self, path: str) -> bool:
+        return self.tombstones.replace_names(read_rows(self.name, path, ["metadata"])).count > 0
 
 
 def _count(lake: Lake, name: str, search: Search) -> int:
@@ -234,8 +323,10 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: 
         table = lake.table(name)
         files = list_files(table)
         unseen = [file for file in files if file.path not in seen]
-        seen |= _rewrite_files(lake, name, table, unseen, search)
+        seen |= _rewrite_files(lake, name, table, unseen, tombstones, search)
         rewritten = [each for file in files if (each := seen[file.path])]
+        if done is None and rewritten and erasures == erasures_done(table):
+            erasures = tombstones.repeat()  # the users were erased before, and a key has become a personal one
         outcome = _Outcome(rewritten, erasures_done(table), erasures if done is None else done)
         if not outcome.rewritten and outcome.done == outcome.done_before:
             return outcome
@@ -250,11 +341,12 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: 
 
 
 def _rewrite_files(
-    lake: Lake, name: str, table: DeltaTable, files: list[File], search: Search
+    lake: Lake, name: str, table: DeltaTable, files: list[File], tombstones: Tombstones, search: Search
 ) -> dict[str, Rewrite | None]:
-    """Rewrite the files that have rows of erased users, and record the places of rows that have one in `erased`."""
-    done = rewrite_files(lake, name, table, files, search)
-    removed = [each.removed for each in done.values() if each]
+    """Rewrite the files that hold or name erased users, and record the places of removed rows in `erased`."""
+    search = _NameSearch(name, tombstones, search)
+    done = rewrite_files(lake, name, table, files, search, _replacing(name, tombstones))
+    removed = [each.removed for each in done.values() if each and len(each.removed)]
     if removed and "topic_id" in TABLES[name].names:
         append_file(lake, "erased", _places(name, pa.concat_tables(removed)), uuid4().hex)
     return done

@@ -29,7 +29,7 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
-from pipelines.lake.erased_events import erased_ids_since, read_erased_ids
+from pipelines.lake.erased_events import ERASED_EVENTS, Removal, read_removal, removals_since
 from pipelines.lake.files import make_durable
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
@@ -94,9 +94,9 @@ class DedupIndex:
             self.identity = table_id(events)
             self._reset()
         try:
-            for added, erased in self._changes_since(newest):
+            for added, removal in self._changes_since(newest):
                 self._add(added)
-                self._remove(erased)
+                self._apply(removal)
         except (LookupError, FileNotFoundError):
             self._reset()
             self._add(data_files(events))
@@ -105,13 +105,13 @@ class DedupIndex:
     def forget_erased(self, events: DeltaTable) -> None:
         """Remove, durably, the event_ids of every erasure that the handle `events` has, without catching up.
 
-        The version stays, so `catch_up` removes them again from what it adds. An index for which they are no longer
-        known is emptied. A crash leaves the previous manifest.
+        The version stays, so `catch_up` removes them again from what it adds, and adds replacements again. An index for
+        which they are no longer known is emptied. A crash leaves the previous manifest.
         """
         try:
             self._require_history(events.version())
-            for erased in erased_ids_since(self.lake, self.version, events.version()):
-                self._remove(erased)
+            for removal in removals_since(self.lake, self.version, events.version()):
+                self._apply(removal)
         except (LookupError, FileNotFoundError):
             self._reset()
 
@@ -129,21 +129,21 @@ class DedupIndex:
             self.runs.close()
             os.close(self.lock)
 
-    def _changes_since(self, newest: int) -> Iterator[tuple[list[str], pa.ChunkedArray]]:
-        """Yield, in the order of the log, files that were added and the event_ids that the erasure after them removed.
+    def _changes_since(self, newest: int) -> Iterator[tuple[list[str], Removal]]:
+        """Yield, in the order of the log, files that were added and what the erasure after them removed.
 
-        The last pair has the files after the last erasure, and no event_ids.
+        The last pair has the files after the last erasure, and an empty removal.
         """
         self._require_history(newest)
         paths: list[str] = []
         for _, actions in self.lake.read_log(self.version, newest):
-            erased = read_erased_ids(self.lake, actions)
-            if erased is None:
+            removal = read_removal(self.lake, actions, ["event_id"])
+            if removal is None:
                 paths += [f"{self.lake.folder('events')}/{path}" for path in _added(actions)]
-            elif len(erased):
-                yield paths, erased
+            elif len(removal.removed):
+                yield paths, removal
                 paths = []
-        yield paths, pa.chunked_array([], pa.string())
+        yield paths, Removal(ERASED_EVENTS.empty_table(), ERASED_EVENTS.empty_table())
 
     def _require_history(self, newest: int) -> None:
         if self.version < 0:
@@ -156,10 +156,13 @@ class DedupIndex:
             digests, _ = sort_digests(digest(rows, self.key))
             self.runs.add(digests)
 
-    def _remove(self, event_ids: pa.ChunkedArray) -> None:
-        if len(event_ids):
-            digests, _ = sort_digests(digest_ids(event_ids, self.key))
-            self.runs.remove(digests)
+    def _apply(self, removal: Removal) -> None:
+        if len(removal.removed):
+            ids, _ = sort_digests(digest_ids(removal.removed["event_id"], self.key))
+            self.runs.remove(ids)
+        if len(removal.replacements):
+            digests, _ = sort_digests(digest(removal.replacements, self.key))
+            self.runs.add(digests)
 
     def _save(self, version: int) -> None:
         if version != self.version:

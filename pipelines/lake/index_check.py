@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
-from pipelines.lake.erased_events import erased_ids_since
+from pipelines.lake.erased_events import removals_since
 from pipelines.lake.index import history_includes, sort_digests
 from pipelines.lake.runs import Run, find_in, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
@@ -79,12 +79,15 @@ def _count(
     slot: str, manifest: dict[str, Any], runs: list[Run], lake: Lake, events: DeltaTable, versions: dict[str, int]
 ) -> IndexComparison:
     key, version = bytes.fromhex(manifest["key"]), manifest["version"]
-    erased = sum(_count_known(runs, ids, key) for ids in erased_ids_since(lake, version, events.version()) if len(ids))
+    removals = list(removals_since(lake, version, events.version()))
+    erased = sum(_count_known(runs, each.removed["event_id"], key) for each in removals if len(each.removed))
+    replaced = pa.array([name for each in removals for name in each.replacements["event_id"].to_pylist()], pa.string())
     reflected = pa.array([batch for batch, at in versions.items() if at <= version], pa.string())
     rows = missing = 0
     for path in data_files(events):
         stored = read_rows("events", path, [*EVENT.names, "batch_id"])
         known = stored.filter(pc.is_in(stored["batch_id"], value_set=reflected)).select(EVENT.names)
+        known = known.filter(pc.invert(pc.is_in(known["event_id"], value_set=replaced))) if len(replaced) else known
         rows, missing = rows + len(known), missing + _unknown(runs, digest(known, key))
     ids = sum(map(len, runs))
     return IndexComparison(slot, version, ids, missing, max(0, ids - erased - rows + missing))

@@ -1,7 +1,8 @@
 """Mentions: the user_ids of erased users in records of other users. They are counted, never changed.
 
-A rating names its rater, a report its reporter. Such an event belongs to another user, and its digest depends on every
-value, so an erasure leaves it. Counting reads all events and takes some microseconds for each distinct text.
+A comment may name anyone. Such an event belongs to another user, and only the values of `contract.personal_keys` are
+known to be user_ids: these an erasure replaces (`pseudonyms.py`), and leaves free text. Counting reads all events and
+takes some microseconds for each distinct text.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
@@ -19,6 +20,13 @@ from pipelines.lake.tokens import tokenize_text
 from pipelines.lake.tombstones import Tombstones
 
 _MAX_KEYS = 10
+_NOTES = {
+    "commits": ["note"],
+    "fates": ["note"],
+    "policies": ["operator", "why"],
+    "merged_users": ["operator", "why"],
+}
+"""What operators wrote, by table."""
 _COLUMNS = ["event_id", "user_id", "action_type", "metadata"]
 
 
@@ -33,16 +41,19 @@ class Mentions:
     """The number of mentioning texts by their place in events and conflicts, the most frequent: a metadata key,
     `event_id`, `action_type`."""
 
+    notes: int = 0
+    """The number of notes, reasons and operators of commands that mention one."""
+
     def __bool__(self) -> bool:
         """Return whether there are any."""
-        return bool(self.events or self.dead_letters or self.conflicts)
+        return bool(self.events or self.dead_letters or self.conflicts or self.notes)
 
     def __str__(self) -> str:
         """Return the counts as part of a sentence."""
         keys = ", ".join(f"{key} {count:,}" for key, count in (self.keys or {}).items())
         return (
             f"{self.events:,} events, {self.conflicts:,} conflicts and {self.dead_letters:,} dead letters of other "
-            f"users{f' ({keys})' if keys else ''}"
+            f"users{f' ({keys})' if keys else ''}{f' and {self.notes:,} notes of operators' if self.notes else ''}"
         )
 
 
@@ -59,7 +70,14 @@ def count_mentions(lake: Lake, tombstones: Tombstones) -> Mentions:
         _count_in_dead_letters(read_rows("dead_letters", path), tombstones)
         for path in data_files(lake.table("dead_letters"))
     )
-    return Mentions(rows["events"], letters, rows["conflicts"], dict(keys.most_common(_MAX_KEYS)))
+    notes = sum(_count_in_notes(lake, name, tombstones) for name in _NOTES)
+    return Mentions(rows["events"], letters, rows["conflicts"], dict(keys.most_common(_MAX_KEYS)), notes)
+
+
+def _count_in_notes(lake: Lake, name: str, tombstones: Tombstones) -> int:
+    tables = (read_rows(name, path, _NOTES[name]) for path in data_files(lake.table(name)))
+    texts = (rows[column].combine_chunks() for rows in tables for column in _NOTES[name])
+    return sum(pc.sum(_mentioning(each, tombstones)).as_py() or 0 for each in texts)
 
 
 def _count_in_events(events: pa.Table, tombstones: Tombstones, keys: Counter[str]) -> int:

@@ -1,14 +1,14 @@
-"""Removing rows from a table by one commit: files that hold such rows are replaced by files without them.
+"""Removing rows from a table by one commit, or replacing some: files that hold such rows are rewritten.
 
 Owns what an erasure (`erasure.py`) and a withdrawal (`withdrawal.py`) share. Like a compaction, the commit is on
 exactly the version that was read, so rows that arrive meanwhile are not missed. A commit of `events` names a file of
-the events that it removed, from which indexes, histories and the warehouse learn (`erased_events.py`). The old files
-stay readable until a vacuum.
+the events that it removed, and one of those that replace some, from which indexes, histories and the warehouse learn
+(`erased_events.py`). The old files stay readable until a vacuum.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
@@ -21,6 +21,7 @@ from deltalake.transaction import AddAction
 
 from pipelines.lake.erased_events import ERASED_EVENTS, erased_events_metadata, write_erased_events
 from pipelines.lake.files import make_durable, remove_files
+from pipelines.lake.pseudonyms import Replaced, unchanged
 from pipelines.lake.table_files import File, write_rows
 from pipelines.lake.tables import ERASED, Lake, discard_uncommitted, read_rows
 from pipelines.lake.upkeep import replace_files
@@ -40,30 +41,45 @@ class Search(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A file that had rows to remove, what replaces it, and the rows that were removed."""
+    """A file that had rows to remove or to replace, what replaces it, and these rows."""
 
     file: File
     added: list[AddAction]
     removed: pa.Table
+    before: pa.Table
+    """The replaced rows, as they were."""
+    after: pa.Table
+    """The replaced rows, as they are now."""
 
 
 def removed_events(rewritten: Iterable[Rewrite]) -> pa.Table:
     """Return the rows removed from `events`, as ERASED_EVENTS."""
-    removed = (each.removed.select(ERASED_EVENTS.names) for each in rewritten)
-    return pa.concat_tables([ERASED_EVENTS.empty_table(), *removed])
+    return _as_events(each.removed for each in rewritten)
+
+
+def _as_events(rows: Iterable[pa.Table]) -> pa.Table:
+    return pa.concat_tables([ERASED_EVENTS.empty_table(), *(each.select(ERASED_EVENTS.names) for each in rows)])
 
 
 def rewrite_files(
-    lake: Lake, name: str, table: DeltaTable, files: list[File], search: Search
+    lake: Lake,
+    name: str,
+    table: DeltaTable,
+    files: list[File],
+    search: Search,
+    replace: Callable[[pa.Table], Replaced] = unchanged,
 ) -> dict[str, Rewrite | None]:
-    """Rewrite the files that have rows to remove, durably but not yet committed; None for the others, by path.
+    """Rewrite the files that have rows to remove or replace, durably but not yet committed; None for others, by path.
 
     table: a handle of the table `name`, to which the files belong.
+    replace: replaces values in the rows that stay.
     """
     paths = {file.path: f"{lake.folder(name)}/{file.path}" for file in files}
     found = set(search.find(list(paths.values())))
     return {
-        file.path: _rewrite(table, read_rows(name, path), file, search) if (path := paths[file.path]) in found else None
+        file.path: _rewrite(table, read_rows(name, path), file, search, replace)
+        if (path := paths[file.path]) in found
+        else None
         for file in files
     }
 
@@ -78,18 +94,20 @@ def commit_removal(
 ) -> None:
     """Replace the rewritten files, durably, on exactly the handle's version.
 
-    `marks` and `metadata` as in `replace_files`; the entry also names the file of the removed events. Raises
-    CommitFailedError if the handle's version is no longer the newest.
+    `marks` and `metadata` as in `replace_files`; the entry also names the files of removed events and of replacements.
+    Raises CommitFailedError if the handle's version is no longer the newest.
     """
-    removed = removed_events(rewritten) if name == "events" else ()
-    erased = write_erased_events(lake, removed) if len(removed) else []
+    written: list[list[AddAction]] = [[], []]
+    if name == "events":
+        gone = [removed_events(rewritten), *(each.before for each in rewritten)]
+        written = [write_erased_events(lake, _as_events(rows)) for rows in (gone, [each.after for each in rewritten])]
     replaced = [each.file for each in rewritten]
     added = [action for each in rewritten for action in each.added]
-    named = erased_events_metadata(erased) | (metadata or {})
+    named = erased_events_metadata(*written) | (metadata or {})
     try:
         replace_files(table, replaced, added, marks, data_change=True, metadata=named)
     except CommitFailedError:
-        remove_files(lake.folder(name), erased)
+        remove_files(lake.folder(name), [file for files in written for file in files])
         raise
     make_durable([lake.entry_path(name, table.version() + 1)])
 
@@ -99,13 +117,19 @@ def discard_unused(lake: Lake, name: str, seen: dict[str, Rewrite | None]) -> No
     discard_uncommitted(lake, name, [action for done in seen.values() if done for action in done.added])
 
 
-def _rewrite(table: DeltaTable, rows: pa.Table, file: File, search: Search) -> Rewrite | None:
-    """Write the rows of a file again without those to remove; None if it has no such row."""
+def _rewrite(
+    table: DeltaTable, rows: pa.Table, file: File, search: Search, replace: Callable[[pa.Table], Replaced]
+) -> Rewrite | None:
+    """Write the rows of a file again without those to remove; None if it has none to remove or replace."""
     matched = search.match(rows)
-    if not pc.any(matched, min_count=0).as_py():
-        return None
     remaining = rows.filter(pc.invert(matched))
-    added = write_rows(table, remaining, uuid4().hex) if len(remaining) else []
+    replaced = replace(remaining)
+    if len(remaining) == len(rows) and not replaced.count:
+        return None
+    added = write_rows(table, replaced.rows, uuid4().hex) if len(remaining) else []
     wanted = (*ERASED.names, *ERASED_EVENTS.names)
-    removed = rows.select([column for column in wanted if column in rows.column_names])
-    return Rewrite(file, added, removed.filter(matched))
+    gone, before, after = (
+        each.select([column for column in wanted if column in each.column_names]).filter(mask)
+        for each, mask in ((rows, matched), (remaining, replaced.changed), (replaced.rows, replaced.changed))
+    )
+    return Rewrite(file, added, gone, before, after)

@@ -1,8 +1,9 @@
 """Tombstones next to the lake: the file `tombstones.txt` in data_dir, which outlives the lake's own table.
 
 A lake that is recreated, restored from an older copy, or moved to another address with the same data_dir finds them
-there. A line is one tombstone (`tombstones.py`), or the format of the lines after it. The file is appended to and never
-rewritten: several processes may append at once, and a line that a power cut tore does not parse as a tombstone.
+there. A line is one tombstone or link (`tombstones.py`), or the format of the lines after it. The file is appended to
+and never rewritten: several processes may append at once, and a line that a power cut tore does not parse as a
+tombstone.
 """
 
 import os
@@ -18,11 +19,11 @@ from pipelines.lake.tables import data_files, is_lake, open_lake, read_rows
 
 FILE_NAME = "tombstones.txt"
 _FORMAT_LINE = re.compile(r"format ([0-9]+)")
-_TOMBSTONE = re.compile(r"[^:\s]+:[0-9a-f]{64}")
+_TOMBSTONE = re.compile(r"[^:=\s]+:[0-9a-f]{64}(=[^:=\s]+:[0-9a-f]{64})?")
 
 
 def read_tombstones(file: Path) -> frozenset[str]:
-    """Return the tombstones in a file; none if it does not exist. Raises NewerFormatError for a newer format."""
+    """Return the tombstones and links in a file; none without a file. Raises NewerFormatError for a newer format."""
     try:
         lines = file.read_text(encoding="ascii", errors="replace").splitlines()
     except FileNotFoundError:
@@ -45,7 +46,7 @@ def append_tombstones(file: Path, tombstones: Collection[str]) -> None:
 
 
 def find_tombstones(location: str) -> frozenset[str]:
-    """Return the tombstones of a file, a data_dir or a lake. Raises UsageError if it has none."""
+    """Return the tombstones and links of a file, a data_dir or a lake. Raises UsageError if it has none."""
     path = Path(location)
     files = [path, path / FILE_NAME, path.parent / FILE_NAME]
     lakes = [root for root in (location, str(path / "lake")) if not path.is_file() and is_lake(root)]
@@ -57,7 +58,7 @@ def find_tombstones(location: str) -> frozenset[str]:
 
 
 def lake_tombstones(root: str) -> frozenset[str]:
-    """Return the tombstones in the `erasures` table of the lake in the folder or URI `root`."""
+    """Return the tombstones and links in the `erasures` table of the lake in the folder or URI `root`."""
     lake = open_lake(root)
     own = str(lake.table("events").metadata().id)
     files = data_files(lake.table("erasures"))

@@ -2,15 +2,16 @@
 
 A tombstone is `KEY:DIGEST`, the digest of a user_id under a key. It does not reveal the user, and any lake can check a
 user_id against it. The key is the id of the lake that first erased the user; a row of `erasures` without a key is under
-the id of its own lake. Tombstones are in that table and in a file next to the lake (`tombstone_file.py`), so they
-outlive the lake: each start of ingest copies missing ones both ways. A tombstone is written before any row is removed.
-Ingest reads it after the commit of `events` that removes the user: a batch read before that cannot commit without being
-filtered again (`fenced`).
+the id of its own lake. A link, `TOMBSTONE=TOMBSTONE`, says that the first user_id belonged to the person whose current
+user_id has the second one: all of them have one pseudonym (`pseudonyms.py`). Tombstones are in that table and in a file
+next to the lake (`tombstone_file.py`), so they outlive the lake: each start of ingest copies missing ones both ways. A
+tombstone is written before any row is removed. Ingest reads it after the commit of `events` that removes the user: a
+batch read before that cannot commit without being filtered again (`fenced`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -24,9 +25,11 @@ from deltalake import DeltaTable
 
 from pipelines.contract.decode import Decoded, filter_rows
 from pipelines.contract.schema import POSITION
+from pipelines.contract.schema_ids import schema_references
 from pipelines.contract.values import parse_values
 from pipelines.ingest.sources import CONTRACT, topic_sources
 from pipelines.lake.commit import append_file
+from pipelines.lake.pseudonyms import Replaced, pseudonym, replace_in_value, replace_names, unchanged
 from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done, read_rows
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import append_tombstones, qualify, read_tombstones
@@ -52,6 +55,8 @@ class Filtered:
     decoded: Decoded
     dropped: pa.Table
     """POSITION columns: the dropped events and rejected records."""
+    renamed: int = 0
+    """The number of remaining events and rejected records in which names were replaced by pseudonyms."""
 
 
 @dataclass(slots=True)
@@ -67,6 +72,8 @@ class Tombstones:
     """The topics that are not in our own contract."""
     digests: frozenset[str] = frozenset()
     keys: frozenset[str] = field(default_factory=frozenset[str])
+    persons: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The tombstone of the current user_id of a person, by those of the former ones."""
     done: int = 0
     """How many erasures the last version seen of `events` has applied."""
     version: int = -1
@@ -86,20 +93,38 @@ class Tombstones:
     def read(self) -> int:
         """Read all tombstones, also those of erasures under way; return the number of rows of `erasures`."""
         rows = self._rows()
-        self.digests = frozenset(qualify(row, self.lake_id) for row in rows) | read_tombstones(self.file)
+        entries = {qualify(row, self.lake_id) for row in rows} | read_tombstones(self.file)
+        links = {entry for entry in entries if "=" in entry}
+        self.digests, self.persons = frozenset(entries - links), dict(sorted(link.split("=") for link in links))
         self.keys = keys_of(self.digests)
         return len(rows)
 
     def add(self, digests: Collection[str] = ()) -> None:
-        """Add tombstones to the table and the file, durably, with those that only one of the two has."""
+        """Add tombstones and links to the table and the file, durably, with those that only one of the two has."""
         stored = {qualify(row, self.lake_id) for row in self._rows()}
         everything = stored | read_tombstones(self.file) | set(digests)
         if missing := sorted(everything - stored):
-            asked = datetime.now(UTC)
-            rows = [{"user_digest": digest, "asked": asked} for digest in missing]
-            append_file(self.lake, "erasures", pa.Table.from_pylist(rows, ERASURES), uuid4().hex)
+            self._append(missing)
         append_tombstones(self.file, everything)
         self.read()
+
+    def assume(self, digests: Collection[str]) -> None:
+        """Treat more users as erased, until tombstones are read again, and store nothing."""
+        self.digests |= set(digests)
+        self.keys = keys_of(self.digests)
+
+    def repeat(self) -> int:
+        """Add a row to the table that it has already, so that the next erasure counts; return the number of rows.
+
+        Caches look for replaced events only if more erasures were applied than they know of.
+        """
+        self._append(sorted(self.digests)[:1])
+        return self.read()
+
+    def _append(self, rows: Iterable[str]) -> None:
+        asked = datetime.now(UTC)
+        added = [{"user_digest": row, "asked": asked} for row in rows]
+        append_file(self.lake, "erasures", pa.Table.from_pylist(added, ERASURES), uuid4().hex)
 
     def applied_to(self, table: DeltaTable) -> frozenset[str]:
         """Return the tombstones that have been applied to a table at the handle's version.
@@ -112,7 +137,17 @@ class Tombstones:
 
     def contains(self, user_id: bytes) -> bool:
         """Return whether a user was erased."""
-        return any(tombstone(user_id, key) in self.digests for key in self.keys)
+        return self.find(user_id) is not None
+
+    def find(self, user_id: bytes) -> str | None:
+        """Return the tombstone of a user, None if the user was not erased; the first one of several."""
+        found = (each for key in self.keys if (each := tombstone(user_id, key)) in self.digests)
+        return min(found, default=None)
+
+    def pseudonym_of(self, user_id: str) -> str | None:
+        """Return the pseudonym of the person whom a user_id names; None if that person was not erased."""
+        found = self.find(user_id.encode())
+        return None if found is None else pseudonym(self.persons.get(found, found))
 
     def unnamed(self, user_ids: Iterable[str], applied: frozenset[str]) -> frozenset[str]:
         """Return the tombstones, except applied ones, whose users are none of `user_ids`."""
@@ -120,19 +155,50 @@ class Tombstones:
         return self.digests - applied - named
 
     def drop_erased(self, decoded: Decoded) -> Filtered:
-        """Return a batch without the events and rejected records of erased users."""
+        """Return a batch without the records of erased users, whose names are replaced in other events."""
         if not self.digests:
             return Filtered(decoded, POSITION.empty_table())
         events = pc.invert(self.match_users(decoded.events["user_id"]))
         letters = pc.invert(self.match_dead_letters(decoded.rejected))
         dropped = [decoded.events.filter(pc.invert(events)), decoded.rejected.filter(pc.invert(letters))]
+        others = self.replace_names(filter_rows(decoded.events, events))
+        rejected = self.replace_in_dead_letters(filter_rows(decoded.rejected, letters))
         remaining = replace(
-            decoded,
-            events=filter_rows(decoded.events, events),
-            rejected=filter_rows(decoded.rejected, letters),
-            mis_keyed=pc.filter(decoded.mis_keyed, events),
+            decoded, events=others.rows, rejected=rejected.rows, mis_keyed=pc.filter(decoded.mis_keyed, events)
         )
-        return Filtered(remaining, pa.concat_tables([rows.select(POSITION.names) for rows in dropped]))
+        positions = pa.concat_tables([rows.select(POSITION.names) for rows in dropped])
+        return Filtered(remaining, positions, others.count + rejected.count)
+
+    def replace_names(self, events: pa.Table) -> Replaced:
+        """Replace the names of erased users at personal keys of events; a column `metadata` is enough."""
+        if not (self.digests and self.contract.personal_keys and len(events)):
+            return unchanged(events)
+        return replace_names(events, self.contract.personal_keys, self.pseudonym_of)
+
+    def replace_in_dead_letters(self, letters: pa.Table) -> Replaced:
+        """Replace the names of erased users at personal keys of dead letters (REJECTED columns), where possible."""
+        if not (self.digests and self.contract.personal_keys and len(letters)):
+            return unchanged(letters)
+        values = letters["value"].combine_chunks()
+        new = dict[int, bytes]()
+        for row in self._naming_rows(letters):
+            value = values[row].as_py()
+            replaced = replace_in_value(value, self.contract.format, self.contract.personal_keys, self.pseudonym_of)
+            new |= {row: replaced} if replaced != value else {}
+        column = letters.schema.get_field_index("value")
+        rewritten = pa.array([new.get(row, value) for row, value in enumerate(values.to_pylist())], values.type)
+        changed = pa.array([row in new for row in range(len(letters))], pa.bool_())
+        return Replaced(
+            letters.set_column(column, letters.schema.field(column), rewritten) if new else letters, changed
+        )
+
+    def _naming_rows(self, letters: pa.Table) -> list[int]:
+        """Return the numbers of the dead letters with a bare, decodable value that names an erased user."""
+        values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
+        parsed, (codes, _) = parse_values(values, self.contract, headers), schema_references(values, headers)
+        named = np.flatnonzero(self.replace_names(parsed.events).changed.to_numpy(zero_copy_only=False)).tolist()
+        others = parsed.errors.keys() | self._mapped_rows(letters) | set(np.flatnonzero(codes >= 0).tolist())
+        return [row for row in named if row not in others]
 
     def match_users(self, user_ids: pa.ChunkedArray) -> pa.BooleanArray:
         """Return which of many user_ids (string or binary) are of erased users; a null is not."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipelines.errors import UsageError
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erasure import ErasureCounts, erase_users
+from pipelines.lake.erasure import ErasureCounts, erase_users, preview_erasure
 from pipelines.lake.index import forget_erased
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
@@ -60,6 +60,15 @@ def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombsto
     return _erase(settings, all_names(settings, user_ids, tombstones), tombstones, served=False)
 
 
+def preview(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> ErasureCounts:
+    """Return the rows that an erasure of these users would remove or replace, and change nothing. Reads all events.
+
+    Raises UsageError if there is no lake.
+    """
+    lake = open_lake(settings.lake_root)
+    return preview_erasure(lake, open_tombstones(lake, settings), all_names(settings, user_ids, tombstones), tombstones)
+
+
 def all_names(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> list[str]:
     """Return user_ids with those that were merged with them or with a user who is erased already.
 
@@ -82,8 +91,8 @@ def mentions_of_erased(settings: Settings) -> Mentions:
 
 def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str], *, served: bool) -> Erasure:
     lake, path = open_lake(settings.lake_root), settings.warehouse_path
-    tombstones = open_tombstones(lake, settings)
-    rows = erase_users(lake, tombstones, user_ids, digests)
+    tombstones, known = open_tombstones(lake, settings), aliases(merges_of(take_snapshot(lake)))
+    rows = erase_users(lake, tombstones, user_ids, digests, known.current)
     forget_erased(settings.index_dir, lake, lake.table("events"))
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)

@@ -30,9 +30,9 @@ def list_unreached(settings: Settings, mentions: Mentions | None) -> list[str]:
 def _in_other_events(mentions: Mentions | None) -> Iterator[str]:
     if mentions is None:
         yield (
-            "events, conflicts and dead letters of other users that name the users (a rating names its rater): "
-            "unchanged, and not counted here; `karmalake verify` and `erase --count-mentions` count them, which reads "
-            "all events"
+            "events, conflicts and dead letters of other users that name the users (in a comment, or at a metadata key "
+            "that is not in contract.personal_keys): unchanged, and not counted here; `karmalake verify` and `erase "
+            "--count-mentions` count them, which reads all events"
         )
     elif mentions:
         yield f"{mentions}: unchanged; `karmalake verify` counts them"

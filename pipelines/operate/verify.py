@@ -3,21 +3,26 @@
 Reads the lake, the index, the warehouse and the document store; changes nothing. Each check carries its evidence, so
 that a failure can be acted on without another run. The Dagster checks are the same checks.
 """
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import duckdb
+import pyarrow.compute as pc
 
+from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import count_remaining_rows
 from pipelines.lake.index_check import compare_indexes
 from pipelines.lake.mentions import count_mentions
 from pipelines.lake.tables import Snapshot, open_lake
-from pipelines.lake.tombstones import open_tombstones
+from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.operate.check import Advice, Check
 from pipelines.operate.verify_served import verify_known_users, verify_served
 from pipelines.reputation.lake_views import open_lake_views
+from pipelines.reputation.warehouse import attach
 from pipelines.settings import Settings
 
 _MAX_EXAMPLES = 3
@@ -165,18 +170,36 @@ def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
 
 
 def verify_erased(settings: Settings) -> Check:
-    """Check that the lake holds no row of an erased user, as it may after a killed erasure or a restore.
+    """Check that lake and warehouse hold no row of an erased user, nor one that names such a user at a personal key.
 
-    Mentions of erased users in other users' events are no failure; the evidence counts them. Reads all events if any
+    It may after a killed erasure, a restore, or when a key becomes personal. Other mentions of erased users in other
+    users' rows are no failure; the evidence counts them, and says where the check cannot look. Reads all events if any
     user was erased.
     """
     lake = open_lake(settings.lake_root)
     tombstones = open_tombstones(lake, settings)
     left, mentions = asdict(count_remaining_rows(lake, tombstones)), count_mentions(lake, tombstones)
+    left |= {"warehouse": _count_in_warehouse(settings, tombstones)}
     unfinished = f"rows of erased users: {left}; {Advice.FINISH_ERASURE}" if any(left.values()) else ""
     named = f"their ids occur in {mentions}, which an erasure leaves unchanged" if mentions else ""
-    evidence = "; ".join(filter(None, (unfinished, named)))
+    elsewhere = f"not looked at: {_elsewhere(settings)}" if tombstones.digests else ""
+    evidence = "; ".join(filter(None, (unfinished, named, elsewhere)))
     return Check("no rows of erased users remain", "erasable", not unfinished, evidence)
+
+
+def _count_in_warehouse(settings: Settings, tombstones: Tombstones) -> int:
+    """Return how many erased users the warehouse has: its own tables hold no values of metadata."""
+    if not tombstones.digests or not settings.warehouse_path.exists():
+        return 0
+    with attach(settings.warehouse_path) as connection:
+        users = connection.sql("SELECT user_id FROM reputation").to_arrow_table()["user_id"]
+    return pc.sum(tombstones.match_users(users)).as_py() or 0
+
+
+def _elsewhere(settings: Settings) -> str:
+    """Return where an erased user may remain that no check can read."""
+    bus = f"the queue {settings.queue.name}" if settings.queue.kind else ", ".join(topic_sources(settings))
+    return f"{bus} and what was copied from there or from the lake, such as backups (docs/erasure.md lists it)"
 
 
 def verify_index(settings: Settings) -> Check:

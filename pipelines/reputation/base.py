@@ -18,7 +18,7 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.lake.files import make_durable
 from pipelines.reputation.database_file import remove_database
 from pipelines.reputation.sql import one_row, statement
-from pipelines.reputation.warehouse_tables import USER_TABLES
+from pipelines.reputation.warehouse_tables import is_user_table
 
 _SUFFIX = ".duckdb"
 
@@ -71,7 +71,7 @@ def create_changes(connection: duckdb.DuckDBPyConnection, base: Path, counts: It
     connection.execute(statement("base_counts"), list(counts))
     connection.execute(statement("base_users"))
     for name in _tables(connection, "base"):
-        if name in USER_TABLES:
+        if is_user_table(name):
             connection.execute(statement("base_changed_rows", name=name))
             connection.execute(statement("base_view", name=name))
         else:
@@ -89,7 +89,7 @@ def replace_changes(connection: duckdb.DuckDBPyConnection, base: Path) -> None:
 
 def divided_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Return the tables of a warehouse whose rows belong to users: those that its base and its changes share."""
-    return [name for name in _tables(connection, "base") if name in USER_TABLES]
+    return [name for name in _tables(connection, "base") if is_user_table(name)]
 
 
 def write_base(connection: duckdb.DuckDBPyConnection, base: Path) -> None:

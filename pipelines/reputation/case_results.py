@@ -20,12 +20,13 @@ from pipelines.boundary.toml import did_you_mean, line_of
 from pipelines.contract.decode import validate
 from pipelines.contract.parsing import Parsed
 from pipelines.contract.schema import EVENT, RECORD
-from pipelines.errors import PolicyError
+from pipelines.errors import PolicyError, UsageError
 from pipelines.reputation.cases import Case, CaseEvent, Expected, Lines, load_cases, policy_of
 from pipelines.reputation.explain import explain
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy.numbers import MICRO_DIGITS, decimals
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.scopes import find_value
 from pipelines.reputation.scores import scores
 from pipelines.settings import ContractSettings
 
@@ -88,6 +89,7 @@ class _Run:
         self.connection.register("events", self._events())
         frame = scores(self.connection, self.policy, self.case.as_of)
         self._require_known_columns(frame.columns[1:])
+        self._require_known_scopes()
         rows = {row["user_id"]: row for row in frame.rows(named=True)}
         expected = self.case.expect.items()
         found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}))]
@@ -111,6 +113,14 @@ class _Run:
                     problem = f"is not a column of `reputation` under this policy{did_you_mean(name, columns)}"
                     raise PolicyError(self._at(("expect", user, name), problem))
 
+    def _require_known_scopes(self) -> None:
+        for user, expected in self.case.expect.items():
+            for scope in expected.scopes:
+                try:
+                    find_value(self.policy.at(self.case.as_of), scope)
+                except UsageError as error:
+                    raise PolicyError(self._at(("expect", user, "scopes", scope), str(error))) from None
+
     def _at(self, path: tuple[str, ...], problem: str) -> str:
         path = ("cases", str(self.number), *path)
         return f"{self.path}:{line_of(path, self.lines) or 1}: {'.'.join(path)}: {problem}"
@@ -118,12 +128,32 @@ class _Run:
     def _differences(self, user: str, expected: Expected, row: dict[str, Any]) -> Iterator[Difference]:
         for name, value in (expected.model_extra or {}).items():
             yield from _compare(user, name, value, row.get(name))
+        for scope, columns in expected.scopes.items():
+            within = self._within(user, scope)
+            for name, value in columns.items():
+                yield from _compare(user, f'scopes."{scope}".{name}', value, within.get(name))
         if expected.reasons or expected.earned:
             reasons, earned = _by_event(self._ledger(user))
             for event_id, reason in expected.reasons.items():
                 yield from _compare(user, f"reasons.{event_id}", reason, reasons.get(event_id))
             for event_id, points in expected.earned.items():
                 yield from _compare(user, f"earned.{event_id}", points, earned.get(event_id))
+
+    def _within(self, user: str, scope: str) -> dict[str, Any]:
+        """Return the row of a user and a value such as `city=berlin`; an empty one if there is none."""
+        name, _, value = scope.partition("=")
+        frame = scores(self.connection, self.policy, self.case.as_of, scope=name)
+        for column in self._unknown(scope, frame.columns):
+            problem = (
+                f"is not a column of `reputation_by_{name}` under this policy{did_you_mean(column, frame.columns)}"
+            )
+            raise PolicyError(self._at(("expect", user, "scopes", scope, column), problem))
+        rows = frame.filter(pl.col("user_id") == user, pl.col("value") == value).rows(named=True)
+        return rows[0] if rows else {}
+
+    def _unknown(self, scope: str, known: list[str]) -> list[str]:
+        asked = (name for expected in self.case.expect.values() for name in expected.scopes.get(scope, ()))
+        return [name for name in asked if name not in known]
 
     def _ledger(self, user: str) -> pl.DataFrame:
         return explain(self.connection, self.policy, user, self.case.as_of)

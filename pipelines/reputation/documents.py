@@ -3,7 +3,7 @@
 Owns the document's members; the serving stage decides where and when documents are published.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import polars as pl
 
 from pipelines.errors import ConfigurationError
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.policy.scopes import OMITTED
+from pipelines.reputation.scopes import scope_relation
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse import Info, attach, stored_info
@@ -44,21 +46,26 @@ def documents_of(
     source: str,
     users: pl.Series | None,
     leaderboards: Sequence[str],
+    scopes: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """Return documents like `documents`, from rows of `reputation`.
 
     info: the row of `snapshot_info`.
     source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
+    scopes: the same for each scope by its name; None: the tables or views of the warehouse.
     """
     in_force = info.policy.at(info.as_of)
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
-    members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
+    of_scopes = map(_scope_members, in_force.rules.scopes)
+    members = ",\n        ".join([_defaults(in_force), *_members(in_force), *of_scopes])
     fragments = {"source": source, "members": members, "scores": _scores(leaderboards, in_force)}
+    sources = scopes or {name: scope_relation(name) for name in in_force.rules.scopes}
     if users is None:
-        return connection.sql(statement("documents", only="", **fragments)).pl()
+        return connection.sql(statement("documents", only="", scopes=_scopes(sources, in_force, ""), **fragments)).pl()
     connection.register("document_user", users.unique().to_frame("user_id"))
     only = "SEMI JOIN document_user USING (user_id)"
-    frame = connection.sql(statement("documents", only=only, **fragments)).pl()
+    fragments |= {"only": only, "scopes": _scopes(sources, in_force, only)}
+    frame = connection.sql(statement("documents", **fragments)).pl()
     connection.unregister("document_user")
     return frame
 
@@ -72,6 +79,26 @@ def _moments(info: Info) -> str:
     """Return the members `as_of` and, where points decay, `decayed_to` as JSON, each after a comma."""
     moments = {"as_of": info.as_of, "decayed_to": info.decayed_to}
     return "".join(f',"{name}":"{rfc3339(moment)}"' for name, moment in moments.items() if moment)
+
+
+def _members(policy: EffectivePolicy) -> list[str]:
+    return [_member(view, policy) for view in views(policy)]
+
+
+def _scope_members(name: str) -> str:
+    """Return the members of a scope as SQL: the views of each value, and the number of values left out."""
+    found = f"coalesce(by_{name}, CAST('{{}}' AS JSON))"
+    return f"by_{name} := {found}, by_{name}{OMITTED} := coalesce(by_{name}{OMITTED}, 0)"
+
+
+def _scopes(sources: Mapping[str, str], policy: EffectivePolicy, only: str) -> str:
+    """Return the joins that give a document the columns of `_scope_members`; nothing without scopes."""
+    members = ", ".join(_members(policy))
+    limits = {name: str(scope.limit) for name, scope in policy.rules.scopes.items()}
+    return "".join(
+        "\n" + statement("scope_document", scope=name, source=source, limit=limits[name], members=members, only=only)
+        for name, source in sources.items()
+    )
 
 
 def _member(view: View, policy: EffectivePolicy) -> str:

@@ -18,7 +18,8 @@ from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
 from pipelines.reputation.documents import documents_of
-from pipelines.reputation.refresh_steps import Counts, Replaced
+from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
+from pipelines.reputation.scopes import scope_query, scope_table
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import (
     Columns,
@@ -69,16 +70,28 @@ class DraftTables:
         if users is None:
             self.write_changes()
             return documents_of(self.connection, self.info, "reputation", None, leaderboards)
-        with arrow_rows(self.connection, self._scores_of(users)):
-            return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards)
+        hashes = self._hashes_of(users)
+        scopes = self._shown_scopes(hashes)
+        with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), hashes)):
+            return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards, scopes)
 
-    def _scores_of(self, users: pl.Series) -> pa.Table:
+    def _hashes_of(self, users: pl.Series) -> np.ndarray:
         with arrow_rows(self.connection, users.to_frame("user_id").to_arrow()):
             hashes = self.connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
-        return self.rows.rows_of(self._table_of_scores(), np.sort(hashes))
+        return np.sort(hashes)
+
+    def _shown_scopes(self, users: np.ndarray) -> dict[str, str]:
+        """Load the rows of users (sorted hashes) in the tables of scopes; return a query or table of each scope."""
+        policy = self.info.policy.at(self.info.as_of)
+        shown = dict[str, str]()
+        for scope in policy.rules.scopes:
+            name = scope_table(policy, scope)
+            loaded = load_stored(self.connection, self.rows, name, users)
+            shown[scope] = f"({scope_query(policy, scope, loaded)})" if policy.decays else loaded
+        return shown
 
     def _shown_scores(self) -> str:
-        """Return a query of `reputation` over `_scores_of` some users."""
+        """Return a query of `reputation` over the stored rows of some users."""
         policy, table = self.info.policy.at(self.info.as_of), self._table_of_scores()
         rows = statement("user_rows_read", columns=table_form(self._columns[table]))
         return f"({reputation_query(policy, f'({rows})') if policy.decays else rows})"

@@ -1,6 +1,7 @@
 """Explanations: every point of a user's score with its event and its reason (`explainable`)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import duckdb
@@ -9,6 +10,7 @@ import polars as pl
 from pipelines.reputation.merged_users import Aliases, aliases_in, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
+from pipelines.reputation.scopes import find_value
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps
 from pipelines.reputation.views import View, bounded, exact, find_view, in_units, sums, units
@@ -29,6 +31,7 @@ def explain(
     as_of: datetime,
     known_at: datetime | None = None,
     view: str = "all_time",
+    scope: str | None = None,
 ) -> pl.DataFrame:
     """Return the contributions of a user's events to the score of a view, in the order of events.
 
@@ -40,13 +43,17 @@ def explain(
     rounded total of the events before it, so that no rounding is left over.
     view: `all_time`, or `last_N_days`, whose events are those of its window, and which has no start and no bounds.
     user_id: a former one stands for the current one of the person.
+    scope: a scope of the policy with a value, such as `city=berlin`: only the contributions there, without start and
+    bounds.
     A connection needs the views `events`, `merged_users` if users were merged, and `commits` for known_at. Raises
-    UsageError for a view that the policy does not have.
+    UsageError for a view or a scope that the policy does not have.
     """
-    known = aliases_in(connection, known_at)
-    load_explained_events(connection, user_id, [policy.at(as_of)], known)
-    in_force = define_steps(connection, policy, as_of, known_at, EXPLAINED, known)
-    return contributions(connection, in_force, find_view(in_force, view))
+    known, found = aliases_in(connection, known_at), policy.at(as_of)
+    explained = find_view(found, view)
+    if scope is not None:
+        explained = replace(explained, scope=find_value(found, scope))
+    load_explained_events(connection, user_id, [found], known)
+    return contributions(connection, define_steps(connection, policy, as_of, known_at, EXPLAINED, known), explained)
 
 
 def load_explained_events(
@@ -87,6 +94,10 @@ def set_explained_user(connection: duckdb.DuckDBPyConnection, user_id: str, know
 def contributions(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, view: View) -> pl.DataFrame:
     """Return the rows of `explain` of the user of EXPLAINED, whose steps are defined over it."""
     within = "" if view.window_us is None else f" AND t >= getvariable('as_of') - {view.window_us}"
+    if view.scope is not None:
+        name, value = view.scope
+        connection.execute("SET VARIABLE explained_value = ?", [value])
+        within += f" AND scope_{name} = getvariable('explained_value')"
     one = {"among": f"user_id = getvariable('explained_user'){within}", "users": _USER}
     return connection.sql(statement("explanation", **one, **_fragments(policy, view))).pl().drop("user_id")
 
@@ -108,6 +119,7 @@ def explain_change(
     since: datetime,
     until: datetime,
     view: str = "all_time",
+    scope: str | None = None,
 ) -> pl.DataFrame:
     """Return the contributions that differ between two event times, as known now: added, removed or expired.
 
@@ -115,7 +127,7 @@ def explain_change(
     `earned` and `change`; the changes add up to the difference of the two scores of the view. `explain_shown` compares
     what was shown instead.
     """
-    before, after = (explain(connection, policy, user_id, as_of, view=view) for as_of in (since, until))
+    before, after = (explain(connection, policy, user_id, as_of, view=view, scope=scope) for as_of in (since, until))
     named = {"reason": "reason_before", "earned": "earned_before"}
     marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
     left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
@@ -137,11 +149,10 @@ def _set_list(connection: duckdb.DuckDBPyConnection, variable: str, names: set[s
 
 def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
     rules = policy.rules
-    whole = view.window_us is None
-    bounds = bounded("total", policy) if whole else "total"
+    bounds = bounded("total", policy) if view.has_bounds else "total"
     return {
         "running_sum": in_units(sums(policy, over=" OVER so_far"), policy),
-        "start": units(rules.score.start, policy) if whole else "CAST(0 AS HUGEINT)",
+        "start": units(rules.score.start, policy) if view.has_bounds else "CAST(0 AS HUGEINT)",
         "bounded": bounds,
         "hidden": bounds if rules.status.shown is None else units(rules.status.shown, policy),
         "points": f"CASE WHEN micro_points IS NOT NULL THEN {exact('micro_points', policy.score_digits)} END",

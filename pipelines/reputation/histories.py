@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import HISTORIES
-from pipelines.lake.erased_events import erased_events_since
+from pipelines.lake.erased_events import removal_since
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.chunks import CHUNK_ROWS
@@ -192,11 +192,17 @@ class Histories:
         return state.through.batch_id == last_batch(connection, state.through.version)
 
     def _drop_erased(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> bool:
-        """Remove the events erased since; return False if they are no longer on record."""
+        """Remove the events erased since; return False if they are no longer on record, or some were replaced.
+
+        Replaced events are of commits that the histories have: they are not read again without a rebuild.
+        """
         try:
-            erased = erased_events_since(snapshot, self._state.through.version, self._state.erasures)
+            removal = removal_since(snapshot, self._state.through.version, self._state.erasures)
         except (LookupError, FileNotFoundError):
             return False
+        if len(removal.replacements):
+            return False
+        erased = removal.removed
         self._state.erasures = snapshot.erasures
         if len(erased):
             with arrow_rows(connection, erased):

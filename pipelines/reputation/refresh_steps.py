@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipelines.lake.erased_events import erased_events_since
+from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
@@ -28,6 +28,7 @@ from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
 from pipelines.reputation.resolved_histories import ResolvedHistories, resolve_rows
+from pipelines.reputation.scopes import has_scope_scores
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
@@ -60,7 +61,7 @@ class Replaced:
     tables: Mapping[str, pa.Table]
     """All rows of these users in each table, in their stored form."""
     scores: pl.Series
-    """The user_ids (String) whose row of `reputation`, or of the sums behind it, changed or disappeared."""
+    """The user_ids (String) whose row of `reputation` or a scope, or of the sums behind it, changed or disappeared."""
     counts: Counts
     """How many more there are."""
 
@@ -86,9 +87,9 @@ def load_erased_events(
     """Fill `erased_event` with the events that were removed since the warehouse was derived; return how many.
 
     since_version, since_erasures: lake version of the warehouse, and number of erasures and withdrawals applied then.
-    Raises like `erased_events_since`.
+    Raises like `removal_since`.
     """
-    erased = erased_events_since(snapshot, since_version, since_erasures)
+    erased = removal_since(snapshot, since_version, since_erasures).removed
     with arrow_rows(connection, erased):
         rows = statement("refresh_history_rows", source="arrow_rows")
         connection.execute(statement("refresh_erased_event", rows=rows))
@@ -217,8 +218,9 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables
         if name == "user_days":
             events, counted = one_row(connection.execute(statement("refresh_count_events")))
             counts = counts.plus(Counts(0, events, counted))
+        if name in _TABLES_OF_SCORES or has_scope_scores(name):
+            scores = pl.concat([scores, connection.sql(statement("refresh_changed_scores")).pl()["user_id"]]).unique()
         if name in _TABLES_OF_SCORES:
-            scores = connection.sql(statement("refresh_changed_scores")).pl()["user_id"]
             (users_more,) = one_row(connection.execute(statement("refresh_count_users")))
             counts = counts.plus(Counts(users_more, 0, 0))
     return _replaced(connection, stored, tables, scores, counts)
@@ -262,19 +264,19 @@ def recompute_pending_trends(
     changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
     if not len(changed):
         return
-    _load_rows(connection, stored, "user_days", changed)
+    load_stored(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
     users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
     sources = {name: name for name in _TABLES_BY_DAY}
     if len(users) <= max_users:
-        sources = {name: _load_rows(connection, stored, name, users) for name in _TABLES_BY_DAY}
+        sources = {name: load_stored(connection, stored, name, users) for name in _TABLES_BY_DAY}
     for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))
     connection.execute(statement("refresh_changed_day_table"))
 
 
-def _load_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
+def load_stored(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
     """Load the stored rows of users (sorted hashes) into a temporary table; return its name."""
     with arrow_rows(connection, stored.rows_of(name, users)):
         connection.execute(statement("refresh_loaded", name=name, columns=table_form(stored.columns[name])))

@@ -13,6 +13,7 @@ from pipelines.errors import UsageError
 from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
+from pipelines.reputation.scopes import fact_columns, value_columns
 from pipelines.reputation.sql import statement, use_utc
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -101,7 +102,10 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_13_earned", source=gated),
         *caps,
         statement(
-            "step_15_contribution", source=capped, earned=statement("earned_at_epoch") if policy.decays else "granted"
+            "step_15_contribution",
+            source=capped,
+            earned=statement("earned_at_epoch") if policy.decays else "granted",
+            scopes=value_columns(policy),
         ),
     ]
 
@@ -180,7 +184,8 @@ def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePol
 
 def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
-    return statement("step_16_fact", half_life=_half_life(policy), rating_rank=_rating_rank(policy), only=only)
+    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy), "scopes": fact_columns(policy)}
+    return statement("step_16_fact", only=only, **columns)
 
 
 def _half_life(policy: EffectivePolicy) -> str:

@@ -27,6 +27,13 @@ class View:
 
     name: str
     window_us: int | None
+    scope: tuple[str, str | None] | None = None
+    """The scope whose contributions alone are in it, and which value of it; None stands for each value."""
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether its score has the policy's start, floor and ceiling."""
+        return self.window_us is None and self.scope is None
 
 
 def views(policy: EffectivePolicy) -> list[View]:
@@ -56,8 +63,8 @@ def exact(total: str, digits: int) -> str:
 
 def summed_query(policy: EffectivePolicy) -> str:
     """Return the query of a row per user with the sums, counts and measures of every view, from `fact`."""
-    tallies = [column for view in views(policy) for column in _tally(view, policy)]
-    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in _summed(view, policy).items()]
+    tallies = [column for view in views(policy) for column in tally(view, policy)]
+    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in summed_columns(view, policy).items()]
     return statement("step_17_summed", tallies=",\n        ".join(tallies), columns=",\n    ".join(columns))
 
 
@@ -66,7 +73,7 @@ def reputation_query(policy: EffectivePolicy, summed: str | None = None) -> str:
 
     summed: a table with the rows of `summed_query`; None: compute them from `fact`.
     """
-    shown = [f"{sql} AS {name}" for view in views(policy) for name, sql in _shown(view, policy).items()]
+    shown = [f"{sql} AS {name}" for view in views(policy) for name, sql in shown_columns(view, policy).items()]
     return statement("step_18_reputation", summed=summed or f"({summed_query(policy)})", shown=",\n    ".join(shown))
 
 
@@ -75,7 +82,7 @@ def view_columns(policy: EffectivePolicy) -> list[str]:
     return ["score", "events", *policy.rules.all_measures, "rating_count"]
 
 
-def _tally(view: View, policy: EffectivePolicy) -> list[str]:
+def tally(view: View, policy: EffectivePolicy) -> list[str]:
     """Return the aggregates of a view, exact sums; a window is [as_of - N x 86,400 s, as_of)."""
     within = "true" if view.window_us is None else f"t >= getvariable('as_of') - {view.window_us}"
     columns = [
@@ -107,7 +114,7 @@ def _sums(view: View, policy: EffectivePolicy) -> list[str]:
     return [f"earned_{view.name}_{number}" for number, _ in enumerate(policy.half_lives)]
 
 
-def _summed(view: View, policy: EffectivePolicy) -> dict[str, str]:
+def summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
     name = view.name
     return {
@@ -118,7 +125,7 @@ def _summed(view: View, policy: EffectivePolicy) -> dict[str, str]:
     }
 
 
-def _shown(view: View, policy: EffectivePolicy) -> dict[str, str]:
+def shown_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view with their SQL, from a row of sums; a suspension may hide scores and measures."""
     name, shown = view.name, policy.rules.status.shown
     columns = {f"{name}_{column}": f"{name}_{column}" for column in view_columns(policy)}
@@ -134,7 +141,7 @@ def _shown(view: View, policy: EffectivePolicy) -> dict[str, str]:
 
 def _score(view: View, policy: EffectivePolicy) -> str:
     total = in_units(_sums(view, policy), policy)
-    if view.window_us is None:
+    if view.has_bounds:
         total = bounded(f"{total} + {units(policy.rules.score.start, policy)}", policy)
     return _in_points(total, policy)
 

@@ -537,7 +537,9 @@ class Warehouse:
         with _running("the changes of all users"):
             return score_changes(self._connection, self.info.policy, to_utc(since), end)
 
-    def explain(self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time") -> pl.DataFrame:
+    def explain(
+        self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time", scope: str | None = None
+    ) -> pl.DataFrame:
         """Return every contribution to a user's score with its reason, in the order of events; no row if unknown.
 
         `earned` adds up to the score exactly. Columns:
@@ -556,9 +558,10 @@ class Warehouse:
 
         policy: another one than the warehouse's.
         view: `all_time` or `last_N_days`.
-        Raises UsageError and PolicyError for a policy that cannot be read, UsageError for an unknown view.
+        scope: a scope of the policy with a value, such as `city=berlin`: the contributions to the score there.
+        Raises UsageError and PolicyError for a policy that cannot be read, UsageError for an unknown view or scope.
         """
-        return self.as_of().explain(user_id, policy, view)
+        return self.as_of().explain(user_id, policy, view, scope)
 
     def explain_change(
         self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
@@ -678,14 +681,16 @@ class AsOf:
         with _running(f"{old.name} beside {rules.name}"):
             return compare_policies(self._connection, old, rules, self.moment, self.known_at)
 
-    def explain(self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time") -> pl.DataFrame:
+    def explain(
+        self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time", scope: str | None = None
+    ) -> pl.DataFrame:
         """Return every contribution to a user's score in a view at this moment with its reason, in the order of events.
 
         Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
         rule, related_event_id, points, rating, earned (points; they add up to the score) and score (points so far).
         """
         with _running(f"the explanation of {user_id}"):
-            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view)
+            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view, scope)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:
         if policy is None:

@@ -10,6 +10,7 @@ from hashlib import sha256
 import duckdb
 
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.scopes import is_scope_table, scope_tables, scope_views_of_moment
 from pipelines.reputation.sql import all_statements, statement
 from pipelines.reputation.steps import step_statements
 from pipelines.reputation.views import exact, exact_type, reputation_query, summed_query
@@ -18,8 +19,8 @@ ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
-USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "status_periods"})
-"""Every table whose rows belong to one user each; a warehouse has either `reputation` or the sums as a table."""
+_USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "status_periods"})
+"""A warehouse has either `reputation` or the sums as a table."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
 _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHERE day IN (FROM pending_day))"
 
@@ -35,7 +36,13 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
         "user_reasons": statement("table_user_reasons"),
         "status_periods": statement("table_status_periods", only=only),
         **_scores(policy),
+        **scope_tables(policy),
     }
+
+
+def is_user_table(name: str) -> bool:
+    """Return whether the rows of a table belong to one user each."""
+    return name in _USER_TABLES or is_scope_table(name)
 
 
 def _scores(policy: EffectivePolicy) -> dict[str, str]:
@@ -45,7 +52,8 @@ def _scores(policy: EffectivePolicy) -> dict[str, str]:
 
 def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
     """Return the queries of the views that scale sums to a moment; none where points do not decay."""
-    return {"reputation": reputation_query(policy, SUMS)} if policy.decays else {}
+    overall = {"reputation": reputation_query(policy, SUMS)} if policy.decays else {}
+    return overall | scope_views_of_moment(policy)
 
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:

@@ -40,6 +40,9 @@ points = 10
 [actions.Down]
 points = -5
 penalties_expire_after_days = 5
+
+[scopes.stars]
+from = "rating"
 """
 
 
@@ -180,6 +183,20 @@ def test_a_window_is_explained(run: Run, rules: str) -> None:
     answer = run("explain", "ann", "--policy", rules, "--view", "last_31_days")
     assert (answer.code, answer.out) == (2, "")
     assert "has no view 'last_31_days': there are all_time, last_30_days" in answer.err
+
+
+def test_a_scope_is_explained(run: Run, rules: str) -> None:
+    """Its score is what the events of its value earned, as in `scores --scope`; a hostile text is escaped."""
+    chosen = ["--policy", rules, "--as-of", "2026-03-12"]
+    answer = run("explain", "ann", *chosen, "--scope", "stars=4")
+    assert "ann: 5 contributions add up to a score of 35 with stars=4 as of" in answer.out
+    scores = pl.read_csv(io.StringIO(run("scores", *chosen, "--scope", "stars").out))
+    assert scores.filter(user_id="ann").select("value", "all_time_score").rows() == [(4, 35)]
+    answer = run("explain", "ann", *chosen, "--scope", "stars=\x1b[31m")
+    assert r"0 contributions add up to a score of 0 with stars=\x1b[31m as of" in answer.out
+    answer = run("explain", "ann", *chosen, "--scope", "star=4")
+    assert (answer.code, answer.out) == (2, "")
+    assert "the policy votes has no scope 'star': did you mean 'stars'?" in answer.err
 
 
 @pytest.fixture(scope="module")

@@ -40,10 +40,11 @@ _FORMS = [["--format", form] for form in ("table", "csv", "spreadsheet", "json")
 RUN: dict[str, list[list[str]]] = {
     "show": [["--", user] for user in _USERS] + [["--", _HOSTILE_TEXT]],
     "leaderboard": [[], ["--user", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
-    "scores": [[], *_FORMS, ["--policy", _HOSTILE_TEXT]],
+    "scores": [[], *_FORMS, ["--policy", _HOSTILE_TEXT], ["--scope", _HOSTILE_TEXT]],
     "explain": [["--", user] for user in _USERS]
     + [[*form, "--", user] for form in _FORMS for user in _USERS[:2]]
-    + [["--from", "2020-01-01", "--", _USERS[0]], ["--", _HOSTILE_TEXT], ["--as-of", _HOSTILE_TEXT, "--", "x"]],
+    + [["--from", "2020-01-01", "--", _USERS[0]], ["--", _HOSTILE_TEXT], ["--as-of", _HOSTILE_TEXT, "--", "x"]]
+    + [["--scope", f"x={_HOSTILE_TEXT}", "--", _USERS[0]]],
     "trend": [[]]
     + [[name, *form] for name in ("movers", "daily", "review_bombs") for form in _FORMS]
     + [[_HOSTILE_TEXT], ["movers", "--set", f"x={_HOSTILE_TEXT}"]],

@@ -19,7 +19,7 @@ from pipelines.contract.schema import REJECTED
 from pipelines.lake import erasure, files, removal, user_files
 from pipelines.lake.commit import append
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erased_events import erased_ids_since
+from pipelines.lake.erased_events import removals_since
 from pipelines.lake.erasure import count_remaining_rows, erase_users
 from pipelines.lake.index import DedupIndex, forget_erased, open_index
 from pipelines.lake.index_check import compare_indexes
@@ -254,10 +254,11 @@ def test_an_index_is_rebuilt_if_the_ids_are_vacuumed(lake: Lake, tmp_path: Path,
         erase_users(lake, _tombstones(lake, tmp_path), ["a"])
         events = lake.table("events")
         vacuum(lake, 24)
-        assert [sorted(ids.to_pylist()) for ids in erased_ids_since(lake, version, events.version())] == [["e0", "e2"]]
+        removals = removals_since(lake, version, events.version())
+        assert [sorted(each.removed["event_id"].to_pylist()) for each in removals] == [["e0", "e2"]]
         assert vacuum(lake, 0)
         with pytest.raises(FileNotFoundError):
-            list(erased_ids_since(lake, version, events.version()))
+            list(removals_since(lake, version, events.version()))
         _assert_exact(folder, lake, 0)
         rebuilds.clear()
         index.catch_up(events)

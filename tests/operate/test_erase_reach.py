@@ -46,7 +46,7 @@ _NAMED = re.compile(rb"jane-doe(?!-2)")
 """jane-doe-2 is another user."""
 
 
-def _value(event_id: str, user: str, **fields: Any) -> bytes:
+def value(event_id: str, user: str, **fields: Any) -> bytes:
     row = {"event_id": event_id, "user_id": user, "action_type": "DriverRated", "event_time": NOON, "metadata": []}
     return encode(pa.Table.from_pylist([row | fields], EVENT))[0].as_py()
 
@@ -55,15 +55,15 @@ def _of_jane() -> list[Record]:
     """Return all kinds of records of the user: 3 events, 2 conflicts, 4 dead letters."""
     late = NOON.replace(year=1999)
     return [
-        Record(b"jane-doe", _value("r-2", _JANE, metadata=[("rating", "5")])),
-        Record(b"jane-doe", _value("jane-doe/1", _JANE)),
-        Record(b"jane-doe", _value("jane-doe/2", _JANE)),
-        Record(b"jane-doe", _value("r-2", _JANE, metadata=[("rating", "1")])),  # a conflict of hers
-        Record(b"driver-1", _value("jane-doe/1", "driver-1")),  # another user's conflict under her event_id
+        Record(b"jane-doe", value("r-2", _JANE, metadata=[("rating", "5")])),
+        Record(b"jane-doe", value("jane-doe/1", _JANE)),
+        Record(b"jane-doe", value("jane-doe/2", _JANE)),
+        Record(b"jane-doe", value("r-2", _JANE, metadata=[("rating", "1")])),  # a conflict of hers
+        Record(b"driver-1", value("jane-doe/1", "driver-1")),  # another user's conflict under her event_id
         Record(b"jane-doe", b"\xff broken"),
         Record(b"driver-1", b"\xff jane-doe broken"),  # undecodable, under another key
         Record(b"driver-1", b"\xff{", [("user", b"jane-doe")]),
-        Record(None, _value("r-4", _JANE, event_time=late)),
+        Record(None, value("r-4", _JANE, event_time=late)),
     ]
 
 
@@ -78,12 +78,12 @@ def _of_others() -> list[Record]:
     """Return records of other users that mention the user (2 events, 1 conflict, 1 dead letter), and that do not."""
     by_her = [("rating", "1"), ("rater_id", _JANE), ("comment", "jane-doe was cold")]
     return [
-        Record(b"driver-1", _value("r-1", "driver-1", metadata=by_her)),
-        Record(b"driver-2", _value("r-5", "driver-2", metadata=[("rater_id", _JANE)])),
-        Record(b"driver-1", _value("r-1", "driver-1", metadata=[("rater_id", _JANE)])),
-        Record(b"driver-1", _value("r-3", "driver-1", metadata=by_her, event_time=NOON.replace(year=1999))),
+        Record(b"driver-1", value("r-1", "driver-1", metadata=by_her)),
+        Record(b"driver-2", value("r-5", "driver-2", metadata=[("rater_id", _JANE)])),
+        Record(b"driver-1", value("r-1", "driver-1", metadata=[("rater_id", _JANE)])),
+        Record(b"driver-1", value("r-3", "driver-1", metadata=by_her, event_time=NOON.replace(year=1999))),
         Record(b"driver-1", b"\xff nobody-else broken"),
-        Record(b"jane-doe-2", _value("r-6", "jane-doe-2")),
+        Record(b"jane-doe-2", value("r-6", "jane-doe-2")),
     ]
 
 
@@ -186,7 +186,7 @@ def test_verify_counts_mentions(bus: Settings) -> None:
     assert check.name == "no rows of erased users remain"
     assert "2 events, 1 conflicts and 1 dead letters of other users (metadata rater_id 3" in check.evidence
     erase(bus, ["driver-1", "driver-2"])
-    assert verify_erased(bus).evidence == ""
+    assert verify_erased(bus).evidence.startswith(f"not looked at: {bus.kafka.topic} and what was copied")
 
 
 def test_resent_records_of_an_erased_user_are_dropped(bus: Settings) -> None:
@@ -430,7 +430,7 @@ def test_beside_a_stream(settings: Settings) -> None:
     orphan = Path(create_lake(bus.lake_root).root) / "events" / "orphan.parquet"
     orphan.write_bytes(b"x")
     _age(orphan, hours=30)
-    send(bus, [*valid_records(range(20)), Record(b"jane-doe", _value("r-2", _JANE))])
+    send(bus, [*valid_records(range(20)), Record(b"jane-doe", value("r-2", _JANE))])
     with streaming(bus):
         wait_for("the document", lambda: read_reputation(_JANE, bus))
         wait_for("the vacuum of an old orphan", lambda: not orphan.exists())

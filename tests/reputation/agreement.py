@@ -10,6 +10,7 @@ import duckdb
 from pipelines.reputation.merged_users import aliases
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy.numbers import MICRO
+from pipelines.reputation.scopes import scope_query
 from pipelines.reputation.steps import define_steps, materialize_fact
 from pipelines.reputation.views import reputation_query
 from tests.reputation import naive
@@ -32,6 +33,8 @@ def by_sql(
     rows = connection.sql(f"{reputation_query(in_force)} ORDER BY user_id").fetchall()
     query = "SELECT user_id, event_id, emission_no, reason, granted, rating, related_event_id FROM contribution"
     contributions = connection.sql(query).fetchall()
+    for scope in in_force.rules.scopes:
+        rows += connection.sql(f"{scope_query(in_force, scope)} ORDER BY user_id, value").fetchall()
     connection.unregister("events")
     return sorted(map(_comparable, contributions)), [_exact(row) for row in rows]
 
@@ -55,7 +58,14 @@ def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[R
         for reputation in users.values()
         for c in reputation.contributions
     ]
-    return sorted(contributions), [_row(user_id, users[user_id]) for user_id in sorted(users)]
+    scopes = [
+        _row((user_id, value), users[user_id].status, views)
+        for scope in next((list(reputation.scopes) for reputation in users.values()), [])
+        for user_id in sorted(users)
+        for value, views in sorted(users[user_id].scopes[scope].items())
+    ]
+    overall = [_row((user_id,), users[user_id].status, users[user_id].views) for user_id in sorted(users)]
+    return sorted(contributions), overall + scopes
 
 
 def assert_agreement(events: Sequence[Event], policy: Policy, as_of: int, pairs: Sequence[Pair] = ()) -> None:
@@ -91,10 +101,10 @@ def _exact(row: Row) -> Row:
     return tuple(value if isinstance(value, str | float | None) else Fraction(value) for value in row)
 
 
-def _row(user_id: str, reputation: naive.Reputation) -> Row:
+def _row(head: Row, status: str, views: dict[str, naive.Shown]) -> Row:
     shown = [
         value
-        for view in reputation.views.values()
+        for view in views.values()
         for value in (view.score, view.events, *view.measures.values(), view.rating_count)
     ]
-    return (user_id, reputation.status, *shown)
+    return (*head, status, *shown)

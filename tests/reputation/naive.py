@@ -15,6 +15,7 @@ from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
+from pipelines.reputation.policy.scopes import Scope
 from tests.reputation.history import DAY, MINUTE, Event, at, us
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
@@ -52,6 +53,8 @@ class Reputation:
     status: str
     views: dict[str, Shown]
     contributions: list[Contribution]
+    scopes: dict[str, dict[str, dict[str, Shown]]]
+    """The views of each value of each scope."""
 
 
 def number(text: str | None, digits: int) -> Fraction | None:
@@ -275,8 +278,24 @@ class _Account:
             for cap in rules.caps.values():
                 self._cap([c for c in own if c.event.action_type in rules.covered_actions(cap)], cap)
         windows = {"all_time": None} | {f"last_{days}_days": days * DAY for days in self.policy.windows_days}
-        shown = {name: self._view(window) for name, window in windows.items()}
-        return Reputation("suspended" if self.suspended else "active", shown, self.contributions)
+        shown = {name: self._view(self.contributions, window) for name, window in windows.items()}
+        shown["all_time"] = self._with_bounds(shown["all_time"])
+        scopes = {name: self._scope(scope, windows) for name, scope in self.policy.scopes.items()}
+        return Reputation("suspended" if self.suspended else "active", shown, self.contributions, scopes)
+
+    def _scope(self, scope: Scope, windows: dict[str, int | None]) -> dict[str, dict[str, Shown]]:
+        """Return the views of each value that a counted event has, from the contributions of its events alone."""
+        values: dict[str, list[Contribution]] = defaultdict(list)
+        for c in self.contributions:
+            text = c.event.metadata.get(scope.key, "")
+            value = text if 1 <= len(text) <= 100 else scope.default
+            if value is not None and c.emission_no is not None:
+                values[value].append(c)
+        return {
+            value: {name: self._view(own, window) for name, window in windows.items()}
+            for value, own in values.items()
+            if any(c.counted for c in own)
+        }
 
     def _order(self, event: Event) -> tuple[int, bool, str]:
         return event.t, not self._is_status(event), event.event_id
@@ -407,16 +426,22 @@ class _Account:
             left = Decimal(2) ** (-Decimal(end - c.event.t) / DAY / half_life)
         return c.granted * Fraction(left)
 
-    def _view(self, window: int | None) -> Shown:
+    def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
-        within = [c for c in self.contributions if window is None or c.event.t >= self.as_of - window]
+        within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
         ratings = [c.rating for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
-        if window is None:
-            score += Fraction(policy.score.start)
-            score = score if policy.score.floor is None else max(score, Fraction(policy.score.floor))
-            score = score if policy.score.ceiling is None else min(score, Fraction(policy.score.ceiling))
         measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
             score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)
         return Shown(score, sum(c.counted for c in within), measures, len(ratings))
+
+    def _with_bounds(self, shown: Shown) -> Shown:
+        """Return the overall view of all time with start, floor and ceiling, unless it is hidden."""
+        policy = self.policy
+        if self.suspended and policy.status.rule == "hide":
+            return shown
+        score = shown.score + Fraction(policy.score.start)
+        score = score if policy.score.floor is None else max(score, Fraction(policy.score.floor))
+        score = score if policy.score.ceiling is None else min(score, Fraction(policy.score.ceiling))
+        return replace(shown, score=score)

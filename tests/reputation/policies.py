@@ -152,6 +152,14 @@ def values() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
 
 
+def scopes() -> st.SearchStrategy[Table]:
+    """Return one scope or two: of hostile texts, of one that holds user_ids, with a default and without."""
+    key = st.sampled_from(["city", "ride_id"])
+    default = st.fixed_dictionaries({}, optional={"default": st.sampled_from(["elsewhere", "berlin"])})
+    one = st.builds(lambda name, chosen: {"from": name} | chosen, key, default)
+    return st.dictionaries(st.sampled_from(["city", "tag"]), one, min_size=1)
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
@@ -169,6 +177,7 @@ def everything() -> st.SearchStrategy[Table]:
         "completion": completion(),
         "once": once(),
         "caps": caps(),
+        "scopes": scopes(),
         "measures": st.dictionaries(st.sampled_from(["rating_average", "a"]), measures(), min_size=1),
     }
     return st.fixed_dictionaries({}, optional=tables)

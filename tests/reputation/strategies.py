@@ -32,6 +32,7 @@ RATINGS = (
     "-999999999999.999999",
 )
 AMOUNTS = ("1", "0.01", "99.99", "100.00", "100.01", "-1", "1.005", "much", "1000000", "999999999999")
+CITIES = ("berlin", "'; -- \x1b[2J", "", "é" * 100, "é" * 101)
 EDGES = tuple(NOW - days * DAY + shift for days in (0, 1, 7, 30, 90, 365) for shift in (-1, 0, 1))
 TIES = tuple(NOW - DAY // 2 + shift for shift in range(4))
 EVENT_IDS = tuple(f"e{i:02}" for i in range(16))
@@ -51,6 +52,7 @@ def metadata() -> st.SearchStrategy[dict[str, str]]:
             "target_event_id": st.sampled_from(EVENT_IDS[:5]),
             "rater_id": st.sampled_from(("rita", "rob")),
             "ride_id": st.sampled_from(("r1", "r2", "r3")),
+            "city": st.sampled_from(CITIES),
         },
     )
 

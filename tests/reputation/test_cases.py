@@ -28,6 +28,8 @@ Rated.rating = { from = "stars", minimum = 1, maximum = 5 }
 points = 1
 [[actions.Both.emit]]
 points = { from = "bonus", minimum = 0, maximum = 5 }
+[scopes.stars]
+from = "stars"
 """
 _CASES = """
 as_of = 2026-03-11
@@ -50,6 +52,7 @@ last_7_days_score = 6.50
 status = "active"
 reasons = { event-001-002 = "granted", both = "granted", future = "none" }
 earned = { both = 4, some = 2.5 }
+scopes."stars=4" = { all_time_events = 2, last_7_days_rating_average = 4 }
 [cases.expect.bob]
 status = "suspended"
 all_time_rating_average = "none"
@@ -66,6 +69,8 @@ events = [
 all_time_score = 2
 all_time_rating_average = 4.67
 last_7_days_score = "1"
+scopes."stars=5".all_time_events = 3
+scopes."stars=1".status = "active"
 reasons = { up = "capped" }
 earned = { up = 0.5 }
 [cases.expect.eve]
@@ -94,6 +99,8 @@ def test_each_difference_is_reported_with_the_contributions(results: list[CaseRe
         ("ann", "all_time_score", "2", "1"),
         ("ann", "all_time_rating_average", "4.67", "4.666666666666667"),
         ("ann", "last_7_days_score", '"1"', "1"),
+        ("ann", 'scopes."stars=5".all_time_events', "3", "2"),
+        ("ann", 'scopes."stars=1".status', '"active"', '"none"'),
         ("ann", "reasons.up", '"capped"', '"granted"'),
         ("ann", "earned.up", "0.5", "1"),
         ("eve", "status", '"active"', '"none"'),
@@ -145,6 +152,8 @@ def test_a_mistake_is_named_with_its_line(text: str, message: str) -> None:
             ":5: cases.0.expect.ann.all_time_scor: is not a column of `reputation` under this",
         ),
         (_EVENT, "all_time_scor = 1", "did you mean 'all_time_score'?"),
+        (_EVENT, 'scopes."star=4".status = "active"', "has no scope 'star': did you mean 'stars'?"),
+        (_EVENT, 'scopes."stars=4".events = 1', "is not a column of `reputation_by_stars` under this policy"),
         (_EVENT.replace("ann", ""), "all_time_score = 1", ":4: cases.0.events: event-001: "),
     ],
 )

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -81,6 +82,24 @@ def test_contributions_add_up_to_the_score(events: list[Event], policy: Policy) 
         assert abs(total - Decimal(str(row["all_time_score"]))) < Decimal("1e-9")
         assert ledger.height == 0 or total == ledger["score"].to_list()[-1]
         assert policy.at(AS_OF).decays or total == row["all_time_score"]
+    connection.unregister("events")
+
+
+@pytest.mark.slow
+@FEWER
+@given(histories(*policies.EVENTS), policies.scopes(), policies.everything())
+def test_contributions_add_up_within_a_scope(
+    events: list[Event], scopes: dict[str, Any], others: dict[str, Any]
+) -> None:
+    """For every user and value, `earned` sums to the score there (`explainable`)."""
+    connection, rules = _connection(), policies.policy(**others | {"scopes": scopes})
+    connection.register("events", events_table(events))
+    for name in scopes:
+        for row in scores(connection, rules, AS_OF, scope=name).iter_rows(named=True):
+            ledger = explain(connection, rules, row["user_id"], AS_OF, scope=f"{name}={row['value']}")
+            total = sum(ledger["earned"].to_list(), Decimal(0))
+            assert abs(total - Decimal(str(row["all_time_score"]))) < Decimal("1e-9")
+            assert rules.at(AS_OF).decays or total == row["all_time_score"]
     connection.unregister("events")
 
 

@@ -53,6 +53,14 @@ def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@FEWER
+@given(histories(*EVENTS), policies.scopes(), policies.everything())
+def test_scopes(events: list[Event], tables: dict[str, Any], others: dict[str, Any]) -> None:
+    """The views of each value are those of its contributions alone, whatever else the policy has."""
+    assert_agreement(events, policy(**others | {"scopes": tables}), NOW)
+
+
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.scores())
 def test_start_floor_and_ceiling(events: list[Event], table: dict[str, Any]) -> None:
     """The all-time score has the policy's start and bounds; windows do not."""

@@ -19,12 +19,13 @@ from pipelines.reputation import histories as histories_module
 from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.scopes import is_scope_table
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.merges import Pair, merges, merges_table, stored
-from tests.reputation.policies import EVENTS, policy
+from tests.reputation.policies import EVENTS, Table, policy
 from tests.reputation.strategies import FEWER, histories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -60,7 +61,8 @@ def on(event: Event, version: int) -> Event:
 def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
-        tables = (*TABLES, "reputation_sums") if warehouse.info.decayed_to else TABLES
+        sums = ("reputation_sums",) if warehouse.info.decayed_to else ()
+        tables = (*TABLES, *sums, *filter(is_scope_table, warehouse.tables()))
         return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in tables}
 
 
@@ -135,6 +137,14 @@ def assert_refreshes_equal_rebuilds(
 def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """Commits, late events, suspensions, retractions, corrections and day changes, under any rules."""
     assert_refreshes_equal_rebuilds(story, rules)
+
+
+@pytest.mark.slow
+@FEWER
+@given(stories(histories(*EVENTS)), policies.scopes(), st.sampled_from([{}, {"Done": {"half_life_days": "30"}}]))
+def test_scopes(story: list[tuple[list[Event], int]], scopes: Table, actions: Table) -> None:
+    """The tables of scopes, of sums where points decay, after corrections that move events between values."""
+    assert_refreshes_equal_rebuilds(story, policy(scopes=scopes, actions=actions))
 
 
 @pytest.mark.slow

@@ -10,10 +10,12 @@ from pipelines.reputation.policy.actions import Action, Adjustment, Condition, E
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.scopes import Scope, ScopeName
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 _TAKEN = {"score", "events", "rating_count"}
 _DAY_MINUTES = 1_440
+_MAX_SCOPES = 8
 
 
 class Score(Section):
@@ -56,6 +58,8 @@ class Rules(Section):
     caps: dict[Name, Cap] = Field(default_factory=dict)
     measures: dict[ColumnName, Measure] = Field(default_factory=dict)
     """Measures of the ratings of every view, by column name; may redefine `rating_average`."""
+    scopes: dict[ScopeName, Scope] = Field(default_factory=dict, max_length=_MAX_SCOPES)
+    """Reputations beside the overall one, by name."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.reputation.policy.actions import Emission, Rating
 from pipelines.reputation.policy.model import ALWAYS, Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
+from pipelines.reputation.policy.rules import Rules
 from pipelines.reputation.sql import arrow_rows, statement
 
 ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])
@@ -80,10 +81,17 @@ def variables(policy: EffectivePolicy) -> dict[str, Any]:
         "status_rule": rules.status.rule,
         "retraction_target": rules.retraction.target,
         "correction_target": rules.correction.target,
+        **_of_scopes(rules),
     }
     for number, edition in enumerate(policy.editions):
         values |= _of_edition(edition, number)
     return values
+
+
+def _of_scopes(rules: Rules) -> dict[str, Any]:
+    scopes = rules.scopes.items()
+    keys = {f"scope_{name}_key": scope.key for name, scope in scopes}
+    return keys | {f"scope_{name}_default": scope.default for name, scope in scopes}
 
 
 def _of_edition(edition: Edition, number: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ WITH parts AS (
         )) AS VARCHAR), 2) AS members_json
     FROM $source
     $only
-    CROSS JOIN snapshot_info AS info
+    CROSS JOIN snapshot_info AS info$scopes
 )
 SELECT
     user_id,

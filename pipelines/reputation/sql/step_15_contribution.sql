@@ -18,5 +18,5 @@ SELECT
     coalesce(emission_no, 0) = 0 AS is_first,
     reason,
     rule,
-    related_event_id
+    related_event_id$scopes
 FROM $source

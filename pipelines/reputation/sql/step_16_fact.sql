@@ -12,7 +12,7 @@ SELECT
     $rating_rank AS rating_rank,
     counted,
     is_first,
-    reason
+    reason$scopes
 FROM contribution
 $only
 WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)

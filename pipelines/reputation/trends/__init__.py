@@ -5,7 +5,7 @@ comment says what it returns; parameters are declared as `-- $name = default: me
 `-- $name = first | second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how
 its rows are drawn (`Chart`); the rest of the comment is the method. Every trend has `$since` and `$until`, dates or
 null. `shared/` has a temporary view of the ratings, `rating_given`, and macros, which are created for trends that use
-the view.
+the view; `scope_day` (`scopes.py`) is created for the one about scopes.
 """
 
 import json
@@ -22,9 +22,11 @@ import polars as pl
 
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import UsageError
+from pipelines.reputation.scopes import define_scope_days
 
 _FOLDER = Path(__file__).parent
 _RATINGS = "rating_given"
+_SCOPES = "scope_day"
 _METHODS = ("tails", "discoveries", "bursts")
 """Macros, in the order of their dependencies."""
 _PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
@@ -122,7 +124,9 @@ def run_trend(
     given: parameters of the trend by name.
     Raises UsageError for unknown or invalid parameters, and for text that is not a time.
     """
-    values = {"since": _day(since), "until": _day(until), **trend.values(given)}
+    values: dict[str, Any] = {"since": _day(since), "until": _day(until), **trend.values(given)}
+    if _SCOPES in trend.query:
+        define_scope_days(connection, values["scope"])
     if _RATINGS in trend.query:
         for name in (_RATINGS, *_METHODS):
             connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))

@@ -1,0 +1,139 @@
+"""The reputations within scopes: a row for each user and value of a metadata key, beside the overall reputation.
+
+Owns the columns, tables and queries of scopes. A contribution is computed once, by the rules of the policy over all of
+a user's events, and belongs to at most one value of a scope: the score of a value is the sum of a part of the overall
+contributions. It has no start and no bounds, like that of a window (decision 0019). A policy without scopes has none of
+these columns and tables.
+"""
+
+from dataclasses import replace
+
+import duckdb
+
+from pipelines.boundary.toml import did_you_mean
+from pipelines.errors import UsageError
+from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.policy.scopes import MAX_VALUE_CHARS
+from pipelines.reputation.sql import statement
+from pipelines.reputation.views import View, exact, shown_columns, summed_columns, tally, views
+
+_SCORES, _SUMS, _DAYS = "reputation_by_", "reputation_sums_by_", "user_days_by_"
+
+
+def is_scope_table(name: str) -> bool:
+    """Return whether a table of a warehouse is one of a scope, whose rows belong to one user each."""
+    return name.startswith((_SCORES, _SUMS, _DAYS))
+
+
+def has_scope_scores(name: str) -> bool:
+    """Return whether a table has the scores of a scope, which are in the documents."""
+    return name.startswith((_SCORES, _SUMS))
+
+
+def scope_views(policy: EffectivePolicy, scope: str) -> list[View]:
+    """Return the views of a policy within a scope: none of them has a start or bounds."""
+    return [replace(view, scope=(scope, None)) for view in views(policy)]
+
+
+def value_columns(policy: EffectivePolicy) -> str:
+    """Return the columns of `contribution` with the value of each scope, each after a comma."""
+    longest = str(MAX_VALUE_CHARS)
+    return "".join(f",\n    {statement('scope_value', scope=name, longest=longest)}" for name in policy.rules.scopes)
+
+
+def fact_columns(policy: EffectivePolicy) -> str:
+    """Return the columns of `fact` for the scopes, each after a comma; ranks only if a measure needs them."""
+    columns = [f"scope_{name}" for name in policy.rules.scopes]
+    if _needs_ranks(policy):
+        columns += [statement("scope_rank", scope=name) for name in policy.rules.scopes]
+    return "".join(f",\n    {column}" for column in columns)
+
+
+def scope_table(policy: EffectivePolicy, scope: str) -> str:
+    """Return the name of the table with the scores of a scope: of sums, where points decay."""
+    return f"{_SUMS if policy.decays else _SCORES}{scope}"
+
+
+def scope_relation(scope: str) -> str:
+    """Return the name of the table or view of a warehouse with what is shown of each user and value."""
+    return f"{_SCORES}{scope}"
+
+
+def scope_tables(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the queries of the tables of the scopes, over `fact` and `status_period`."""
+    queries = dict[str, str]()
+    sums = {"points": exact("sum(granted)", policy.score_digits), "ratings": exact("sum(rating)", policy.rating_digits)}
+    for name in policy.rules.scopes:
+        query = _summed_query(policy, name) if policy.decays else scope_query(policy, name)
+        queries[f"{_DAYS}{name}"] = statement("scope_days", scope=name, **sums)
+        queries[scope_table(policy, name)] = f"{query}\nORDER BY user_id, value"
+    return queries
+
+
+def scope_query(policy: EffectivePolicy, scope: str, summed: str | None = None) -> str:
+    """Return the query of what is shown within a scope: user_id, value, status and the columns of every view.
+
+    summed: a table with the rows of the sums; None: compute them from `fact`.
+    """
+    shown = [
+        f"{sql} AS {name}" for view in scope_views(policy, scope) for name, sql in shown_columns(view, policy).items()
+    ]
+    return statement("scope_shown", summed=summed or f"({_summed_query(policy, scope)})", shown=",\n    ".join(shown))
+
+
+def scope_views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the queries of the views that scale the sums of scopes to a moment; none where points do not decay."""
+    if not policy.decays:
+        return {}
+    return {scope_relation(name): scope_query(policy, name, scope_table(policy, name)) for name in policy.rules.scopes}
+
+
+def define_scope_days(connection: duckdb.DuckDBPyConnection, scope: str | None) -> None:
+    """Define the view `scope_day` over the days of all scopes of a warehouse, with the name of the scope.
+
+    scope: the one that is asked for, if any. Raises UsageError, listing the scopes, if there is none of this name.
+    """
+    tables = connection.execute(statement("scope_day_tables")).fetchall()
+    names = [name.removeprefix(_DAYS) for (name,) in tables]
+    if scope is not None and scope not in names:
+        known = f"there are {', '.join(names)}" if names else "the policy of the warehouse has none"
+        raise UsageError(f"there is no scope {scope!r}{did_you_mean(scope, names) or f': {known}'}")
+    days = [statement("scope_day_rows", scope=name) for name in names] or [statement("scope_day_none")]
+    connection.execute(statement("scope_day_view", days="\nUNION ALL\n".join(days)))
+
+
+def find_scope(policy: EffectivePolicy, name: str) -> str:
+    """Return the name of a scope of a policy. Raises UsageError, listing the scopes, for another name."""
+    scopes = policy.rules.scopes
+    if not scopes:
+        raise UsageError(f"the policy {policy.name} has no scopes: leave out the scope {name!r}")
+    if name not in scopes:
+        meant = did_you_mean(name, sorted(scopes)) or f": there are {', '.join(scopes)}"
+        raise UsageError(f"the policy {policy.name} has no scope {name!r}{meant}")
+    return name
+
+
+def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:
+    """Return scope and value of a text such as `city=berlin`. Raises UsageError like `find_scope`, and for no value."""
+    name, _, value = text.partition("=")
+    found = find_scope(policy, name)
+    if not value:
+        raise UsageError(f"the scope {text!r} has no value: write it as {found}=VALUE")
+    return found, value
+
+
+def _needs_ranks(policy: EffectivePolicy) -> bool:
+    return any(measure.last for measure in policy.rules.all_measures.values())
+
+
+def _summed_query(policy: EffectivePolicy, scope: str) -> str:
+    """Return the query of a row per user and value with the sums, counts and measures of every view."""
+    tallies = [column for view in views(policy) for column in tally(view, policy)]
+    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in summed_columns(view, policy).items()]
+    return statement(
+        "scope_summed",
+        scope=scope,
+        rank=f"scope_{scope}_rank" if _needs_ranks(policy) else "CAST(NULL AS BIGINT)",
+        tallies=",\n        ".join(tallies),
+        columns=",\n    ".join(columns),
+    )
