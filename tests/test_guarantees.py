@@ -80,6 +80,7 @@ def test_every_guarantee_is_listed_once(guarantees: list[dict[str, Any]]) -> Non
     assert tuple(guarantee["id"] for guarantee in guarantees) == _IDS
 
 
+@pytest.mark.slow
 def test_every_guarantee_has_code_and_tests(guarantees: list[dict[str, Any]]) -> None:
     """And no docstring cites an unknown guarantee."""
     assert faults(REPOSITORY, guarantees) == []
@@ -114,6 +115,7 @@ def test_the_check_can_fail(tmp_path: Path, test: str, change: dict[str, Any], f
     assert faults(tmp_path, [promise | change]) == ([fault] if fault else [])
 
 
+@pytest.mark.slow
 def test_the_page_matches_the_data() -> None:
     """`make docs` would change nothing."""
     assert (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8") == guarantees_page(REPOSITORY)
