@@ -45,7 +45,7 @@ def test_values(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=10)
+@FEWER
 @given(histories(*EVENTS), policies.once(), policies.caps())
 def test_order_by(events: list[Event], once: dict[str, Any], caps: dict[str, Any]) -> None:
     """A number of the source orders events of the same time for every rule that has an order."""
