@@ -68,7 +68,7 @@ def test_a_rebuild_logs_its_progress(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert [step.rpartition("(")[2] for step in steps] == [
         f"{n} of {len(steps)} steps)" for n in range(1, len(steps) + 1)
     ]
-    assert len(steps) == 8
+    assert len(steps) == 10
 
 
 def test_reputation_equals_scores(tmp_path: Path) -> None:
