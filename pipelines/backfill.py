@@ -15,7 +15,7 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import FileSource, open_file
 from pipelines.ingest.sample import RecordSample
-from pipelines.inputs import InputFile, local_file
+from pipelines.inputs import InputFile, find_files, local_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
@@ -104,14 +104,22 @@ def backfill(
     rows: ColumnMapping | SourceFile,
     report: Callable[[CommitRecord], None] = lambda _: None,
 ) -> int:
-    """Commit the rows of a file or frame from its checkpoint on; return the number of commits.
+    """Commit the rows of files or of a frame, each from its checkpoint on; return the number of commits.
 
-    `data` is a path, an s3:// address, `-` for standard input, a frame of polars, pandas or Arrow, or a relation of
-    DuckDB. `rows` says what its rows are: columns, or a source file (`karmalake.read_source`). `report` is
-    called with the record of each commit. After a crash, the next call continues from the last commit (`once`). Several
-    processes may load files at the same time, beside ingest from the bus. Raises UsageError for a file that does not
-    exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
+    `data` is a path or an s3:// address, also of a folder or a Delta table, a pattern, `-` for standard input, a frame
+    of polars, pandas or Arrow, or a relation of DuckDB. `rows` says what its rows are: columns, or a source file
+    (`karmalake.read_source`). `report` is called with the record of each commit. After a crash, the next call continues
+    from the last commit (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises
+    UsageError for a file that does not exist or does not match the mapping, and RejectedError if its rejected rows
+    exceed a limit; files before it stay committed.
     """
+    files = find_files([data]) if isinstance(data, str | Path) else [data]
+    return sum(_backfill_one(settings, each, rows, report) for each in files)
+
+
+def _backfill_one(
+    settings: Settings, data: Any, rows: ColumnMapping | SourceFile, report: Callable[[CommitRecord], None]
+) -> int:
     with local_file(data) as file:
         try:
             return load(settings, open_input(file, rows, settings), report)

@@ -83,6 +83,19 @@ def test_a_file_is_loaded_once(busless: Settings, tmp_path: Path, ending: str) -
     assert_verified(busless)
 
 
+def test_a_folder_and_a_pattern_are_their_files(busless: Settings, tmp_path: Path) -> None:
+    """As on the command line: each file once, by whichever address; an address without files is an error."""
+    folder = tmp_path / "rides"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.csv").write_text(f"who,at\n{name},2024-05-01T10:00:00Z\n")
+    mapping = ColumnMapping("who", "at", "iso", "Rode")
+    assert backfill(busless, folder, mapping) == 2
+    assert backfill(busless, f"{folder}/*.csv", mapping) == 0
+    with pytest.raises(UsageError, match="there are no files"):
+        backfill(busless, f"{folder}/*.parquet", mapping)
+
+
 def test_a_file_that_changed_is_read_from_its_start(busless: Settings, tmp_path: Path) -> None:
     """Its old rows are dropped as duplicates, its new ones are added, and both versions reconcile."""
     path = tmp_path / "ratings.csv"

@@ -94,8 +94,8 @@ def test_a_change_of_the_contract_reads_a_file_again(busless: Settings, tmp_path
     earlier = busless.model_copy(update={"contract": ContractSettings(earliest=datetime(1990, 1, 1, tzinfo=UTC))})
     source = open_input(InputFile(path), replace(_MAPPING, metadata=()), earlier)
     assert load(earlier, source, lambda _: None) == 1
-    assert close_accepted(earlier, source.topic_id, source.topic) == 1
-    assert close_accepted(earlier, source.topic_id, source.topic) == 0
+    assert close_accepted(earlier, [(source.topic_id, source.topic)]) == 1
+    assert close_accepted(earlier, [(source.topic_id, source.topic)]) == 0
     open_letters = [(each.reason, each.records) for each in count_dead_letters(earlier, Selection())]
     assert open_letters == [("undecodable", 2)]
     assert load(earlier, open_input(InputFile(path), replace(_MAPPING, metadata=()), earlier), lambda _: None) == 0

@@ -110,10 +110,10 @@ def backfill(
         show_drained(records)
     accounts = _accounts(settings, sources) if records or len(refused) < len(addresses) else {}
     _show_outcomes(accounts, sources)
-    _finish(settings, records, list(sources.values()))
     refused = {**_without_events(accounts, refused), **refused}
     for address, error in refused.items():
         print_error(f"{address}: {_problem(error, address, sources)}{_committed(accounts.get(address))}", error.code)
+    _finish(settings, records, list(sources.values()))
     if refused:
         print_line(f"{len(addresses) - len(refused)} of {len(addresses)} files loaded")
         raise typer.Exit(next(iter(refused.values())).exit_code)
@@ -176,13 +176,15 @@ def _finish(settings: "Settings", records: "list[CommitRecord]", sources: "list[
 
     if not records:
         return
-    closed = sum(close_accepted(settings, source.topic_id, source.topic) for source in sources)
+    with progress("looking for dead letters that are accepted now"):
+        closed = close_accepted(settings, [(source.topic_id, source.topic) for source in sources])
     if closed:
         print_line(f"{closed:,} dead letters of earlier loads are closed: their rows are accepted now")
     lake, min_files = open_lake(settings.lake_root), settings.lake.compact_after_files
     if (files := count_candidates(lake, min_files)) > _MANY_FILES:
         print_note(f"{files:,} files of the lake are small or hold the same days: merging them")
-        compact(lake, min_files)
+        with progress("merging files"):
+            compact(lake, min_files)
 
 
 def _show_outcomes(accounts: "dict[str, FileSummary]", sources: "dict[str, FileSource]") -> None:
@@ -268,8 +270,9 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
     if account.conflicts:
         yield (
             f"{account.conflicts:,} rows are conflicts: the lake holds their event_id with other content, and the "
-            "first one counts; the view conflicts shows both: karmalake sql. If the first one was loaded wrongly, "
-            "karmalake loads withdraw takes its load back: --dry-run says what follows"
+            "first one counts; after karmalake refresh, karmalake sql 'FROM conflicts' shows both. If two tables use "
+            "the same numbers, give each an action or a column of --identity of its own; if the first one was loaded "
+            "wrongly, karmalake loads withdraw takes its load back: --dry-run says what follows"
         )
     if account.dead_letters:
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())

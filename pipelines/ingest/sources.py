@@ -39,10 +39,12 @@ def topic_sources(settings: Settings) -> dict[str, str]:
 
 def explain_missing_topic(settings: Settings, topic: str) -> str:
     """Return the sentence about a topic that does not exist, with its source and what to do."""
-    source = topic_sources(settings).get(topic, CONTRACT)
+    sources = topic_sources(settings)
+    source, others = sources.get(topic, CONTRACT), sorted({*sources.values()} - {CONTRACT})
     missing = f"does not exist on {settings.kafka.bootstrap_servers}"
     if source == CONTRACT:
-        return f"topic {topic} {missing}: create it with `karmalake topics ensure`"
+        without = f", or, if no topic has our own contract, set sources.only to {','.join(others)}" if others else ""
+        return f"topic {topic} {missing}: create it with `karmalake topics ensure`{without}"
     return (
         f"topic {topic} of the source {source} {missing}: correct the topic in {settings.sources.folder}/"
         f"{source}.toml, or leave the source out with sources.only"

@@ -5,7 +5,7 @@ once, however often it is requeued or sent again (`once`).
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -251,13 +251,16 @@ def discard(settings: Settings, selection: Selection, why: str) -> int:
     return len(letters)
 
 
-def close_accepted(settings: Settings, topic_id: str, topic: str) -> int:
-    """Discard the open dead letters of earlier loads of a file whose rows are accepted now; return their number.
+def close_accepted(settings: Settings, loads: Sequence[tuple[str, str]]) -> int:
+    """Discard the open dead letters of earlier loads of files whose rows are accepted now; return their number.
 
-    `topic_id` and `topic` are those of the newest load: a row is known by its number and its user.
+    `loads` are topic_id and topic of the newest load of each file: a row is known by its number and its user.
     """
+    if not loads:
+        return 0
     with _open_views(settings) as connection:
-        found = connection.sql(_ACCEPTED_LATER, params={"topic_id": topic_id, "topic": topic}).to_arrow_table()
+        of_loads = ({"topic_id": topic_id, "topic": topic} for topic_id, topic in loads)
+        found = pa.concat_tables([connection.sql(_ACCEPTED_LATER, params=load).to_arrow_table() for load in of_loads])
     if len(found):
         _record_fate(settings, found, "discarded", "its row was accepted when the file was loaded again", None)
     return len(found)

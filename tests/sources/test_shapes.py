@@ -41,6 +41,7 @@ def _write_all(folder: Path) -> None:
     (folder / "Books.jsonl.gz").write_bytes(gzip.compress(f"{json.dumps(_REVIEW)}\n".encode()))
     (folder / "Votes.xml").write_text(_VOTES)
     (folder / "reviews.csv.gz").write_bytes(gzip.compress(_AIRBNB.encode()))
+    (folder / "bewertungen.csv").write_bytes("Seller;Datum;Note\nJürgen;31.12.2024;4,5\n".encode("cp1252"))
     rows: list[list[object]] = [["Order", "Seller", "Rating", "Date"], [1, "Ana", 5, "2024-01-01"]]
     _write_workbook(folder / "ratings.xlsx", rows)
 
@@ -60,6 +61,7 @@ def _write_all(folder: Path) -> None:
         ("Books.jsonl.gz", [("B01", "Reviewed", "2020-05-05 14:08:48.923+00", "{rating=4.5, rater_id=A1}")]),
         ("Votes.xml", [("7", "2", "2014-05-13 00:00:00+00", "{}"), ("7", "3", "2014-05-14 00:00:00+00", "{}")]),
         ("reviews.csv.gz", [("42", "Reviewed", "2019-03-04 00:00:00+00", "{reviewer_id=9}")]),
+        ("bewertungen.csv", [("Jürgen", "Rated", "2024-12-31 00:00:00+00", "{rating=4.5}")]),
         ("ratings.xlsx", [("Ana", "Rated", "2024-01-01 00:00:00+00", "{rating=5}")]),
     ],
 )
