@@ -1,4 +1,9 @@
-"""The charts of the dashboard: polars data frames in, Altair charts out."""
+"""The charts of the dashboard: polars data frames in, Altair charts with titles out.
+
+A title is text of the page, which wraps on a phone: in a chart it would be cut off, and leave the plot a narrow strip.
+"""
+
+from dataclasses import dataclass
 
 import altair as alt
 import polars as pl
@@ -9,7 +14,15 @@ _HEIGHT = 200
 _TIMELINE_HEIGHT = 140
 
 
-def activity(rows: pl.DataFrame) -> alt.LayerChart:
+@dataclass(frozen=True, slots=True)
+class TitledChart:
+    """A chart as wide as its place on the page, and the sentence above it."""
+
+    title: str
+    chart: alt.Chart | alt.LayerChart
+
+
+def activity(rows: pl.DataFrame) -> TitledChart:
     """Draw events and active users over time; `rows` as from `queries.activity`."""
     base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
     events = base.mark_area(color=BLUE, opacity=0.35).encode(y=alt.Y("events:Q", title="events (area), users (line)"))
@@ -18,7 +31,7 @@ def activity(rows: pl.DataFrame) -> alt.LayerChart:
     return _layered(f"{last:,} events in the latest complete period, {first:,} in the first", events, users)
 
 
-def rating(rows: pl.DataFrame) -> alt.LayerChart:
+def rating(rows: pl.DataFrame) -> TitledChart:
     """Draw the daily average with its 95 % band and the seven-day mean; `rows` as from `queries.rating`."""
     base = alt.Chart(rows).encode(x=alt.X("day:T", title=None))
     band = base.mark_area(color=GREY, opacity=0.3).encode(
@@ -31,7 +44,7 @@ def rating(rows: pl.DataFrame) -> alt.LayerChart:
     return _layered(title, band, daily, mean)
 
 
-def distribution(rows: pl.DataFrame) -> alt.LayerChart:
+def distribution(rows: pl.DataFrame) -> TitledChart:
     """Draw the median, middle half and middle 80 % of points; `rows` as from `queries.distribution`."""
     base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
     outer = base.mark_area(color=BLUE, opacity=0.25).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
@@ -42,7 +55,7 @@ def distribution(rows: pl.DataFrame) -> alt.LayerChart:
     return _layered(title, outer, inner, median)
 
 
-def score(ends: pl.DataFrame, shown: pl.DataFrame) -> alt.LayerChart:
+def score(ends: pl.DataFrame, shown: pl.DataFrame) -> TitledChart:
     """Draw a user's score over time: blue as it was shown, grey by event time as known now.
 
     `ends` as from `queries.scores_over_time`, `shown` as from `queries.shown_scores`.
@@ -58,7 +71,7 @@ def score(ends: pl.DataFrame, shown: pl.DataFrame) -> alt.LayerChart:
     return _layered(f"{now:,.6g} points now (blue: as shown; grey: by event time, as known now)", *layers)
 
 
-def timeline(sums: pl.DataFrame) -> alt.Chart:
+def timeline(sums: pl.DataFrame) -> TitledChart:
     """Draw a user's events, one row per action_type, orange for lost points; `sums` as from `queries.timeline`."""
     drawn = (
         alt.Chart(sums)
@@ -71,10 +84,9 @@ def timeline(sums: pl.DataFrame) -> alt.Chart:
             tooltip=["first_day:T", "action_type:N", "events:Q", "earned:Q"],
         )
     )
-    return drawn.properties(
-        width="container", height=_TIMELINE_HEIGHT, title=f"{sums['events'].sum():,} events (orange: points lost)"
-    )
+    title = f"{sums['events'].sum():,} events (orange: points lost)"
+    return TitledChart(title, drawn.properties(width="container", height=_TIMELINE_HEIGHT))
 
 
-def _layered(title: str, *layers: alt.Chart) -> alt.LayerChart:
-    return alt.LayerChart(layer=list(layers)).properties(width="container", height=_HEIGHT, title=title)
+def _layered(title: str, *layers: alt.Chart) -> TitledChart:
+    return TitledChart(title, alt.LayerChart(layer=list(layers)).properties(width="container", height=_HEIGHT))
