@@ -70,6 +70,14 @@ def test_charts_of_users(warehouse: Warehouse) -> None:
     assert [row["change"] for row in _rows(warehouse.plot.change(AS_OF - timedelta(days=3), top=1))] == [10]
 
 
+def test_a_chart_of_unknown_users_is_refused(warehouse: Warehouse) -> None:
+    """The message names those that the chart would leave out, also among known ones."""
+    with pytest.raises(UsageError, match=r"^no events of 'nobody': check the user_id"):
+        warehouse.plot.timeline("nobody")
+    with pytest.raises(UsageError, match=r"^no events of 'cid', 'dan': "):
+        warehouse.plot.timeline(["dan", "ann", "cid"])
+
+
 def test_a_chart_is_drawn_here(warehouse: Warehouse, tmp_path: Any) -> None:
     """As an image, by the installed packages."""
     warehouse.plot.trend("survival").save(tmp_path / "chart.svg")
