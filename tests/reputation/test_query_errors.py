@@ -76,7 +76,7 @@ def test_a_number_of_rows_is_whole(warehouse: Warehouse, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^users={value!r} is not a whole number, at least 0$"):
         warehouse.sample(value)
     with pytest.raises(UsageError, match=f"^top={value!r} is not a whole number"):
-        warehouse.plot.change(NOW, top=value)
+        warehouse.plot.change("2026-01-01", top=value)
     assert warehouse.sample(0).is_empty()
 
 
