@@ -47,13 +47,14 @@ TOMBSTONES = Format("tombstones", 1, "upgraded")
 DOCUMENTS = Format(
     "documents", 1, "rebuilt", "; to serve documents of this release instead, delete that key and publish again"
 )
-WAREHOUSE = Format("warehouse", 4, "rebuilt", ", or rebuild it with `karmalake rebuild`")
+WAREHOUSE = Format("warehouse", 5, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 3, "rebuilt")
 HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
+FEED_STATE = Format("feed state", 1, "rebuilt")
 LAG = Format("lag history", 1, "ignored")
 HALTED = Format("halted partitions", 1, "ignored")
-FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, LAG, HALTED)
+FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, FEED_STATE, LAG, HALTED)
 
 
 def release() -> str:

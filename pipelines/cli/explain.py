@@ -3,7 +3,7 @@
 Owns the display of an explanation; `reputation/explain.py` computes it.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pipelines.reputation.policy import Policy
+    from pipelines.reputation.policy.levels import Level
     from pipelines.reputation.shown import Shown, ShownChange
 
 _SHOWN = 40
@@ -124,6 +125,8 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
         if since is None:
             ledger = _ledger(connection, rules, asked, end, known)
             _explain(ledger, asked, end)
+            if not asked.wants_rows and asked.view == _ALL_TIME:
+                _print_level(rules.at(end).rules.levels, ledger)
             if not asked.wants_rows:
                 _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()), known)
         else:
@@ -208,9 +211,26 @@ def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
 
 
 def print_contributions(rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows of `reputation/explain.py` as a table."""
+    """Print rows of `reputation/explain.py` as a table, with levels if there are any."""
     columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
-    _print(columns, [_contribution(row) for row in rows], numbers=range(3, 7))
+    cells = [_contribution(row) for row in rows]
+    if any(row["level"] for row in rows):
+        columns.append("level")
+        cells = [[*each, row["level"] or "-"] for each, row in zip(cells, rows, strict=True)]
+    _print(columns, cells, numbers=range(3, 7))
+
+
+def _print_level(levels: "Mapping[str, Level]", ledger: "pl.DataFrame") -> None:
+    """Print the level after the last event, and what the next one needs; nothing without levels, or if it is hidden."""
+    if not levels or "hidden" in ledger["reason"]:
+        return
+    names = [None, *levels]
+    held = ledger.drop_nulls("event_id")["level"].to_list()[-1]
+    sentence = f"  level: {held or 'none'}"
+    if (number := names.index(held) + 1) < len(names):
+        name = list(levels)[number - 1]
+        sentence += f"; {name} needs {_number(levels[name].at - Decimal(_total(ledger)))} more"
+    print_line(sentence)
 
 
 def _print_operators(
@@ -305,6 +325,7 @@ def _sides(before: "Shown", after: "Shown") -> list[list[str]]:
         ["lake version", str(before.lake_version), str(after.lake_version)],
         ["policy", before.policy, after.policy],
         ["status", before.status or "-", after.status or "-"],
+        *([["level", before.level or "-", after.level or "-"]] if before.level or after.level else []),
         *([name, _number(before.numbers.get(name)), _number(after.numbers.get(name))] for name in numbers),
     ]
 
@@ -329,12 +350,18 @@ def _contribution(row: dict[str, Any]) -> list[str]:
     return [
         *_event(row),
         _number(row["points"]),
-        _number(row["rating"]),
+        _rating(row),
         _signed(row["earned"]),
         _number(row["score"]),
         _reason(row) + (f" ({row['rule']})" if row["rule"] else ""),
         row["policy_version"] or "-",
     ]
+
+
+def _rating(row: dict[str, Any]) -> str:
+    """Return the rating of a contribution, with its weight where raters have some."""
+    rating, weight = _number(row["rating"]), row.get("weight")
+    return rating if weight is None else f"{rating} x {_number(weight)}"
 
 
 def _change(row: dict[str, Any]) -> list[str]:

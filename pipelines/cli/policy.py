@@ -260,6 +260,7 @@ def _rules(rules: "Rules") -> list[tuple[str, str]]:
         ("  once", _join(rules.once)),
         ("  caps", _join(caps)),
         ("  measures", _join(rules.all_measures)),
+        ("  levels", _join(f"{name} from {level.at:f}" for name, level in rules.levels.items())),
         ("  suspension", rules.status.rule if rules.status.suspend else ""),
         ("  retraction", _join(rules.retraction.actions)),
         ("  correction", _join(rules.correction.actions)),

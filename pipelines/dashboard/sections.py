@@ -127,8 +127,15 @@ def _summary(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
     ]
     average, ratings = known["all_time_rating_average"], known["all_time_rating_count"]
     rated = mo.stat(number(average) or "none", "Rating", f"{ratings:,} ratings", bordered=True)
+    if "level" in known:
+        stats.append(mo.stat(known["level"] or "none", "Level", _next_level(known), bordered=True))
     status = mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)
     return mo.hstack([*stats, rated, status], justify="start", wrap=True)
+
+
+def _next_level(known: dict[str, Any]) -> str:
+    """Return what the next level needs; empty at the highest."""
+    return f"{known['next_level']} needs {number(known['points_to_next_level'])} more" if known["next_level"] else ""
 
 
 def _caption(kept: int, rows: int) -> str:

@@ -57,7 +57,8 @@ def documents_of(
     in_force = info.policy.at(info.as_of)
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     of_scopes = map(_scope_members, in_force.rules.scopes)
-    members = ",\n        ".join([_defaults(in_force), *_members(in_force), *of_scopes])
+    own = [_defaults(in_force), *_level(in_force), *_members(in_force), *of_scopes]
+    members = ",\n        ".join(own)
     fragments = {"source": source, "members": members, "scores": _scores(leaderboards, in_force)}
     sources = scopes or {name: scope_relation(name) for name in in_force.rules.scopes}
     if users is None:
@@ -67,6 +68,23 @@ def documents_of(
     fragments |= {"only": only, "scopes": _scopes(sources, in_force, only)}
     frame = connection.sql(statement("documents", **fragments)).pl()
     connection.unregister("document_user")
+    return frame
+
+
+def shown_rows(
+    connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None, source: str = "reputation"
+) -> pl.DataFrame:
+    """Return what is shown of users, or of all: `user_id`, and `shown`, the row of `reputation` as JSON (both String).
+
+    users: user_ids (String); unknown ones are ignored.
+    source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
+    """
+    if users is None:
+        return connection.sql(statement("shown_rows", source=source, only="")).pl()
+    connection.register("shown_user", users.unique().to_frame("user_id"))
+    only = "SEMI JOIN shown_user USING (user_id)"
+    frame = connection.sql(statement("shown_rows", source=source, only=only)).pl()
+    connection.unregister("shown_user")
     return frame
 
 
@@ -119,6 +137,12 @@ def _scores(leaderboards: Sequence[str], policy: EffectivePolicy) -> str:
     hidden = "status = 'suspended'" if policy.rules.status.rule == "hide" else "false"
     column = "CASE WHEN {hidden} THEN NULL ELSE CAST({name}_score AS DOUBLE) END AS {name}_score"
     return "".join(",\n    " + column.format(hidden=hidden, name=name) for name in leaderboards)
+
+
+def _level(policy: EffectivePolicy) -> list[str]:
+    """Return the member `level` as SQL, if the policy has levels: its name, the next one, and the points up to it."""
+    fields = "name := level, next := next_level, needed := points_to_next_level"
+    return [f"level := struct_pack({fields})"] if policy.rules.levels else []
 
 
 def _defaults(policy: EffectivePolicy) -> str:

@@ -7,13 +7,14 @@ from datetime import datetime
 import duckdb
 import polars as pl
 
+from pipelines.reputation.level_history import contributions_with_levels
 from pipelines.reputation.merged_users import Aliases, aliases_in, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.scopes import find_value
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps
-from pipelines.reputation.views import View, bounded, exact, find_view, in_units, sums, units
+from pipelines.reputation.views import View, bounded, exact, find_view, in_units, level_name, sums, units
 
 EXPLAINED = "explained_event"
 """The table of the explained user's events; those of other users in it complete these."""
@@ -37,7 +38,8 @@ def explain(
 
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
     (the cap or gate that decided, by its name in the policy), related_event_id (the retraction that withdrew the event;
-    the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running).
+    the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running),
+    level (after the event; null below the first level, in a window, and without levels in the policy).
     `earned` adds up to the score exactly: rows with the reasons `start`, `bounds` (floor and ceiling) and `hidden`
     contain the part of the score that no event earned, if any. Where points decay, it is what an event added to the
     rounded total of the events before it, so that no rounding is left over.
@@ -157,9 +159,20 @@ def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
         "hidden": bounds if rules.status.shown is None else units(rules.status.shown, policy),
         "points": f"CASE WHEN micro_points IS NOT NULL THEN {exact('micro_points', policy.score_digits)} END",
         "rating": "CAST(micro_rating AS DOUBLE) / 1e6",
+        **_weight(policy),
         "earned": _exactly("earned", policy),
         "running": _exactly("running", policy),
+        "contributions": contributions_with_levels(policy) if view.has_bounds else statement("without_levels"),
+        "level": level_name(policy, "level_no"),
     }
+
+
+def _weight(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the column of raters' weights, from 0 to 1; none where all weigh alike."""
+    if policy.rules.raters is None:
+        return {"weighed": "", "unweighed": "", "weight": ""}
+    weight = "\n    CAST(micro_weight AS DOUBLE) / 1e6 AS weight,"
+    return {"weighed": "\n        weight AS micro_weight,", "unweighed": " NULL,", "weight": weight}
 
 
 def _exactly(total: str, policy: EffectivePolicy) -> str:

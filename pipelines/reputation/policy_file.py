@@ -33,7 +33,7 @@ _KINDS = {
     "string_type": "a text",
 }
 """What a value of a wrong type has to be, as TOML calls it."""
-_ABBREVIATED = {("fixed",), ("equals",)}
+_ABBREVIATED = {("fixed",), ("equals",), ("at",)}
 """Keys of which a file writes only the value, in place of their table."""
 
 

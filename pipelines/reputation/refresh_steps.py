@@ -33,10 +33,9 @@ from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
-from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
+from pipelines.reputation.warehouse_tables import SUMS, TABLES_BY_DAY, pending_trend_tables
 
 _SINGLE_THREADED_USERS = 20_000
-_TABLES_BY_DAY = {"user_days", "user_reasons"}
 _TABLES_OF_SCORES = {"reputation", SUMS}
 
 
@@ -152,12 +151,28 @@ def find_affected_users(
     users = histories.changed_users(
         version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
     )
-    erased, moved = _erased_events(connection), connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
-    users = union(users, pa.concat_tables([erased, moved])["user_hash"].to_numpy())
+    users = union(users, _removed_events(connection)["user_hash"].to_numpy())
     if not has_completions(policy):
         return users
-    changed = pa.concat_tables([histories.events_after(version, since_us, as_of_us), erased, moved])
+    changed = changed_events(connection, histories, since, as_of_us)
     return union(users, users_of_completions(connection, histories, changed))
+
+
+def changed_events(
+    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, since: tuple[int, int], as_of_us: int
+) -> pa.Table:
+    """Return the events (ROWS) that became known since a warehouse, were erased, or moved to another user by a merge.
+
+    since, as_of_us: as of `find_affected_users`.
+    """
+    version, since_us = since
+    return pa.concat_tables([histories.events_after(version, since_us, as_of_us), _removed_events(connection)])
+
+
+def _removed_events(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return the events (ROWS) that were erased or moved to another user by a merge."""
+    moved = connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
+    return pa.concat_tables([_erased_events(connection), moved])
 
 
 @contextmanager
@@ -213,7 +228,7 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables
     scores, counts = pl.Series("user_id", [], dtype=pl.String), Counts(0, 0, 0)
     for name, query in tables.items():
         _compare(connection, stored, name, query, users)
-        if name in _TABLES_BY_DAY:
+        if name in TABLES_BY_DAY:
             connection.execute(statement("refresh_changed_day"))
         if name == "user_days":
             events, counted = one_row(connection.execute(statement("refresh_count_events")))
@@ -267,9 +282,9 @@ def recompute_pending_trends(
     load_stored(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
     users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
-    sources = {name: name for name in _TABLES_BY_DAY}
+    sources = {name: name for name in TABLES_BY_DAY}
     if len(users) <= max_users:
-        sources = {name: load_stored(connection, stored, name, users) for name in _TABLES_BY_DAY}
+        sources = {name: load_stored(connection, stored, name, users) for name in TABLES_BY_DAY}
     for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))

@@ -97,6 +97,8 @@ class Shown:
     """NAME@VERSION of the policy in force."""
     status: str | None
     """`active` or `suspended`; None if there was no document of the user."""
+    level: str | None
+    """The level of the all-time score; None below the first, if it was hidden, and without levels in the policy."""
     numbers: dict[str, Any]
     """The columns of the view: score, events, measures and rating_count; empty if the view was not shown."""
 
@@ -136,6 +138,7 @@ class _State:
 
     policy: EffectivePolicy
     status: str | None
+    level: str | None
     numbers: dict[str, Any]
     rows: pl.DataFrame
 
@@ -177,7 +180,14 @@ def explain_shown(
     if all(state.status is None for state in (states[0], states[-1])):
         raise KarmalakeError(_nothing_shown(user_id, since, until))
     before, after = (
-        Shown(moment, version, f"{state.policy.name}@{state.policy.rules.version}", state.status, state.numbers)
+        Shown(
+            moment,
+            version,
+            f"{state.policy.name}@{state.policy.rules.version}",
+            state.status,
+            state.level,
+            state.numbers,
+        )
         for moment, version, state in zip((since, until), versions, (states[0], states[-1]), strict=True)
     )
     return ShownChange(user_id, view, before, after, _causes(states, since, merged), unread)
@@ -232,7 +242,7 @@ class _Steps:
     def move(self, policy: Policy, as_of: datetime, known_at: datetime, known: Aliases) -> EffectivePolicy:
         """Move to a moment, and compute `fact` of the explained user; return the policy in force."""
         in_force = policy.at(as_of)
-        if (in_force, known) == self._defined:
+        if (in_force, known) == self._defined and in_force.rules.raters is None:  # weights are those of a moment
             set_as_of(self._connection, as_of)
             set_known_at(self._connection, known_at)
         else:
@@ -315,9 +325,9 @@ def _state(connection: duckdb.DuckDBPyConnection, view: str, policy: EffectivePo
     found = next((each for each in views(policy) if each.name == view), None)
     rows = _linked(connection, contributions(connection, policy, found or views(policy)[0]))
     if found is None or not document:
-        return _State(policy, document.get("status"), {}, rows.clear())
+        return _State(policy, document.get("status"), document.get("level"), {}, rows.clear())
     numbers = {column: document[f"{view}_{column}"] for column in view_columns(policy)}
-    return _State(policy, document["status"], numbers, rows)
+    return _State(policy, document["status"], document.get("level"), numbers, rows)
 
 
 def _linked(connection: duckdb.DuckDBPyConnection, rows: pl.DataFrame) -> pl.DataFrame:

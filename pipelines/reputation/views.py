@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
-from pipelines.reputation.measures import tally_columns, value
+from pipelines.reputation.measures import tally_columns, value, weighted_tally_columns, weighted_value
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.decay import SCORE_DIGITS, SUM_DIGITS, HalfLife
 from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
@@ -65,16 +65,31 @@ def summed_query(policy: EffectivePolicy) -> str:
     """Return the query of a row per user with the sums, counts and measures of every view, from `fact`."""
     tallies = [column for view in views(policy) for column in tally(view, policy)]
     columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in summed_columns(view, policy).items()]
+    if policy.rules.levels and not policy.decays:
+        tallies.append("arg_max(level_no, event_rank) AS level_no")
+        columns.append("level_no")
     return statement("step_17_summed", tallies=",\n        ".join(tallies), columns=",\n    ".join(columns))
 
 
 def reputation_query(policy: EffectivePolicy, summed: str | None = None) -> str:
-    """Return the query of `reputation`: user_id, status and the columns of every view.
+    """Return the query of `reputation`: user_id, status, the level, if the policy has levels, and every view's columns.
 
     summed: a table with the rows of `summed_query`; None: compute them from `fact`.
     """
-    shown = [f"{sql} AS {name}" for view in views(policy) for name, sql in shown_columns(view, policy).items()]
+    every_view = (each for view in views(policy) for each in shown_columns(view, policy).items())
+    shown = [f"{sql} AS {name}" for name, sql in (*_level(policy).items(), *every_view)]
     return statement("step_18_reputation", summed=summed or f"({summed_query(policy)})", shown=",\n    ".join(shown))
+
+
+def level_columns(policy: EffectivePolicy) -> list[str]:
+    """Return the columns of the level: none for a policy without levels."""
+    return list(_level(policy))
+
+
+def level_name(policy: EffectivePolicy, number: str) -> str:
+    """Return SQL of the name of a level from SQL of its number, from 1; null for 0, and above the highest."""
+    names = "".join(f" WHEN {number} THEN '{name}'" for number, name in enumerate(policy.rules.levels, 1))
+    return f"CASE {number}{names} END" if names else "CAST(NULL AS VARCHAR)"
 
 
 def view_columns(policy: EffectivePolicy) -> list[str]:
@@ -90,8 +105,9 @@ def tally(view: View, policy: EffectivePolicy) -> list[str]:
         f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
         f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
+    aggregates = tally_columns if policy.rules.raters is None else weighted_tally_columns
     for name, measure in policy.rules.all_measures.items():
-        columns += tally_columns(f"{view.name}_{name}", measure, within)
+        columns += aggregates(f"{view.name}_{name}", measure, within)
     return columns
 
 
@@ -116,11 +132,11 @@ def _sums(view: View, policy: EffectivePolicy) -> list[str]:
 
 def summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
-    name = view.name
+    name, measured = view.name, value if policy.rules.raters is None else weighted_value
     return {
         **{column: column for column in _sums(view, policy)},
         f"{name}_events": f"{name}_count",
-        **{f"{name}_{key}": value(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()},
+        **{f"{name}_{key}": measured(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()},
         f"{name}_rating_count": f"{name}_ratings",
     }
 
@@ -139,11 +155,37 @@ def shown_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     return columns
 
 
+def _level(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the columns of the level with their SQL, from a row of sums; a suspension may hide them."""
+    levels, total = policy.rules.levels, _total(views(policy)[0], policy)
+    if not levels:
+        return {}
+    number, nexts = "level_no", enumerate(levels.values())
+    if policy.decays:
+        reached = (units(level.at, policy) for level in levels.values())
+        number = f"({' + '.join(statement('has_level', score=total, reached=each) for each in reached)})"
+    needed = "".join(f" WHEN {below} THEN {units(level.at, policy)}" for below, level in nexts)
+    to_next = _in_points(f"(CASE {number}{needed} END - {total})", policy)
+    columns = {
+        "level": level_name(policy, number),
+        "next_level": level_name(policy, f"{number} + 1"),
+        "points_to_next_level": f"CASE WHEN {number} < {len(levels)} THEN {to_next} END",
+    }
+    if policy.rules.status.rule == "hide":
+        return {name: f"CASE WHEN status = 'active' THEN {sql} END" for name, sql in columns.items()}
+    return columns
+
+
 def _score(view: View, policy: EffectivePolicy) -> str:
+    return _in_points(_total(view, policy), policy)
+
+
+def _total(view: View, policy: EffectivePolicy) -> str:
+    """Return the score of a view in the unit of `units`, from a row of sums."""
     total = in_units(_sums(view, policy), policy)
     if view.has_bounds:
         total = bounded(f"{total} + {units(policy.rules.score.start, policy)}", policy)
-    return _in_points(total, policy)
+    return total
 
 
 def in_units(totals: Sequence[str], policy: EffectivePolicy) -> str:

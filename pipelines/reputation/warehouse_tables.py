@@ -13,14 +13,16 @@ from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.scopes import is_scope_table, scope_tables, scope_views_of_moment
 from pipelines.reputation.sql import all_statements, statement
 from pipelines.reputation.steps import step_statements
-from pipelines.reputation.views import exact, exact_type, reputation_query, summed_query
+from pipelines.reputation.views import exact, exact_type, level_name, reputation_query, summed_query
 
 ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
-_USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "status_periods"})
+_USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods"})
 """A warehouse has either `reputation` or the sums as a table."""
+TABLES_BY_DAY = ("user_days", "user_reasons", "user_levels")
+"""The tables of users that trends are computed from, which have a column `day`."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
 _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHERE day IN (FROM pending_day))"
 
@@ -34,10 +36,15 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
     return {
         "user_days": statement("table_user_days", **sums),
         "user_reasons": statement("table_user_reasons"),
+        "user_levels": statement("table_user_levels", **_level_names(policy)),
         "status_periods": statement("table_status_periods", only=only),
         **_scores(policy),
         **scope_tables(policy),
     }
+
+
+def _level_names(policy: EffectivePolicy) -> dict[str, str]:
+    return {"level": level_name(policy, "level_no"), "level_before": level_name(policy, "level_no_before")}
 
 
 def is_user_table(name: str) -> bool:
@@ -58,13 +65,18 @@ def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
     """Return the queries of the trends, over the tables of the users."""
-    return _trends(policy, {"user_days": "user_days", "user_reasons": "user_reasons"}, "", "")
+    return _trends(policy, {name: name for name in TABLES_BY_DAY}, "", "")
+
+
+def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the query of the raters' weights, if they have any: DuckDB computes them, whatever the engine."""
+    return {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
 
 
 def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
     """Return the queries of the trends, restricted to the days in `pending_day`.
 
-    sources: for `user_days` and `user_reasons` a table with at least the rows of the users with events on these days.
+    sources: for each of TABLES_BY_DAY a table with at least the rows of the users with events on these days.
     """
     return _trends(policy, sources, _PENDING_DAYS, _USERS_OF_PENDING_DAYS.format(**sources))
 
@@ -74,6 +86,7 @@ def _trends(policy: EffectivePolicy, sources: Mapping[str, str], of_days: str, o
     return {
         "trends_daily": statement("table_trends_daily", exact=score, of_days=of_days, **sources),
         "trends_reasons": statement("table_trends_reasons", of_days=of_days, **sources),
+        "trends_levels": statement("table_trends_levels", of_days=of_days, **sources),
         "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users, **sources),
     }
 

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
+import pytest
 import vl_convert
 
 from pipelines.dashboard import charts
@@ -23,6 +24,7 @@ def _days(days: int, **columns: float) -> pl.DataFrame:
     return pl.DataFrame({"first_day": first_days}).with_columns(**columns)
 
 
+@pytest.mark.slow
 def test_days_have_a_month() -> None:
     """A label of a day says its month, for any number of days; the first of a month may be its name alone."""
     for days in (5, 20, 100):

@@ -64,7 +64,10 @@ def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[R
         for user_id in sorted(users)
         for value, views in sorted(users[user_id].scopes[scope].items())
     ]
-    overall = [_row((user_id,), users[user_id].status, users[user_id].views) for user_id in sorted(users)]
+    overall = [
+        _row((user_id,), users[user_id].status, users[user_id].views, users[user_id].level or ())
+        for user_id in sorted(users)
+    ]
     return sorted(contributions), overall + scopes
 
 
@@ -101,10 +104,10 @@ def _exact(row: Row) -> Row:
     return tuple(value if isinstance(value, str | float | None) else Fraction(value) for value in row)
 
 
-def _row(head: Row, status: str, views: dict[str, naive.Shown]) -> Row:
+def _row(head: Row, status: str, views: dict[str, naive.Shown], level: Row = ()) -> Row:
     shown = [
         value
         for view in views.values()
         for value in (view.score, view.events, *view.measures.values(), view.rating_count)
     ]
-    return (*head, status, *shown)
+    return (*head, status, *level, *shown)

@@ -6,10 +6,11 @@ It is independent: it shares the policy model with the engine, and none of the c
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from itertools import groupby
 
 from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
@@ -17,6 +18,7 @@ from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.scopes import Scope
 from tests.reputation.history import DAY, MINUTE, Event, at, us
+from tests.reputation.naive_raters import weight_of
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
@@ -55,6 +57,8 @@ class Reputation:
     contributions: list[Contribution]
     scopes: dict[str, dict[str, dict[str, Shown]]]
     """The views of each value of each scope."""
+    level: tuple[str | None, str | None, Fraction | None] | None = None
+    """The level, the next one and the points up to it; None for a policy without levels."""
 
 
 def number(text: str | None, digits: int) -> Fraction | None:
@@ -105,24 +109,26 @@ def holds(condition: Condition, text: str | None) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
-def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
-    """Return the value of a measure over ratings, oldest first."""
-    used = ratings[-measure.last :] if measure.last else ratings
+def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> float | int | None:
+    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing."""
+    used = [(rating, weight) for rating, weight in (ratings[-measure.last :] if measure.last else ratings) if weight]
     if measure.positive_from is not None and measure.negative_to is not None:
-        used = [rating for rating in used if rating >= measure.positive_from or rating <= measure.negative_to]
+        used = [each for each in used if each[0] >= measure.positive_from or each[0] <= measure.negative_to]
     n = len(used)
-    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in used)
+    positive = [each for each in used if measure.positive_from is not None and each[0] >= measure.positive_from]
+    p = len(positive)
     if measure.formula in ("positives", "negatives"):
         return p if measure.formula == "positives" else n - p
     if n < measure.minimum_count:
         return None if measure.below_minimum is None else float(measure.below_minimum)
-    exact = formula(measure, used, p)
+    exact = formula(measure, used, sum((weight for _, weight in positive), Fraction(0)))
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
-def formula(measure: Measure, used: list[Fraction], p: int) -> Fraction:
-    """Return the exact value of a measure over the ratings that it uses; p of them are positive."""
-    total, n = sum(used, Fraction(0)), len(used)
+def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction) -> Fraction:
+    """Return the exact value of a measure over the ratings that it uses; the positive ones weigh p."""
+    total = sum((rating * weight for rating, weight in used), Fraction(0))
+    n = sum((weight for _, weight in used), Fraction(0))
     match measure.formula:
         case "mean":
             return total / n
@@ -133,18 +139,19 @@ def formula(measure: Measure, used: list[Fraction], p: int) -> Fraction:
             prior = Fraction(measure.prior_positive)
             return (p + prior) / (n + prior + Fraction(measure.prior_negative))
         case "share":
-            return Fraction(p, n)
+            return p / n
         case "wilson":
             return wilson(p, n, Decimal(measure.z))
         case other:
             raise AssertionError(f"{other} is a count, or has no naive implementation")
 
 
-def wilson(p: int, n: int, z: Decimal) -> Fraction:
+def wilson(positive: Fraction, all_: Fraction, z: Decimal) -> Fraction:
     """Return the lower bound with 15 digits after the point, computed with 50."""
     with localcontext() as context:
         context.prec = 50
-        share = Decimal(p) / n
+        p, n = (Decimal(number.numerator) / number.denominator for number in (positive, all_))
+        share = p / n
         spread = z * (share * (1 - share) / n + z * z / (4 * n * n)).sqrt()
         bound = (share + z * z / (2 * n) - spread) / (1 + z * z / n)
         return Fraction(bound.quantize(Decimal("1e-15")))
@@ -170,7 +177,9 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
     for event in events:
         if event.t < as_of:
             histories[event.user_id].append(event)
-    accounts = {user_id: _Account(policy, as_of, history) for user_id, history in histories.items()}
+    everything = [event for history in histories.values() for event in history]
+    weigh = weight_of(everything, version_at(policy, as_of), rating_of)
+    accounts = {user_id: _Account(policy, as_of, history, weigh) for user_id, history in histories.items()}
     return {user_id: account.play(list(accounts.values())) for user_id, account in accounts.items()}
 
 
@@ -220,8 +229,9 @@ def bucket(t: int, period: str | None) -> object:
 class _Account:
     """One user: applies the events in order, then returns contributions and views."""
 
-    def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
+    def __init__(self, policy: Policy, as_of: int, history: list[Event], weigh: Callable[[Event], Fraction]) -> None:
         self.whole = policy
+        self.weigh = weigh
         self.policy = version_at(policy, as_of)
         self.as_of = as_of
         self.suspended = False
@@ -281,7 +291,7 @@ class _Account:
         shown = {name: self._view(self.contributions, window) for name, window in windows.items()}
         shown["all_time"] = self._with_bounds(shown["all_time"])
         scopes = {name: self._scope(scope, windows) for name, scope in self.policy.scopes.items()}
-        return Reputation("suspended" if self.suspended else "active", shown, self.contributions, scopes)
+        return Reputation("suspended" if self.suspended else "active", shown, self.contributions, scopes, self._level())
 
     def _scope(self, scope: Scope, windows: dict[str, int | None]) -> dict[str, dict[str, Shown]]:
         """Return the views of each value that a counted event has, from the contributions of its events alone."""
@@ -297,8 +307,42 @@ class _Account:
             if any(c.counted for c in own)
         }
 
-    def _order(self, event: Event) -> tuple[int, bool, str]:
-        return event.t, not self._is_status(event), event.event_id
+    def _level(self) -> tuple[str | None, str | None, Fraction | None] | None:
+        """Return the level: that of the score, or of the last score after an event that was outside of its bounds."""
+        names, levels = list(self.policy.levels), list(self.policy.levels.values())
+        if not levels:
+            return None
+        if self.suspended and self.policy.status.rule == "hide":
+            return None, None, None
+        decays = any(rules.decays for rules in self.whole.versions)
+        score = round(self._bounded(sum((self._decayed(c) for c in self.contributions), Fraction(0))), 12)
+        held = 0
+        for each in [score] if decays else self._scores():
+            while held and each < levels[held - 1].lost_below:
+                held -= 1
+            while held < len(levels) and each >= levels[held].at:
+                held += 1
+        name = names[held - 1] if held else None
+        return (name, None, None) if held == len(levels) else (name, names[held], Fraction(levels[held].at) - score)
+
+    def _scores(self) -> list[Fraction]:
+        """Return the score before the first event, and after each."""
+        scores, total = [self._bounded(Fraction(0))], Fraction(0)
+        for _, emissions in groupby(self.contributions, key=lambda c: c.event.event_id):
+            total += sum((c.granted for c in emissions), Fraction(0))
+            scores.append(self._bounded(total))
+        return scores
+
+    def _bounded(self, points: Fraction) -> Fraction:
+        own = self.policy.score
+        score = points + Fraction(own.start)
+        score = score if own.floor is None else max(score, Fraction(own.floor))
+        return score if own.ceiling is None else min(score, Fraction(own.ceiling))
+
+    def _order(self, event: Event) -> tuple[int, bool, Fraction, str]:
+        key = self.policy.order_by
+        row = None if key is None else number(event.metadata.get(key), 6)
+        return event.t, not self._is_status(event), Fraction(-(10**12)) if row is None else row, event.event_id
 
     def _is_status(self, event: Event) -> bool:
         return event.action_type in self.policy.status.suspend + self.policy.status.reinstate
@@ -429,7 +473,7 @@ class _Account:
     def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
-        ratings = [c.rating for c in within if c.rating is not None]
+        ratings = [(c.rating, self.weigh(c.event)) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
         measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
@@ -438,10 +482,6 @@ class _Account:
 
     def _with_bounds(self, shown: Shown) -> Shown:
         """Return the overall view of all time with start, floor and ceiling, unless it is hidden."""
-        policy = self.policy
-        if self.suspended and policy.status.rule == "hide":
+        if self.suspended and self.policy.status.rule == "hide":
             return shown
-        score = shown.score + Fraction(policy.score.start)
-        score = score if policy.score.floor is None else max(score, Fraction(policy.score.floor))
-        score = score if policy.score.ceiling is None else min(score, Fraction(policy.score.ceiling))
-        return replace(shown, score=score)
+        return replace(shown, score=self._bounded(shown.score))

@@ -1,6 +1,7 @@
 """Random policies, feature by feature, over the actions Rated, Starred, Done, Tipped and Many."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, get_args
 
 from hypothesis import strategies as st
@@ -167,6 +168,27 @@ def adjustments() -> st.SearchStrategy[Table]:
     return halving.map(lambda chosen: {"action": "Adjusted", "points": points} | chosen)
 
 
+def levels() -> st.SearchStrategy[Table]:
+    """Return levels, some of which are lost below another score than reaches them."""
+    first = st.sampled_from([-3, 0, {"at": "0.5", "falls_below": -1}])
+    second = st.sampled_from([2, {"at": 3, "falls_below": "0.75"}])
+    third = st.sampled_from(["3.25", {"at": 4, "falls_below": 2}])
+    return st.fixed_dictionaries({"low": first}, optional={"mid": second, "top": third})
+
+
+def allowed(tables: tuple[Table, ...]) -> list[Table]:
+    """Return versions without levels above their ceiling, and where points decay with levels that have no history."""
+    decays = "half_life_days" in repr(tables)
+    return [table | {"levels": _allowed(table, decays=decays)} if "levels" in table else table for table in tables]
+
+
+def _allowed(version: Table, *, decays: bool) -> Table:
+    at = {name: Decimal(level["at"] if isinstance(level, dict) else level) for name, level in version["levels"].items()}
+    ceiling = Decimal(version.get("score", {}).get("ceiling", 100))
+    kept = sorted((name for name in at if at[name] <= ceiling), key=at.__getitem__)
+    return {name: at[name] if decays else version["levels"][name] for name in kept}
+
+
 def everything() -> st.SearchStrategy[Table]:
     """Return any combination of a version's features."""
     tables = {
@@ -177,6 +199,8 @@ def everything() -> st.SearchStrategy[Table]:
         "completion": completion(),
         "once": once(),
         "caps": caps(),
+        "levels": levels(),
+        "order_by": st.sampled_from(["amount", "rating"]),
         "scopes": scopes(),
         "measures": st.dictionaries(st.sampled_from(["rating_average", "a"]), measures(), min_size=1),
     }
@@ -185,12 +209,14 @@ def everything() -> st.SearchStrategy[Table]:
 
 def whole_policies() -> st.SearchStrategy[Policy]:
     """Return policies of one version that use any combination of features."""
-    return everything().map(lambda tables: policy(**tables))
+    return everything().map(lambda tables: policy(**allowed((tables,))[0]))
 
 
 def versioned(starts: tuple[datetime, ...], mode: str, *tables: Table) -> Policy:
     """Return a policy of several versions; all but the first have a start."""
-    versions = [policy(**changes).versions[0].model_dump(exclude_unset=True, by_alias=True) for changes in tables]
+    versions = [
+        policy(**changes).versions[0].model_dump(exclude_unset=True, by_alias=True) for changes in allowed(tables)
+    ]
     for number, version in enumerate(versions):
         version |= {"version": str(number), "effective_from": starts[number - 1] if number else None}
     return Policy.model_validate({"name": "versioned", "mode": mode, "versions": versions})

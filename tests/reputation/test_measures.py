@@ -68,6 +68,16 @@ def test_by_hand(ratings: list[str], measure: Any, value: Any) -> None:
     assert shown(ratings, **measure) == value
 
 
+def test_the_last_n_are_by_event_time_then_the_row_of_the_source() -> None:
+    """Rows are numbers, not texts, and an event without one comes before the others of its time."""
+    rows = [("c", "5", {}), ("a", "1", {"row": "10"}), ("b", "2", {"row": "9"}), ("d", "4", {"row": "8"})]
+    events = [Event(i, "ann", "Rated", NOW - DAY, {"rating": r} | row) for i, r, row in rows]
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(events))
+        rules = policy(order_by="row", measures={"rating_average": {"formula": "mean", "last": 2}})
+        assert scores(connection, rules, AS_OF)["all_time_rating_average"][0] == 1.5
+
+
 def test_the_last_n_are_by_event_time_then_event_id() -> None:
     """Neither arrival nor the rating's value determines which ratings are the latest."""
     t = NOW - DAY

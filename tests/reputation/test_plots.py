@@ -86,6 +86,7 @@ def test_a_chart_of_unknown_users_is_refused(warehouse: Warehouse) -> None:
         warehouse.plot.timeline(["dan", "ann", "cid"])
 
 
+@pytest.mark.slow
 def test_a_chart_is_drawn_here(warehouse: Warehouse, tmp_path: Any) -> None:
     """As an image, by the installed packages."""
     warehouse.plot.trend("survival").save(tmp_path / "chart.svg")

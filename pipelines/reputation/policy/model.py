@@ -98,6 +98,20 @@ class Policy(Section):
             names.add(rules.version)
         return self
 
+    @model_validator(mode="after")
+    def _levels_follow_events(self) -> Self:
+        if not any(rules.decays for rules in self.versions):
+            return self
+        for i, rules in enumerate(self.versions):
+            for name, level in rules.levels.items():
+                if level.depends_on_history:
+                    message = (
+                        "cannot be combined with half_life_days: a score that decays changes without events, so no "
+                        "event says whether the level was kept; remove falls_below"
+                    )
+                    raise RuleError(("versions", str(i), "levels", name, "falls_below"), message)
+        return self
+
     @property
     def version(self) -> str:
         """Return the name of the newest version, in force or not."""

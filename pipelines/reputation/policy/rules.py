@@ -8,8 +8,10 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
+from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.scopes import Scope, ScopeName
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -44,6 +46,9 @@ class Rules(Section):
     """When the version comes into force; the first version of a policy has always been in force."""
     windows_days: tuple[Annotated[int, Field(ge=1, le=36_500)], ...] = (7, 30, 90, 365)
     """Lengths N, in days, of the views besides all time: [as_of - N x 86,400 s, as_of)."""
+    order_by: Name | None = None
+    """The metadata key of a number, such as the row in the source, that orders a user's events of the same time before
+    their event_ids do; None: the event_ids alone. The key has to be in the event itself, not in a correction."""
     decay_step_minutes: Annotated[int, Field(ge=1, le=_DAY_MINUTES)] = 60
     """Length of the steps in which points decay, which divides a UTC day: scores are those of the end of the step."""
     score: Score = Score()
@@ -56,8 +61,12 @@ class Rules(Section):
     completion: dict[Name, Completion] = Field(default_factory=dict)
     once: dict[Name, Once] = Field(default_factory=dict)
     caps: dict[Name, Cap] = Field(default_factory=dict)
+    raters: Raters | None = None
+    """How much each rater's ratings weigh in the measures; None: all alike."""
     measures: dict[ColumnName, Measure] = Field(default_factory=dict)
     """Measures of the ratings of every view, by column name; may redefine `rating_average`."""
+    levels: dict[LevelName, Level] = Field(default_factory=dict, max_length=MAX_LEVELS)
+    """Levels of the all-time score by name, the lowest first."""
     scopes: dict[ScopeName, Scope] = Field(default_factory=dict, max_length=_MAX_SCOPES)
     """Reputations beside the overall one, by name."""
 
@@ -67,6 +76,7 @@ class Rules(Section):
             raise RuleError(("windows_days",), "contains a length twice: remove one")
         if taken := sorted(_TAKEN & self.measures.keys()):
             raise RuleError(("measures", taken[0]), "every view already has a column of this name: choose another")
+        check_levels(self.levels, self.score.ceiling)
         self._check_roles()
         self._check_decay_step()
         for kind, rules in {"completion": self.completion, "once": self.once, "caps": self.caps}.items():

@@ -48,15 +48,15 @@ WITH summed AS (
     SELECT
         *,
         $running_sum AS running_sum
-    FROM contribution
+    FROM $contributions AS contribution
     WHERE $among
-    WINDOW so_far AS (PARTITION BY user_id ORDER BY t, event_id, emission_no ROWS UNBOUNDED PRECEDING)
+    WINDOW so_far AS (PARTITION BY user_id ORDER BY t, source_row, event_id, emission_no ROWS UNBOUNDED PRECEDING)
 ),
 
 mine AS (
     SELECT * REPLACE (
         running_sum
-        - lag(running_sum, 1, 0) OVER (PARTITION BY user_id ORDER BY t, event_id, emission_no) AS earned
+        - lag(running_sum, 1, 0) OVER (PARTITION BY user_id ORDER BY t, source_row, event_id, emission_no) AS earned
     )
     FROM summed
 ),
@@ -73,6 +73,7 @@ ledger AS (
         user_id,
         1 AS part,
         t,
+        source_row,
         event_id,
         action_type,
         emission_no,
@@ -81,17 +82,22 @@ ledger AS (
         reason,
         related_event_id,
         points AS micro_points,
-        rating AS micro_rating,
-        CAST(earned AS HUGEINT) AS earned
+        rating AS micro_rating,$weighed
+        CAST(earned AS HUGEINT) AS earned,
+        level_no
     FROM mine
     UNION ALL
-    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL,$unweighed $start, NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total
+    SELECT
+        user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL,$unweighed $bounded - total,
+        NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded
+    SELECT
+        user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL,$unweighed $hidden - $bounded,
+        NULL
     FROM whole
     WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
@@ -107,18 +113,19 @@ SELECT
     rule,
     related_event_id,
     $points AS points,
-    $rating AS rating,
+    $rating AS rating,$weight
     $earned AS earned,
-    $running AS score
+    $running AS score,
+    $level AS level
 FROM (
     SELECT
         *,
         sum(earned) OVER (
             PARTITION BY user_id
-            ORDER BY part, t, event_id, emission_no
+            ORDER BY part, t, source_row, event_id, emission_no
             ROWS UNBOUNDED PRECEDING
         ) AS running
     FROM ledger
     WHERE part = 1 OR earned <> 0
 )
-ORDER BY user_id, part, t, event_id, emission_no
+ORDER BY user_id, part, t, source_row, event_id, emission_no

@@ -69,7 +69,7 @@ LEFT JOIN retracted_event AS retraction
 LEFT JOIN (
     SELECT
         known.metadata[getvariable('correction_target')] AS target_id,
-        arg_max(known.event_id, (known.t, known.event_id)) AS event_id
+        arg_max(known.event_id, (known.t, known.source_row, known.event_id)) AS event_id
     FROM known_event AS known
     LEFT JOIN retracted_event AS retracted
         ON retracted.user_id = known.user_id AND retracted.event_id = known.event_id

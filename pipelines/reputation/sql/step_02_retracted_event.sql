@@ -7,9 +7,14 @@ FROM (
         user_id,
         target_id,
         retraction_id,
-        row_number() OVER (PARTITION BY user_id, target_id ORDER BY t, retraction_id) AS retraction_no
+        row_number() OVER (PARTITION BY user_id, target_id ORDER BY t, source_row, retraction_id) AS retraction_no
     FROM (
-        SELECT user_id, event_id AS retraction_id, t, metadata[getvariable('retraction_target')] AS target_id
+        SELECT
+            user_id,
+            event_id AS retraction_id,
+            t,
+            source_row,
+            metadata[getvariable('retraction_target')] AS target_id
         FROM known_event
         WHERE role = 'retraction'
     )

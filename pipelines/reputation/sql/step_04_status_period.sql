@@ -10,6 +10,6 @@ FROM (
         lead(t) OVER status_order AS to_t,
         lead(event_id) OVER status_order AS reinstated_by
     FROM status_transition
-    WINDOW status_order AS (PARTITION BY user_id ORDER BY t, event_id)
+    WINDOW status_order AS (PARTITION BY user_id ORDER BY t, source_row, event_id)
 )
 WHERE suspends

@@ -13,7 +13,7 @@ LEFT JOIN (
         correction.metadata[getvariable('correction_target')] AS target_id,
         row_number() OVER (
             PARTITION BY correction.user_id, correction.metadata[getvariable('correction_target')]
-            ORDER BY correction.t DESC, correction.event_id DESC
+            ORDER BY correction.t DESC, correction.source_row DESC, correction.event_id DESC
         ) AS newest_no
     FROM known_event AS correction
     LEFT JOIN retracted_event AS retracted

@@ -14,7 +14,7 @@ FROM (
                 competes,
                 $per
                 bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
-            ORDER BY t $direction, event_id $direction
+            ORDER BY t $direction, source_row $direction, event_id $direction
         ) AS winner
     FROM (
         SELECT

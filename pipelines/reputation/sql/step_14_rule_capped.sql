@@ -27,7 +27,7 @@ FROM (
                     applies,
                     $per
                     bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
-                ORDER BY t, event_id, emission_no
+                ORDER BY t, source_row, event_id, emission_no
                 ROWS UNBOUNDED PRECEDING
             ) AS total
         FROM (

@@ -7,10 +7,11 @@ SELECT
     event_id,
     action_type,
     t,
+    source_row,
     emission_no,
     version,
     points,
-    rating,
+    rating,$weight
     granted,
     half_life_us,
     $earned AS earned,
@@ -19,4 +20,4 @@ SELECT
     reason,
     rule,
     related_event_id$scopes
-FROM $source
+FROM $source$weights

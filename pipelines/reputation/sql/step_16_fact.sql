@@ -8,11 +8,13 @@ SELECT
     granted,
     $half_life AS half_life_us,
     earned,
-    rating,
+    rating,$weight
     $rating_rank AS rating_rank,
+    level_no,
+    event_rank,
     counted,
     is_first,
     reason$scopes
-FROM contribution
+FROM $contributions AS contribution
 $only
-WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)
+WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, source_row DESC, event_id DESC)

@@ -18,6 +18,14 @@ AND event.batch_id IN (
     WHERE epoch_us(committed) < getvariable('known_at')
 )
 
+-- name: source_row
+-- The order of step_01 among events of the same time; a number of the metadata has at most 18 digits.
+coalesce(parse_micro(event.metadata[getvariable('order_by')]), -1000000000000000000)
+
+-- name: no_source_row
+-- The same of a policy without order_by.
+CAST(0 AS BIGINT)
+
 -- name: per
 -- One of the metadata keys of a rule's groups, in steps 12 and 14.
 metadata[getvariable('${rule}_key_$number')],
@@ -62,3 +70,37 @@ CASE
         * pow(2.0, coalesce(CAST((t - epoch_us) % half_life_us AS DOUBLE) / CAST(half_life_us AS DOUBLE), 0.0))
     ) AS HUGEINT)
 END
+
+-- name: without_levels
+-- The contributions as step_16 reads them, of a policy without levels.
+(SELECT *, CAST(NULL AS BIGINT) AS level_no, CAST(NULL AS BIGINT) AS event_rank FROM contribution)
+
+-- name: with_levels
+-- The contributions with the score after each event, and the level that the user has then. The emissions of one event
+-- have the same.
+(
+    SELECT *, $level_no AS level_no
+    FROM (
+        SELECT *, $score AS score_so_far, row_number() OVER so_far AS event_rank
+        FROM contribution
+        WINDOW so_far AS (PARTITION BY user_id ORDER BY t, source_row, event_id)
+    )
+    WINDOW in_order AS (PARTITION BY user_id ORDER BY event_rank)
+)
+
+-- name: has_level
+-- Whether the score reaches a level.
+CASE WHEN $score >= $reached THEN 1 ELSE 0 END
+
+-- name: has_level_by_history
+-- The same of a level that is lost below another score than reaches it: by the last event after which the score reached
+-- it (an odd number) or lost it (an even one), or by the score before all events.
+coalesce(
+    max(
+        CASE
+            WHEN score_so_far >= $reached THEN 2 * event_rank + 1
+            WHEN score_so_far < $lost THEN 2 * event_rank
+        END
+    ) OVER in_order % 2,
+    $at_start
+)
