@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from unittest import mock
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from pipelines.cli import main, output
 from tests.conftest import REPOSITORY
@@ -52,9 +55,25 @@ def page_with_outputs(page: str, folder: Path) -> str:
 def _inside(folder: Path) -> Iterator[None]:
     """Run commands in a folder, with its settings alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
-    wide = mock.patch.object(output, "out", Console(highlight=False, soft_wrap=True, width=_COLUMNS))
+    wide = mock.patch.object(output, "out", _HomeConsole(folder, highlight=False, soft_wrap=True, width=_COLUMNS))
     with mock.patch.dict(os.environ, kept | {"TERM": "dumb"}, clear=True), contextlib.chdir(folder), wide:
         yield
+
+
+class _HomeConsole(Console):
+    """A console that names a folder `_HOME` in the cells of a table, before their length decides the columns."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._folder = str(folder)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print tables with the other name, and anything else as it is."""
+        tables = [one for one in objects if isinstance(one, Table)]
+        for cell in (cell for table in tables for column in table.columns for cell in column.cells):
+            if isinstance(cell, Text):
+                cell.plain = cell.plain.replace(self._folder, _HOME)
+        super().print(*objects, **options)
 
 
 def _output(command: str) -> str:
@@ -73,8 +92,7 @@ def _output(command: str) -> str:
 
 def _stable(printed: str, folder: Path, began: datetime) -> str:
     """Return an output without the folder, the time of the run, seconds, and spaces at the end of lines."""
-    if str(folder) in printed:  # its length decides the width of columns
-        printed = re.sub(" {3,}", "  ", printed.replace(str(folder), _HOME))
+    printed = printed.replace(str(folder), _HOME)
     days = "|".join(sorted({f"{moment:%F}" for moment in (began, datetime.now(UTC))}))
     printed = re.sub(rf"(?:{days}) [0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}(?:\.[0-9]+)?", _NOW, printed)
     printed = _ID.sub("0" * 32, printed)

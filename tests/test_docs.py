@@ -87,6 +87,14 @@ def test_search_finds_what_people_look_for(site: Path, query: str, answer: str) 
     assert in_title[answer] == max(in_title.values())
 
 
+def test_search_ranks_what_to_do_before_why(site: Path) -> None:
+    """Decisions, changes and references come after pages that answer a request, which have no factor."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    behind = {one["location"].partition("/")[0] for one in index["docs"] if one.get("boost", 1) < 1}
+    assert behind == {"decisions", "changes", "tables", "api", "cli"}
+    assert all("boost" in one for one in index["docs"] if one["location"].partition("/")[0] in behind)
+
+
 def _words(text: str) -> set[str]:
     """Return the words of a text of the index, which is HTML."""
     return set(re.findall(r"[a-z0-9]+", re.sub("<[^>]+>", " ", text).lower()))

@@ -26,6 +26,8 @@ _NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in notebooks()}
 _PAGES = {source: page for page, source in _EXTERNAL_PAGES.items()} | {
     f"notebooks/{path.name}": page for page, path in _NOTEBOOKS.items()
 }
+_SEARCH_BOOST = {"decisions/": 0.1, "changes.md": 0.1, "tables.md": 0.5, "api.md": 0.5, "cli.md": 0.5}
+"""Pages that say why, what was or what there is, ranked in a search behind those that say what to do."""
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -45,8 +47,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001 - as mkdocs calls it
-    """Rewrite links to added pages, and replace links to code by its name."""
+    """Rewrite links to added pages, replace links to code by its name, and rank the page in a search."""
     uri = page.file.src_uri
+    if boost := next((boost for start, boost in _SEARCH_BOOST.items() if uri.startswith(start)), None):
+        page.meta["search"] = {"boost": boost}
     source = _EXTERNAL_PAGES.get(uri) or (uri if uri in _NOTEBOOKS else f"docs/{uri}")
     return _LINK.sub(lambda link: _rewrite(link, posixpath.dirname(source), posixpath.dirname(uri)), markdown)
 

@@ -1,4 +1,9 @@
-"""The charts of the dashboard: polars data frames in, Altair charts out."""
+"""The charts of the dashboard: polars data frames in, Altair charts with titles out.
+
+A title is text of the page, which wraps on a phone: in a chart it would be cut off, and leave the plot a narrow strip.
+"""
+
+from dataclasses import dataclass
 
 import altair as alt
 import polars as pl
@@ -7,33 +12,42 @@ from pipelines.reputation.charts import BLUE, GREY, INK, ORANGE
 
 _HEIGHT = 200
 _TIMELINE_HEIGHT = 140
+_DAYS = alt.Axis(format={"day": "%b %d", "date": "%b %d"})  # Vega's own are "Sat 29", without the month
 
 
-def activity(rows: pl.DataFrame) -> alt.LayerChart:
+@dataclass(frozen=True, slots=True)
+class TitledChart:
+    """A chart as wide as its place on the page, and the sentence above it."""
+
+    title: str
+    chart: alt.Chart | alt.LayerChart
+
+
+def activity(rows: pl.DataFrame) -> TitledChart:
     """Draw events and active users over time; `rows` as from `queries.activity`."""
-    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
+    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None, axis=_DAYS))
     events = base.mark_area(color=BLUE, opacity=0.35).encode(y=alt.Y("events:Q", title="events (area), users (line)"))
     users = base.mark_line(color=INK).encode(y="active_users:Q", tooltip=["first_day:T", "events:Q", "active_users:Q"])
-    last, first = rows["events"][-1], rows["events"][0]
-    return _layered(f"{last:,} events in the latest complete period, {first:,} in the first", events, users)
+    last, median = rows["events"][-1], rows["events"].median()
+    return _layered(f"{last:,} events in the latest complete period, {median:,.0f} in the median one", events, users)
 
 
-def rating(rows: pl.DataFrame) -> alt.LayerChart:
+def rating(rows: pl.DataFrame) -> TitledChart:
     """Draw the daily average with its 95 % band and the seven-day mean; `rows` as from `queries.rating`."""
-    base = alt.Chart(rows).encode(x=alt.X("day:T", title=None))
+    base = alt.Chart(rows).encode(x=alt.X("day:T", title=None, axis=_DAYS))
     band = base.mark_area(color=GREY, opacity=0.3).encode(
         y=alt.Y("lower:Q", title="rating", scale=alt.Scale(zero=False)), y2="upper:Q"
     )
     daily = base.mark_circle(color=GREY, size=18).encode(y="average:Q", tooltip=["day:T", "average:Q", "ratings:Q"])
     mean = base.mark_line(color=BLUE).encode(y="seven_day_mean:Q")
-    change = rows["seven_day_mean"][-1] - rows["seven_day_mean"][min(6, rows.height - 1)]
+    change = round(rows["seven_day_mean"][-1] - rows["seven_day_mean"][min(6, rows.height - 1)], 2) + 0  # no -0.0
     title = f"The seven-day mean rating changed by {change:+.2f} (dots: daily average; band: 95 %)"
     return _layered(title, band, daily, mean)
 
 
-def distribution(rows: pl.DataFrame) -> alt.LayerChart:
+def distribution(rows: pl.DataFrame) -> TitledChart:
     """Draw the median, middle half and middle 80 % of points; `rows` as from `queries.distribution`."""
-    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
+    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None, axis=_DAYS))
     outer = base.mark_area(color=BLUE, opacity=0.25).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
     inner = base.mark_area(color=BLUE, opacity=0.45).encode(y="p25:Q", y2="p75:Q")
     median = base.mark_line(color=INK).encode(y="median:Q")
@@ -42,7 +56,7 @@ def distribution(rows: pl.DataFrame) -> alt.LayerChart:
     return _layered(title, outer, inner, median)
 
 
-def score(ends: pl.DataFrame, shown: pl.DataFrame) -> alt.LayerChart:
+def score(ends: pl.DataFrame, shown: pl.DataFrame) -> TitledChart:
     """Draw a user's score over time: blue as it was shown, grey by event time as known now.
 
     `ends` as from `queries.scores_over_time`, `shown` as from `queries.shown_scores`.
@@ -51,30 +65,29 @@ def score(ends: pl.DataFrame, shown: pl.DataFrame) -> alt.LayerChart:
     served = alt.Chart(shown).mark_line(color=BLUE, interpolate="step-after", point=True)
     score = alt.Y("score:Q", title="score")
     layers = (
-        known.encode(x=alt.X("first_day:T", title=None), y=score, tooltip=["first_day:T", "score:Q"]),
+        known.encode(x=alt.X("first_day:T", title=None, axis=_DAYS), y=score, tooltip=["first_day:T", "score:Q"]),
         served.encode(x="moment:T", y=score, tooltip=["moment:T", "score:Q"]),
     )
     now = (shown if shown.height else ends)["score"][-1]
     return _layered(f"{now:,.6g} points now (blue: as shown; grey: by event time, as known now)", *layers)
 
 
-def timeline(sums: pl.DataFrame) -> alt.Chart:
+def timeline(sums: pl.DataFrame) -> TitledChart:
     """Draw a user's events, one row per action_type, orange for lost points; `sums` as from `queries.timeline`."""
     drawn = (
         alt.Chart(sums)
         .mark_circle(opacity=0.8)
         .encode(
-            x=alt.X("first_day:T", title=None),
+            x=alt.X("first_day:T", title=None, axis=_DAYS),
             y=alt.Y("action_type:N", title=None),
             size=alt.Size("events:Q", legend=None),
             color=alt.condition("datum.earned < 0", alt.value(ORANGE), alt.value(BLUE)),
             tooltip=["first_day:T", "action_type:N", "events:Q", "earned:Q"],
         )
     )
-    return drawn.properties(
-        width="container", height=_TIMELINE_HEIGHT, title=f"{sums['events'].sum():,} events (orange: points lost)"
-    )
+    title = f"{sums['events'].sum():,} events (orange: points lost)"
+    return TitledChart(title, drawn.properties(width="container", height=_TIMELINE_HEIGHT))
 
 
-def _layered(title: str, *layers: alt.Chart) -> alt.LayerChart:
-    return alt.LayerChart(layer=list(layers)).properties(width="container", height=_HEIGHT, title=title)
+def _layered(title: str, *layers: alt.Chart) -> TitledChart:
+    return TitledChart(title, alt.LayerChart(layer=list(layers)).properties(width="container", height=_HEIGHT))

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
 import marimo as mo
 import polars as pl
 
 from pipelines.dashboard import charts, explained, queries
 from pipelines.dashboard import health as state
-from pipelines.dashboard.table import number, paragraph, table
+from pipelines.dashboard.table import number, paragraph, table, text
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 
@@ -66,7 +65,7 @@ def user(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chooser: obj
     line = charts.score(queries.scores_over_time(history), queries.shown_scores(warehouse, user_id))
     if former:
         top.append(warning(f"{current!r} is the current user_id of {', '.join(map(repr, former))}."))
-    drawn = [line, charts.timeline(queries.timeline(history))]
+    drawn = [_drawn(line), _drawn(charts.timeline(queries.timeline(history)))]
     return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn])
 
 
@@ -89,7 +88,7 @@ def explanation(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chose
     rows = explained.matching(history, picked["days"], picked["reason"]).reverse()
     keys = explained.metadata_keys(warehouse, user_id)
     listed = explained.with_metadata(warehouse, user_id, rows.head(_MAX_ROWS), keys[: explained.MAX_KEYS])
-    controls = mo.hstack([chosen["days"], chosen["reason"]], justify="start")
+    controls = mo.hstack([chosen["days"], chosen["reason"]], justify="start", wrap=True)
     body = [table(listed.drop(explained.unused(history))), *_further(keys[explained.MAX_KEYS :])] if rows.height else []
     caption = paragraph(_caption(rows.height, history.height))
     return mo.vstack([mo.md("### Explanation of the score"), controls, caption, *body])
@@ -130,7 +129,8 @@ def _summary(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
     rated = mo.stat(number(average) or "none", "Rating", f"{ratings:,} ratings", bordered=True)
     if "level" in known:
         stats.append(mo.stat(known["level"] or "none", "Level", _next_level(known), bordered=True))
-    return mo.hstack([*stats, rated, mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)])
+    status = mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)
+    return mo.hstack([*stats, rated, status], justify="start", wrap=True)
 
 
 def _next_level(known: dict[str, Any]) -> str:
@@ -161,5 +161,9 @@ def _title(view: str) -> str:
     return view.replace("_", " ").capitalize()
 
 
-def _chart(draw: Callable[[pl.DataFrame], alt.LayerChart], rows: pl.DataFrame, absent: str) -> object:
-    return draw(rows) if rows.height else mo.md(absent)
+def _chart(draw: Callable[[pl.DataFrame], charts.TitledChart], rows: pl.DataFrame, absent: str) -> mo.Html:
+    return _drawn(draw(rows)) if rows.height else mo.md(absent)
+
+
+def _drawn(titled: charts.TitledChart) -> mo.Html:
+    return mo.vstack([mo.Html(f"<strong>{text(titled.title)}</strong>"), titled.chart])

@@ -12,7 +12,9 @@ import altair as alt
 import polars as pl
 
 from pipelines.contract.time_like import TimeLike
+from pipelines.errors import UsageError
 from pipelines.reputation.charts import BLUE
+from pipelines.reputation.query_errors import check_count
 from pipelines.reputation.trends import Chart, find_trend
 
 if TYPE_CHECKING:
@@ -52,13 +54,23 @@ class Plots:
         return draw(rows, trend.chart, name.replace("_", " "), trend.meaning)
 
     def timeline(self, user_ids: str | Iterable[str]) -> AnyChart:
-        """Return the running scores of some users, a line each, in points; errors as of `Warehouse.timeline()`."""
+        """Return the running scores of some users, a line each, in points.
+
+        Raises UsageError for no user_id, and for users without events, of whom a chart would show nothing.
+        """
+        asked = [user_ids] if isinstance(user_ids, str) else list(user_ids)
+        rows = self._warehouse.timeline(asked)
+        if absent := sorted({*asked} - {*rows["user_id"]}):
+            raise UsageError(f"no events of {', '.join(map(repr, absent))}: check the user_id, or leave it out")
         chart = Chart("step", x="event_time", y="score", color="user_id")
-        rows = self._warehouse.timeline(user_ids)
         return draw(rows, chart, "score over time", "Points so far after each event, as events count now")
 
     def change(self, since: TimeLike, until: TimeLike | None = None, top: int = 20) -> AnyChart:
-        """Return the largest changes of scores between two moments, a bar each, in points; as `Warehouse.change()`."""
+        """Return the largest changes of scores between two moments, a bar each, in points; as `Warehouse.change()`.
+
+        Raises UsageError also unless `top` is a whole number, at least 0.
+        """
+        check_count("top", top)
         rows = self._warehouse.change(since, until).head(top)
         chart = Chart("bar", x="change", y="user_id")
         return draw(rows, chart, "largest changes", f"Points gained or lost since {since}, as known now")
@@ -67,7 +79,8 @@ class Plots:
 def draw(rows: pl.DataFrame, chart: Chart, title: str, meaning: str) -> AnyChart:
     """Return rows as a chart with a title, and its meaning below it."""
     base = alt.Chart(_drawable(rows, chart)).encode(x=chart.x)
-    y = alt.Y(chart.y, **_Y.get(chart.mark, {}))
+    untitled = {"title": None} if rows.schema.get(chart.y) == pl.String else {}  # a title would lie over the names
+    y = alt.Y(chart.y, **_Y.get(chart.mark, {}), **untitled)
     named = {"color": f"{chart.color}:N"} if chart.color else {}
     named |= {"size": chart.size} if chart.size else {}
     drawn: AnyChart = base.mark_line().encode(y=y, **named)

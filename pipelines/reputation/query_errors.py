@@ -70,11 +70,15 @@ def check_parameters(query: str, params: Parameters) -> None:
         raise UsageError(f"params={params!r} is neither a list, for each ? in order, nor a dictionary, by $name")
     needed = {name for part in duckdb.extract_statements(query) for name in part.named_parameters}
     given = set(params) if isinstance(params, Mapping) else {str(place) for place in range(1, 1 + len(params or ()))}
-    if missing := sorted(needed - given):
-        raise UsageError(_describe_missing(missing[0], len(needed), len(given)))
-    if excess := sorted(map(str, given - needed)):
-        uses = ", ".join("?" if name.isdecimal() else f"${name}" for name in sorted(needed)) or "none"
-        raise UsageError(f"the query has no parameter {excess[0]!r}, for which params has a value: it has {uses}")
+    if needed != given:
+        raise UsageError(_describe_misfit(sorted(needed - given), sorted(map(str, given - needed)), needed, len(given)))
+
+
+def check_count(argument: str, value: int) -> None:
+    """Raise UsageError unless the value of an argument is a whole number, at least 0; none is rounded."""
+    # a notebook has no type checker
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"{argument}={value!r} is not a whole number, at least 0")
 
 
 def check_types(rows: duckdb.DuckDBPyRelation) -> None:
@@ -86,11 +90,15 @@ def check_types(rows: duckdb.DuckDBPyRelation) -> None:
         )
 
 
-def _describe_missing(first: str, needed: int, given: int) -> str:
-    """Return what a query lacks; the name of a `?` is its place."""
-    if first.isdecimal():
-        return f"the query has {needed} ? and params {given} values: give a list with one for each, in order"
-    return f"${first} has no value: pass params={{'{first}': ...}}"
+def _describe_misfit(missing: list[str], excess: list[str], needed: set[str], given: int) -> str:
+    """Return which parameter lacks a value, or which value a parameter; the name of a `?` is its place."""
+    if (missing or excess)[0].isdecimal():
+        values = f"{given} value{'' if given == 1 else 's'}"
+        return f"the query has {len(needed)} ? and params {values}: give a list with one for each, in order"
+    if missing:
+        return f"${missing[0]} has no value: pass params={{'{missing[0]}': ...}}"
+    uses = ", ".join("?" if name.isdecimal() else f"${name}" for name in sorted(needed)) or "none"
+    return f"the query has no parameter {excess[0]!r}, for which params has a value: it has {uses}"
 
 
 def _with_place(message: str, connection: duckdb.DuckDBPyConnection, query: str, params: Parameters) -> str:

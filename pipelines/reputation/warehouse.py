@@ -37,7 +37,7 @@ from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.query_errors import Parameters, check_parameters, check_types, explained
+from pipelines.reputation.query_errors import Parameters, check_count, check_parameters, check_types, explained
 from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
 from pipelines.reputation.remote_warehouse import downloaded
 from pipelines.reputation.scores import scores
@@ -180,6 +180,8 @@ def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
 def _describe_missing(path: Path) -> str:
     """Return that there is no warehouse, and what may be meant: another folder, or a lake without a warehouse yet."""
     folder = path.parent.absolute()
+    if folder.is_file():
+        return f"{folder} is a file: give its folder, {folder.parent}, to open_warehouse() or as data_dir"
     found = f"there is no warehouse at {folder / path.name}{'' if folder.is_dir() else ', and no such folder'}"
     derive = ", or derive one from the lake there by `karmalake rebuild`" if (folder / "lake").is_dir() else ""
     return (
@@ -468,7 +470,9 @@ class Warehouse:
 
         A user who is in a sample stays in it in later warehouses, unless new users take the place. Pass the result as
         a table to join their events: `sql("FROM events SEMI JOIN few USING (user_id)", tables={"few": sample})`.
+        Raises UsageError unless `users` is a whole number, at least 0.
         """
+        check_count("users", users)
         return self.sql(_SAMPLE, {"seed": str(seed), "users": users})
 
     def timeline(self, user_ids: str | Iterable[str]) -> pl.DataFrame:

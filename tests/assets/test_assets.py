@@ -252,10 +252,22 @@ def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None
     assert lag_records > 2_000
 
 
-@pytest.mark.parametrize("asset", [lake.events, scores.reputation, scores.reputation_cache])
-def test_what_must_be_current_has_a_freshness_policy(asset: dg.AssetsDefinition) -> None:
-    """Dagster itself warns when nothing has been read, derived or published for too long."""
-    assert asset.specs_by_key[asset.key].freshness_policy is not None
+@pytest.mark.parametrize(
+    ("asset", "fail", "warn"),
+    [
+        (lake.events, timedelta(hours=26), timedelta(hours=2)),
+        (scores.reputation, timedelta(hours=1), timedelta(minutes=15)),
+        (scores.reputation_cache, timedelta(hours=1), timedelta(minutes=15)),
+    ],
+)
+def test_what_must_be_current_has_the_freshness_policy_of_the_docs(
+    asset: dg.AssetsDefinition, fail: timedelta, warn: timedelta
+) -> None:
+    """Dagster itself warns when nothing has been read, derived or published for too long; docs/dagster.md says when."""
+    policy = asset.specs_by_key[asset.key].freshness_policy
+    assert policy == dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn)
+    page = (REPOSITORY / "docs" / "dagster.md").read_text(encoding="utf-8")
+    assert "policy of 26 hours (a warning after 2 hours), `reputation` and `reputation_cache` one of 1 hour" in page
 
 
 def test_every_asset_has_description_owners_and_links() -> None:

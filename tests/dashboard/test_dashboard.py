@@ -151,6 +151,19 @@ def test_filtering_the_reasons(page: Page, served: Settings, address: str) -> No
     expect(page.locator("canvas, svg.marks")).to_have_count(2, timeout=_MS)
 
 
+def test_the_page_of_a_user_fits_a_phone(page: Page, address: str) -> None:
+    """Cards wrap, the sentence above a chart is text that wraps, and a chart is as wide as the page allows."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{address}&section=user")
+    expect(page.locator("canvas, svg.marks")).to_have_count(2, timeout=_MS)
+    shown = [page.get_by_text(text).first for text in ("counted events", "rank ", "as known now", "points lost")]
+    for part in (*shown, *page.locator("canvas, svg.marks").all()):
+        box = part.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+
+
 @pytest.mark.parametrize("user_id", ["nobody", "<script>document.title = 'owned'</script>", "'; DROP TABLE events; --"])
 def test_an_unknown_user(page: Page, address: str, user_id: str) -> None:
     """The page says so, and shows any name as plain text."""

@@ -10,6 +10,8 @@ import nbformat
 import pytest
 
 from pipelines.settings import Settings
+from pipelines.simulate.story import BOMBED_USER
+from tests.conftest import REPOSITORY
 from tests.notebooks.running import NOTEBOOKS, make_world, run
 
 _MAX_BYTES = 200_000
@@ -60,6 +62,16 @@ def test_begins_with_parameters(path: Path) -> None:
         assert any(re.search(rf"\b{name}\b", cell.source) for cell in others)
     assert "data_dir" in first.source
     assert not any("../data" in cell.source for cell in others)
+
+
+def test_the_command_of_papermill_asks_for_a_user_of_the_demo() -> None:
+    """The command of docs/notebooks.md sets a parameter of its notebook, to a user that `make demo` makes."""
+    page = (REPOSITORY / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    ((path, name, value),) = re.findall(r"\$ papermill (\S+) \S+ --cwd notebooks -p (\S+) (\S+)", page)
+    cells = nbformat.read(REPOSITORY / path, as_version=4).cells
+    first = next(cell for cell in cells if cell.cell_type == "code")
+    assert re.search(rf"^{name} = ", first.source, re.MULTILINE)
+    assert value == BOMBED_USER
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

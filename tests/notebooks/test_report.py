@@ -8,6 +8,7 @@ from unittest import mock
 import dagster as dg
 import nbformat
 import pytest
+from dagster._core.workspace.autodiscovery import loadable_targets_from_python_file  # what `-f FILE` loads
 
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
@@ -15,6 +16,7 @@ from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 _PAGE = (REPOSITORY / "docs" / "notebooks.md").read_text(encoding="utf-8")
+_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _CELLS = (
     "%load_ext karmalake\nfrom karmalake import open_warehouse\nwarehouse = open_warehouse(data_dir)",
     "warehouse.reputation()",
@@ -31,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KARMALAKE_DATA_DIR", str(data))
     folder = tmp_path / "report"
     folder.mkdir()
-    (code,) = (code for code in re.findall(r"```python\n(.*?)```", _PAGE, re.DOTALL) if "nightly_report" in code)
+    (code,) = (code for code in _CODE.findall(_PAGE) if "nightly_report" in code)
     (folder / "report.py").write_text(code, encoding="utf-8")
     return folder
 
@@ -45,7 +47,7 @@ def _write_notebook(folder: Path, *cells: str) -> None:
 
 def test_the_report_is_mailed_as_an_attachment(tmp_path: Path) -> None:
     """The function of the page sends one message, from and to the given addresses, with the whole page."""
-    (code,) = (code for code in re.findall(r"```python\n(.*?)```", _PAGE, re.DOTALL) if "smtplib" in code)
+    (code,) = (code for code in _CODE.findall(_PAGE) if "smtplib" in code)
     (tmp_path / "mail.py").write_text(f"from pathlib import Path\n{code}", encoding="utf-8")
     page = tmp_path / "report.html"
     page.write_text("<p>Ada: 16 ★</p>", encoding="utf-8")
@@ -57,6 +59,17 @@ def test_the_report_is_mailed_as_an_attachment(tmp_path: Path) -> None:
     (attached,) = message.iter_attachments()
     assert attached.get_filename() == "report.html"
     assert attached.get_payload(decode=True) == page.read_bytes()
+
+
+def test_dagster_loads_every_file_of_definitions_of_the_docs(tmp_path: Path) -> None:
+    """Each is loaded as by `dagster dev -f`, which refuses a module with more than one object of definitions."""
+    pages = (page.read_text(encoding="utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md")))
+    recipes = [code for page in pages for code in _CODE.findall(page) if "dg.Definitions" in code]
+    assert len(recipes) > 1
+    for number, code in enumerate(recipes):
+        (tmp_path / f"recipe_{number}.py").write_text(code, encoding="utf-8")
+        (target,) = loadable_targets_from_python_file(str(tmp_path / f"recipe_{number}.py"))
+        assert target.attribute == "defs"
 
 
 @pytest.mark.slow

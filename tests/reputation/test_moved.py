@@ -1,5 +1,6 @@
 """A data folder can be moved or copied: its warehouse finds the lake beside it, and nothing else is allowed."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -103,3 +104,10 @@ def test_a_wrong_folder_is_named(tmp_path: Path, made: list[str], said: str) -> 
     assert said in message
     assert message.endswith("a copy of one suffices, since a warehouse is only read")
     assert "drain" not in message
+
+
+def test_the_file_of_a_warehouse_is_not_its_folder(moved: Path) -> None:
+    """A path of the file itself is answered by the folder to pass."""
+    file = moved / "warehouse.duckdb"
+    with pytest.raises(UsageError, match=f"^{re.escape(f'{file} is a file: give its folder, {moved}, to')}"):
+        open_warehouse(file)

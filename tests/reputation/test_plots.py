@@ -70,6 +70,22 @@ def test_charts_of_users(warehouse: Warehouse) -> None:
     assert [row["change"] for row in _rows(warehouse.plot.change(AS_OF - timedelta(days=3), top=1))] == [10]
 
 
+def test_no_title_lies_over_the_names_of_users(warehouse: Warehouse) -> None:
+    """An axis with a name at each place has no title; one with numbers keeps it."""
+    changes = warehouse.plot.change(AS_OF - timedelta(days=3))
+    for chart in (warehouse.plot.trend("movers"), warehouse.plot.trend("drift"), changes):
+        assert chart.to_dict()["encoding"]["y"]["title"] is None
+    assert "title" not in warehouse.plot.trend("reasons").to_dict()["encoding"]["y"]
+
+
+def test_a_chart_of_unknown_users_is_refused(warehouse: Warehouse) -> None:
+    """The message names those that the chart would leave out, also among known ones."""
+    with pytest.raises(UsageError, match=r"^no events of 'nobody': check the user_id"):
+        warehouse.plot.timeline("nobody")
+    with pytest.raises(UsageError, match=r"^no events of 'cid', 'dan': "):
+        warehouse.plot.timeline(["dan", "ann", "cid"])
+
+
 @pytest.mark.slow
 def test_a_chart_is_drawn_here(warehouse: Warehouse, tmp_path: Any) -> None:
     """As an image, by the installed packages."""

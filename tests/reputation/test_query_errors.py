@@ -51,13 +51,15 @@ def test_the_place_is_marked(warehouse: Warehouse, query: str, line: int, marked
     [
         ("", None, "the query is empty"),
         ("SELECT ?", None, r"has 1 \? and params 0 values: give a list"),
-        ("SELECT ?, ?", ["a"], r"has 2 \? and params 1 values"),
-        ("SELECT ?", ["a", "b"], r"no parameter '2', for which params has a value: it has \?"),
+        ("SELECT ?, ?", ["a"], r"has 2 \? and params 1 value: give a list"),
+        ("SELECT ?", ["a", "b"], r"has 1 \? and params 2 values: give a list"),
+        ("SELECT ?", {"who": "a"}, r"has 1 \? and params 1 value: give a list"),
         ("SELECT ?", "ann", "params='ann' is neither a list, for each"),
         ("SELECT ?", 5, "params=5 is neither a list"),
         ("SELECT $who", {"whom": 1}, r"\$who has no value: pass params={'who': ...}"),
         ("SELECT $who", {"who": 1, "when": 2}, r"no parameter 'when', .*: it has \$who"),
-        ("SELECT 1", [2], "it has none"),
+        ("SELECT 1", [2], r"has 0 \? and params 1 value: give a list"),
+        ("SELECT 1", {"who": 2}, "no parameter 'who', .*: it has none"),
         ("SELECT $who, ?", [2], "Mixing named and positional"),
         ("SELECT ?", [object()], "Unable to transform python value of type '<class 'object'>'"),
     ],
@@ -66,6 +68,16 @@ def test_parameters_that_do_not_fit(warehouse: Warehouse, query: str, params: An
     """The message names the parameter, and the form that is expected."""
     with pytest.raises(UsageError, match=message):
         warehouse.sql(query, params)
+
+
+@pytest.mark.parametrize("value", [-1, 2.5, True, "3", None])
+def test_a_number_of_rows_is_whole(warehouse: Warehouse, value: Any) -> None:
+    """A fraction is not rounded, a negative number does not count from the end, and the message names the argument."""
+    with pytest.raises(UsageError, match=f"^users={value!r} is not a whole number, at least 0$"):
+        warehouse.sample(value)
+    with pytest.raises(UsageError, match=f"^top={value!r} is not a whole number"):
+        warehouse.plot.change("2026-01-01", top=value)
+    assert warehouse.sample(0).is_empty()
 
 
 def test_values_in_a_message_control_no_terminal(warehouse: Warehouse) -> None:
