@@ -79,7 +79,8 @@ class Plots:
 def draw(rows: pl.DataFrame, chart: Chart, title: str, meaning: str) -> AnyChart:
     """Return rows as a chart with a title, and its meaning below it."""
     base = alt.Chart(_drawable(rows, chart)).encode(x=chart.x)
-    untitled = {"title": None} if rows.schema.get(chart.y) == pl.String else {}  # a title would lie over the names
+    # a title would lie over the names
+    untitled: dict[str, Any] = {"title": None} if rows.schema.get(chart.y) == pl.String else {}
     y = alt.Y(chart.y, **_Y.get(chart.mark, {}), **untitled)
     named = {"color": f"{chart.color}:N"} if chart.color else {}
     named |= {"size": chart.size} if chart.size else {}
