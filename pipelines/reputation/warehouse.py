@@ -181,7 +181,7 @@ def _describe_missing(path: Path) -> str:
     """Return that there is no warehouse, and what may be meant: another folder, or a lake without a warehouse yet."""
     folder = path.parent.absolute()
     found = f"there is no warehouse at {folder / path.name}{'' if folder.is_dir() else ', and no such folder'}"
-    derive = ", or derive one from the lake there by `karmalake rebuild`" if (folder / "lake").is_dir() else ""
+    derive = ", or derive one from the lake there by `karmalake refresh`" if (folder / "lake").is_dir() else ""
     return (
         f"{found}: set data_dir (KARMALAKE_DATA_DIR), or pass the data folder to open_warehouse(){derive}; a copy of "
         "one suffices, since a warehouse is only read"
