@@ -39,8 +39,8 @@ _OTHERWISE = (
     "`karmalake sources diff` shows what differs"
 )
 _SAME_ID = (
-    "if they are other events, as the rows of another table that counts from 1, load the file again with an action type "
-    "or an --identity column that tells the two apart"
+    "if they are other events, as the rows of another table that counts from 1, load the file again with an action "
+    "type or an --identity column that tells the two apart"
 )
 _MANY_FILES = 100
 """If a load leaves more files than this that belong together, they are merged at its end."""

@@ -210,7 +210,7 @@ def _describe(settings: Settings, name: str) -> Topic:
     topic = describe_topic(settings.kafka.model_copy(update={"topic": name}))
     if topic is None:
         raise UsageError(
-            f"topic {name} does not exist: set kafka.topic to the topic that the lake was ingested from"
+            f"{explain_missing_topic(settings, name)}; if the lake was ingested from another one, set kafka.topic to it"
             if name == settings.kafka.topic
             else explain_missing_topic(settings, name)
         )
