@@ -25,7 +25,6 @@ from pipelines.errors import CommitUnknownError, FencedError, RejectedError, Tra
 from pipelines.ingest import kafka as kafka_source_module
 from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.kafka import KafkaSource
-from pipelines.ingest.sources import explain_missing_topic
 from pipelines.lake import commit as commit_module
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.index import DedupIndex
@@ -35,7 +34,7 @@ from pipelines.operate.audit import audit
 from pipelines.refresh import refresh_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import load_policy
-from pipelines.settings import Settings, SourcesSettings
+from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
 from tests.draining import NOON, assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.waiting import wait_for
@@ -362,16 +361,6 @@ def test_an_unknown_topic_is_a_mistake(bus: Settings) -> None:
     """The error names the missing topic and the command that creates it."""
     with pytest.raises(UsageError, match=f"{bus.kafka.topic} does not exist .*karmalake topics ensure"):
         drain_all(bus)
-
-
-def test_a_missing_topic_of_the_contract_beside_sources(bus: Settings, tmp_path: Path) -> None:
-    """Who has only sources learns how to leave our own contract out."""
-    (tmp_path / "rides.toml").write_text(
-        'topic = "r"\nformat = "json"\nuser_id = "u"\naction_type = "A"\ntime = "t"\nevent_id = "id"\n'
-    )
-    with_sources = bus.model_copy(update={"sources": SourcesSettings(folder=tmp_path)})
-    assert "set sources.only to rides" in explain_missing_topic(with_sources, bus.kafka.topic)
-    assert "sources.only" not in explain_missing_topic(bus, bus.kafka.topic)
 
 
 @pytest.mark.usefixtures("broken_connections")

@@ -145,6 +145,18 @@ def test_a_missing_topic_names_its_source(both: Settings) -> None:
     assert not topic_exists(both.kafka.model_copy(update={"topic": gone}))
 
 
+def test_a_missing_topic_of_our_own_can_be_left_out(both: Settings) -> None:
+    """With a source, the sentence also names the setting for those who have only sources; it is the remedy."""
+    gone = both.model_copy(update={"kafka": both.kafka.model_copy(update={"topic": f"{both.kafka.topic}-gone"})})
+    send(to_rides(both), [ride(1)])
+    for work in (drain_all, audit):
+        with pytest.raises(UsageError, match=r"topics ensure`, or, .* leave it out: sources.only = \['rides'\]"):
+            work(gone)
+    only = gone.model_copy(update={"sources": gone.sources.model_copy(update={"only": ("rides",)})})
+    drain_all(only)
+    assert audit(only).passed
+
+
 def test_what_sources_are_used(both: Settings) -> None:
     """`sources.only` selects; an unknown name and a topic with two sources are refused."""
     send(both, valid_records(range(5)))

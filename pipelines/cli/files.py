@@ -38,6 +38,10 @@ _OTHERWISE = (
     "it was loaded by another text of its source, so this is another load: what the lake has counts once, "
     "`karmalake sources diff` shows what differs"
 )
+_SAME_ID = (
+    "if they are other events, as the rows of another table that counts from 1, load the file again with an action "
+    "type or an --identity column that tells the two apart"
+)
 _MANY_FILES = 100
 """If a load leaves more files than this that belong together, they are merged at its end."""
 _Files = Annotated[
@@ -223,9 +227,9 @@ def _without_events(
         elif account.conflicts and not account.accepted:
             errors[file] = RejectedError(
                 f"none of its {account.rows:,} rows was added, and {account.conflicts:,} are in the lake with other "
-                "content: they were loaded before under other options (action type, metadata, times). What was "
-                "loaded first counts: load it with the options of the first load, or take that load back first: "
-                "`karmalake loads list` shows it, `karmalake loads withdraw` removes its events"
+                f"content, which counts: {_SAME_ID}. If it was loaded before under other options (metadata, times), "
+                "load it with these, or take that load back first: `karmalake loads list` shows it, `karmalake loads "
+                "withdraw` removes its events"
             )
     return errors
 
@@ -270,9 +274,9 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
     if account.conflicts:
         yield (
             f"{account.conflicts:,} rows are conflicts: the lake holds their event_id with other content, and the "
-            "first one counts; after karmalake refresh, karmalake sql 'FROM conflicts' shows both. If two tables use "
-            "the same numbers, give each an action or a column of --identity of its own; if the first one was loaded "
-            "wrongly, karmalake loads withdraw takes its load back: --dry-run says what follows"
+            "first one counts; after karmalake refresh, the view conflicts shows both: karmalake sql; "
+            f"{_SAME_ID}. Only if the first one was loaded wrongly, "
+            "karmalake loads withdraw takes its load back: --dry-run says what follows"
         )
     if account.dead_letters:
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())

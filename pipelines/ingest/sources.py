@@ -39,16 +39,20 @@ def topic_sources(settings: Settings) -> dict[str, str]:
 
 def explain_missing_topic(settings: Settings, topic: str) -> str:
     """Return the sentence about a topic that does not exist, with its source and what to do."""
-    sources = topic_sources(settings)
-    source, others = sources.get(topic, CONTRACT), sorted({*sources.values()} - {CONTRACT})
+    source = topic_sources(settings).get(topic, CONTRACT)
     missing = f"does not exist on {settings.kafka.bootstrap_servers}"
     if source == CONTRACT:
-        without = f", or, if no topic has our own contract, set sources.only to {','.join(others)}" if others else ""
-        return f"topic {topic} {missing}: create it with `karmalake topics ensure`{without}"
+        return f"topic {topic} {missing}: create it with `karmalake topics ensure`{_without_contract(settings)}"
     return (
         f"topic {topic} of the source {source} {missing}: correct the topic in {settings.sources.folder}/"
         f"{source}.toml, or leave the source out with sources.only"
     )
+
+
+def _without_contract(settings: Settings) -> str:
+    """Return what to set instead if all events come from the sources; empty if no other source has a topic."""
+    others = sorted(file.name for file in selected_files(settings) if file.topics)
+    return f", or, if it is not used, leave it out: sources.only = [{', '.join(map(repr, others))}]" if others else ""
 
 
 @contextmanager

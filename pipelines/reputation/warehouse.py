@@ -183,7 +183,7 @@ def _describe_missing(path: Path) -> str:
     if folder.is_file():
         return f"{folder} is a file: give its folder, {folder.parent}, to open_warehouse() or as data_dir"
     found = f"there is no warehouse at {folder / path.name}{'' if folder.is_dir() else ', and no such folder'}"
-    derive = ", or derive one from the lake there by `karmalake rebuild`" if (folder / "lake").is_dir() else ""
+    derive = ", or derive one from the lake there by `karmalake refresh`" if (folder / "lake").is_dir() else ""
     return (
         f"{found}: set data_dir (KARMALAKE_DATA_DIR), or pass the data folder to open_warehouse(){derive}; a copy of "
         "one suffices, since a warehouse is only read"

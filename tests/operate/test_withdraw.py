@@ -293,3 +293,6 @@ def test_the_commands_say_what_to_do(tmp_path: Path) -> None:
     _ratings(tmp_path / "b.csv", range(9, 11))
     code, said = command("backfill", "b.csv", *mapped[1:], "--user-id", "giver")
     assert (code, "1 rows are conflicts" in said, "karmalake loads withdraw" in said) == (0, True, True), said
+    assert [part in said for part in ("if they are other events", "--identity", "after karmalake refresh")] == [
+        True
+    ] * 3

@@ -90,7 +90,7 @@ def test_a_comma_in_the_name_of_the_folder(tmp_path: Path, moved: Path) -> None:
             ["other"],
             "warehouse.duckdb: set data_dir (KARMALAKE_DATA_DIR), or pass the data folder to open_warehouse();",
         ),
-        (["lake"], "or derive one from the lake there by `karmalake rebuild`;"),
+        (["lake"], "or derive one from the lake there by `karmalake refresh`;"),
     ],
 )
 def test_a_wrong_folder_is_named(tmp_path: Path, made: list[str], said: str) -> None:

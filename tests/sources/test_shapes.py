@@ -46,6 +46,18 @@ def _write_all(folder: Path) -> None:
     _write_workbook(folder / "ratings.xlsx", rows)
 
 
+def _run(folder: Path, command: str) -> None:
+    """Run a printed command in a folder; it must succeed."""
+    script = (
+        f'karmalake() {{ "{sys.executable}" -m karmalake "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n{command}'
+    )
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "KARMALAKE_DATA_DIR": str(folder / "data")}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "events"),
@@ -71,13 +83,16 @@ def test_a_documented_command_loads_its_file(tmp_path: Path, name: str, events: 
         pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
     _write_all(tmp_path)
     (command,) = [text for text in _COMMANDS if name in text]
-    script = (
-        f'karmalake() {{ "{sys.executable}" -m karmalake "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n{command}'
-    )
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "KARMALAKE_DATA_DIR": str(tmp_path / "data")}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    _run(tmp_path, command)
     found = "SELECT user_id, action_type, event_time::VARCHAR, metadata::VARCHAR FROM events ORDER BY ALL"
     assert query(Settings(data_dir=tmp_path / "data"), found) == events
+
+
+@pytest.mark.slow
+def test_two_tables_that_count_from_1_have_separate_events(tmp_path: Path) -> None:
+    """The documented command, then the same one for another table with the same numbers, users and actions."""
+    _write_all(tmp_path)
+    (command,) = [text for text in _COMMANDS if "Votes.xml" in text]
+    (tmp_path / "Posts.xml").write_text(_VOTES)
+    _run(tmp_path, f"{command}\n{command.replace('Votes', 'Posts')}")
+    assert query(Settings(data_dir=tmp_path / "data"), "SELECT count(*) FROM events") == [(4,)]
