@@ -51,9 +51,10 @@ WAREHOUSE = Format("warehouse", 5, "rebuilt", ", or rebuild it with `karmalake r
 INDEX = Format("dedup index", 3, "rebuilt")
 HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
+FEED_STATE = Format("feed state", 1, "rebuilt")
 LAG = Format("lag history", 1, "ignored")
 HALTED = Format("halted partitions", 1, "ignored")
-FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, LAG, HALTED)
+FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, FEED_STATE, LAG, HALTED)
 
 
 def release() -> str:

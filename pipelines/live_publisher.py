@@ -7,9 +7,11 @@ A user whose document may differ is noted until it is published, whatever fails 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from functools import partial
 
 import polars as pl
 
+from pipelines.feed import Feed, Record, ShownRows
 from pipelines.refresh import publish_views
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.draft_tables import DraftTables
@@ -33,6 +35,7 @@ class LivePublisher:
     pool: writes to the store.
     on_published: called after each publication, in the thread that wrote it.
     on_failure: called in the thread of `pool` if a publication fails; the next `publish` or `finish` raises its error.
+    feed: records what each publication changes.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class LivePublisher:
         pool: Executor,
         on_published: OnRefresh,
         on_failure: Callable[[], None],
+        feed: Feed | None = None,
     ) -> None:
         self._settings, self._digests, self._pool = settings, digests, pool
-        self._on_published, self._on_failure = on_published, on_failure
+        self._on_published, self._on_failure, self._feed = on_published, on_failure, feed
         self._unpublished: pl.Series | None = None  # None: any document may differ
         self._writing: Future[None] | None = None
         self._written: pl.Series | None = None
@@ -62,13 +66,16 @@ class LivePublisher:
         """
         users, ranked = self._unpublished, self._settings.document_store.leaderboards
         made = None if users is None else tables.documents(users, ranked)
+        shown = tables.shown_rows(users) if self._feed and users is not None else None
         self._wait()
         if made is None or self._unpublished is None:
-            self._write(derived, tables.info, tables.documents, None)
+            record = self._feed and partial(self._feed.record, tables.shown_rows)
+            self._write(derived, tables.info, tables.documents, None, record)
             self._unpublished = _NO_USERS
         else:
             self._written, self._unpublished = users, _NO_USERS
-            self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users)
+            record = self._feed and shown is not None and partial(self._feed.record, _among_shown(shown))
+            self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record or None)
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
                 self.finish(derived, tables)
@@ -103,9 +110,14 @@ class LivePublisher:
             raise
 
     def _write(
-        self, derived: DerivationResult, info: Info, documents_of: _DocumentsOf, users: pl.Series | None
+        self,
+        derived: DerivationResult,
+        info: Info,
+        documents_of: _DocumentsOf,
+        users: pl.Series | None,
+        record: Record | None,
     ) -> None:
-        self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users))
+        self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users, record))
 
 
 def _among(made: pl.DataFrame) -> _DocumentsOf:
@@ -117,6 +129,17 @@ def _among(made: pl.DataFrame) -> _DocumentsOf:
         return made
 
     return documents_of
+
+
+def _among_shown(shown: pl.DataFrame) -> ShownRows:
+    """Return a function that returns what is shown of some users; it cannot return that of all."""
+
+    def rows_of(users: pl.Series | None) -> pl.DataFrame:
+        if users is None:
+            raise _AllNeededError
+        return shown
+
+    return rows_of
 
 
 def _union(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:

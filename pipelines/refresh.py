@@ -10,15 +10,17 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import duckdb
 import polars as pl
 
 from pipelines.clock import MonotonicClock
 from pipelines.errors import NewerFormatError, TransientError, UsageError
+from pipelines.feed import Record, open_feed
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
-from pipelines.reputation.documents import documents
+from pipelines.reputation.documents import documents, shown_rows
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.steps import epoch_us
@@ -152,7 +154,7 @@ def publish_warehouse(settings: Settings) -> PublishResult:
     Raises FencedError when something newer has been published, TransientError when Redis does not answer.
     """
     with attach(settings.warehouse_path) as connection, open_digest_cache(settings.published_dir) as state:
-        return publish_views(stored_info(connection), partial(documents, connection), settings, state, None)
+        return _publish_all(connection, settings, state)
 
 
 def publish_everything(settings: Settings) -> PublishResult:
@@ -162,7 +164,14 @@ def publish_everything(settings: Settings) -> PublishResult:
     """
     with attach(settings.warehouse_path) as connection, open_digest_cache(settings.published_dir) as state:
         state.forget()
-        return publish_views(stored_info(connection), partial(documents, connection), settings, state, None)
+        return _publish_all(connection, settings, state)
+
+
+def _publish_all(connection: duckdb.DuckDBPyConnection, settings: Settings, state: DigestCache) -> PublishResult:
+    """Publish the documents of a warehouse, any of which may differ from those in `state`."""
+    with open_feed(settings) as feed:
+        record = feed and partial(feed.record, partial(shown_rows, connection))
+        return publish_views(stored_info(connection), partial(documents, connection), settings, state, None, record)
 
 
 def publish_views(
@@ -171,14 +180,18 @@ def publish_views(
     settings: Settings,
     state: DigestCache,
     changed: pl.Series | None,
+    record: Record | None = None,
 ) -> PublishResult:
     """Publish the documents of a warehouse or draft, and record them in `state`.
 
     info: what the warehouse reflects.
     documents_of: like `documents`, of the warehouse.
     changed: the only user_ids (String) whose documents may differ from those in `state`; None: any may.
+    record: records in the feed what changed, before the publication is complete.
     Raises like `publish_warehouse`.
     """
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
     ranked = settings.document_store.leaderboards
-    return publish(lambda users: documents_of(users, ranked), stamp, settings.document_store, state, changed)
+    before_finish = partial(record, changed, info) if record else lambda: None
+    store = settings.document_store
+    return publish(lambda users: documents_of(users, ranked), stamp, store, state, changed, before_finish)

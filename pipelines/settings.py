@@ -411,6 +411,13 @@ class ReputationSettings(_Section):
     """The maximum staleness; above it, served scores are reported as stale."""
 
 
+class FeedSettings(_Section):
+    """The feed: a record of each published change of a score, in the lake's table score_changes."""
+
+    enabled: bool = False
+    """Whether publications record what they changed. The first one then records a row for each user."""
+
+
 class LagSettings(_Section):
     """The lag of the lake behind the bus: `karmalake stream` measures it and stores its history."""
 
@@ -472,6 +479,7 @@ class Settings(_Section):
     lake: LakeSettings = LakeSettings()
     lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
+    feed: FeedSettings = FeedSettings()
     spark: SparkSettings = SparkSettings()
     metrics: MetricsSettings = MetricsSettings()
     dashboard: DashboardSettings = DashboardSettings()
@@ -542,6 +550,11 @@ class Settings(_Section):
     def published_dir(self) -> Path:
         """State of the last publication, so that the next one sends changes only."""
         return self.data_dir / "published"
+
+    @property
+    def feed_path(self) -> Path:
+        """What the feed said last of each user: a cache of the lake's table score_changes."""
+        return self.data_dir / "score_changes.sqlite"
 
     @property
     def lag_dir(self) -> Path:

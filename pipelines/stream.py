@@ -21,6 +21,7 @@ from pipelines import dlq
 from pipelines.best_effort import best_effort
 from pipelines.clock import MonotonicClock
 from pipelines.errors import TransientError
+from pipelines.feed import open_feed
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
@@ -145,11 +146,12 @@ def _refresh_loop(
     with (
         open_draft(settings.warehouse_path) as draft,
         open_digest_cache(settings.published_dir) as digests,
+        open_feed(settings) as feed,
         ThreadPoolExecutor(1, "upkeep") as pool,
         ThreadPoolExecutor(1, "serving") as serving,
         ThreadPoolExecutor(1, "upload") as uploading,
     ):
-        publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set)
+        publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set, feed)
         refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool)
         last = False
         while not last:

@@ -16,16 +16,16 @@ import pytest
 
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
+from tests.share import DAY, count
 
 pytest_plugins = ["tests.services.fixtures"]
 # The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Examples per property: 20, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
-# compiled loops compile on the first call.
+# There is no deadline: the machine may be busy, and compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "20")),
+    max_examples=count(10, 100),
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
@@ -34,36 +34,44 @@ hypothesis.settings.load_profile("untimed")
 LONG_FILES = (
     "fuzz/test_seeds.py",
     "crashes/test_crash_matrix.py",
-    "test_system.py",
-    "test_crashes.py",
-    "notify/test_notify.py",
-    "object_store/test_end_to_end.py",
-    "emit/test_relay.py",
-    "test_foreign_topics.py",
-    "reputation/test_spark.py",
+    "assets/test_processes.py",
     "object_store/test_spark.py",
-    "test_faults.py",
-    "object_store/test_lake.py",
-    "notebooks/test_notebooks.py",
-    "test_state_machine.py",
-    "test_drain.py",
-    "ingest/test_truncation.py",
-    "ingest/test_group.py",
-    "fuzz/test_harness.py",
-    "sources/test_bounds.py",
+    "test_topics.py",
+    "reputation/test_spark.py",
+    "object_store/test_end_to_end.py",
+    "test_chaos.py",
     "test_stream.py",
     "test_durability.py",
-    "dashboard/test_dashboard.py",
-    "cli/test_pipeline.py",
-    "cli/test_policy_commands.py",
     "assets/test_assets.py",
-    "reputation/test_derive.py",
+    "test_faults.py",
+    "notify/test_notify.py",
+    "operate/test_erase.py",
+    "test_foreign_topics.py",
+    "dashboard/test_dashboard.py",
+    "operate/test_erase_reach.py",
+    "test_bombs.py",
+    "emit/test_relay.py",
+    "reputation/test_refresh_after_erasure.py",
+    "test_sources.py",
+    "operate/test_dead_letters.py",
+    "sources/test_bounds.py",
+    "test_wheel.py",
+    "notify/test_outage.py",
     "test_dlq.py",
     "reputation/test_incremental.py",
-    "serving/test_cluster.py",
-    "serving/test_cassandra.py",
+    "ingest/test_group.py",
+    "notebooks/test_notebooks.py",
+    "test_two_builds.py",
+    "test_ports.py",
+    "assets/test_history.py",
+    "reputation/test_base.py",
+    "reputation/test_refresh_after_withdrawal.py",
+    "reputation/test_shown.py",
+    "mapping/test_row_sources.py",
+    "test_system.py",
 )
-"""The slowest test files, ordered by CPU time: they start first, so that none runs alone at the end."""
+"""The slowest test files, slowest first, by the time from first to last test: they start first, so that none runs alone
+at the end."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -79,6 +87,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+def pytest_report_header() -> str:
+    """Say which share of the large tests this run takes."""
+    return f"TEST_DAY={DAY} takes the same share of the large tests again"
 
 
 @pytest.hookimpl(trylast=True)

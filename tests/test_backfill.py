@@ -72,6 +72,7 @@ def test_real_history_by_file_equals_the_bus(settings: Settings, bitcoin_otc: Pa
         assert_verified(each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
 def test_a_file_is_loaded_once(busless: Settings, tmp_path: Path, ending: str) -> None:
     """A loaded file is skipped without a commit; the commit of a file names it."""
@@ -91,6 +92,7 @@ def test_a_file_that_changed_is_read_from_its_start(busless: Settings, tmp_path:
     assert_verified(busless)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
 def test_loading_continues_from_the_checkpoint(
     busless: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
@@ -157,6 +159,7 @@ def test_history_and_the_bus_share_a_lake(settings: Settings, tmp_path: Path) ->
     assert contents(settings) == before
 
 
+@pytest.mark.slow
 def test_one_row_in_two_formats_counts_once(busless: Settings, tmp_path: Path) -> None:
     """Floats in Parquet, text in CSV: equal ids; if the text differs, the first event stands, with a conflict."""
     (tmp_path / "r.csv").write_text("to,feature,time\na,4.0,2024-01-01T10:00:00Z\nb,4.5,2024-01-02T10:00:00Z\n")
@@ -197,6 +200,7 @@ def test_rows_in_random_order_end_in_one_file_a_partition(
     assert_verified(busless)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [0, 1], ids=["as many as allowed", "more"])
 def test_a_load_that_leaves_many_files_merges_them(
     busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: int

@@ -13,6 +13,7 @@ from benchmarks.report import MeasurementError, require_count
 from tests.conftest import REPOSITORY
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_not_timed(tmp_path: Path) -> None:
     """An unknown option ends with an error that names it, without a result."""
     with pytest.raises(MeasurementError, match=r"karmalake --no-such-option ended with 2: .*No such option"):

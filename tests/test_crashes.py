@@ -25,9 +25,10 @@ from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.share import count
 
 _FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
-_KILLS = 12
+_KILLS = count(6, 12)
 _SOONER = 0.8
 _PARTS = 15
 _SENT_FIRST = 9

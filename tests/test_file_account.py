@@ -86,6 +86,7 @@ def test_a_later_export_with_one_more_column_counts_nothing_twice_by_its_identit
         _accepted(busless, more, replace(mapping, identity=("other",)))
 
 
+@pytest.mark.slow
 def test_a_change_of_the_contract_reads_a_file_again(busless: Settings, tmp_path: Path) -> None:
     """What was too early is accepted, and its dead letter is closed."""
     path = _votes(tmp_path / "a.csv", "a,1999-01-01\nb,2024-01-01\nc,never\n")
@@ -123,6 +124,7 @@ def test_what_was_committed_of_a_refused_file_is_said(tmp_path: Path) -> None:
     assert "rows before it are committed, and stay: load the corrected file" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_preview_commits_nothing(busless: Settings, tmp_path: Path) -> None:
     """First events, fates against the lake, reasons with an example, unused columns, equal rows, the policy."""
     path = _votes(tmp_path / "a.csv", "a,2024-01-01,1,x\na,2024-01-01,1,x\nb,soon,2,y\nc,2024-01-03,3,z\n", "u,t,n,m")
@@ -162,6 +164,7 @@ def _frames() -> list[Any]:
     return [table, frame, frame.lazy(), table.to_reader(), duckdb.from_arrow(table)]
 
 
+@pytest.mark.slow
 def test_frames_and_relations_are_loaded(busless: Settings) -> None:
     """From polars, Arrow and DuckDB, as a file with the same rows: the second is known by its content."""
     assert [_accepted(busless, frame, _MAPPING) for frame in _frames()] == [2, 0, 0, 0, 0]

@@ -13,7 +13,7 @@ from docs._site.reference import GUARANTEES, guarantees_page, trials
 from tests.conftest import REPOSITORY
 
 _IDS = ("once", "nothing-lost", "atomic", "fenced", "not-blocked", "replay-equals-live")
-_IDS += ("incremental-equals-rebuild", "explainable", "fresh", "isolated", "erasable")
+_IDS += ("incremental-equals-rebuild", "feed-equals-reputation", "explainable", "fresh", "isolated", "erasable")
 _CITED = re.compile(r"\((`[a-z-]+`(?:, `[a-z-]+`)*)\)")
 """How docstrings cite guarantees: in brackets."""
 _WORDS = {"nothing", "lost", "blocked", "live", "rebuild"}
@@ -80,6 +80,7 @@ def test_every_guarantee_is_listed_once(guarantees: list[dict[str, Any]]) -> Non
     assert tuple(guarantee["id"] for guarantee in guarantees) == _IDS
 
 
+@pytest.mark.slow
 def test_every_guarantee_has_code_and_tests(guarantees: list[dict[str, Any]]) -> None:
     """And no docstring cites an unknown guarantee."""
     assert faults(REPOSITORY, guarantees) == []
@@ -114,6 +115,7 @@ def test_the_check_can_fail(tmp_path: Path, test: str, change: dict[str, Any], f
     assert faults(tmp_path, [promise | change]) == ([fault] if fault else [])
 
 
+@pytest.mark.slow
 def test_the_page_matches_the_data() -> None:
     """`make docs` would change nothing."""
     assert (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8") == guarantees_page(REPOSITORY)

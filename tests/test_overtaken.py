@@ -107,6 +107,7 @@ def orphans(settings: Settings) -> list[str]:
     return remaining
 
 
+@pytest.mark.slow
 def test_an_unchanged_batch_is_staged_once(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overtaken five times by unrelated events, a batch is written once, dead letters too, and committed whole."""
     create_lake(no_bus.lake_root)

@@ -33,6 +33,7 @@ def version(settings: Settings) -> int:
     return take_snapshot(open_lake(settings.lake_root)).version
 
 
+@pytest.mark.slow
 def test_an_older_warehouse_is_refreshed_and_a_current_one_is_kept(loaded: Settings) -> None:
     """The second call returns the same file."""
     with wait_for_warehouse(loaded, version(loaded)) as warehouse:
@@ -42,6 +43,7 @@ def test_an_older_warehouse_is_refreshed_and_a_current_one_is_kept(loaded: Setti
     assert loaded.warehouse_path.stat().st_mtime_ns == modified
 
 
+@pytest.mark.slow
 def test_waiting_for_a_warehouse_that_another_process_holds(loaded: Settings) -> None:
     """The next publication of that process is returned; without one, the error is transient."""
     patient = loaded.model_copy(update={"reputation": ReputationSettings()})

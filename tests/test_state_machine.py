@@ -1,6 +1,5 @@
 """Random sequences of sends, crashes, restarts, upkeep and publications, compared with a model of ten lines."""
 
-import os
 import shutil
 import uuid
 from collections import Counter
@@ -40,8 +39,9 @@ from pipelines.settings import Settings
 from tests.crashes.kills import find_function
 from tests.draining import NOON, answers, send, with_ingest
 from tests.services.waiting import wait_for
+from tests.share import count
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "8" if "CI" in os.environ else "4"))
+EXAMPLES = count(4, 20)
 STEPS = 15
 USERS = 5
 POLICIES = ("default", "decayed-karma", "marketplace-feedback", "ride-hailing")

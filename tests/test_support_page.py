@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support_page import PAGE, page_with_outputs
 
 _TEXT = PAGE.read_text(encoding="utf-8")
@@ -23,6 +25,7 @@ def test_each_request_has_a_section_with_its_command() -> None:
     assert "error KL-" not in _TEXT
 
 
+@pytest.mark.slow
 def test_the_outputs_are_those_of_the_commands(tmp_path: Path) -> None:
     """All commands run, in the order of the page; `python -m tests.support_page` updates it."""
     assert page_with_outputs(_TEXT, tmp_path) == _TEXT

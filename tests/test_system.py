@@ -1,6 +1,5 @@
 """The whole system on real servers: every rating that the service stored is scored once, whatever is killed."""
 
-import os
 import random
 import threading
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from examples.riders import rate_rides
 from examples.system import System
 from tests.services.requirements import require
 from tests.services.waiting import wait_for
+from tests.share import DAY, count
 
-_KILLS = int(os.environ.get("KILLS", "30"))
-_SEED = 7
+_KILLS = count(30, 100)
 _PARTS = ("service", "relay", "stream", "notify")
 _SERVERS = ("kafka", "redis", "postgres")
 _SERVER_KILL_SHARE = 0.15
@@ -40,9 +39,10 @@ def system(tmp_path: Path) -> Iterator[System]:
 def test_kills_change_nothing_in_the_end(system: System) -> None:
     """Of service, relay, stream, notify, Kafka, Redis or PostgreSQL, at any moment (`once`, `nothing-lost`).
 
-    The test does not wait for parts to restart, so some are killed while they start. KILLS=100 kills that many.
+    The test does not wait for parts to restart, so some are killed while they start. Which are killed depends on the
+    day; LONG=1 kills a hundred times.
     """
-    rng, over, pause = random.Random(_SEED), threading.Event(), threading.Event()  # noqa: S311 - reproducible
+    rng, over, pause = random.Random(DAY), threading.Event(), threading.Event()  # noqa: S311 - reproducible
     with ThreadPoolExecutor(_RIDERS) as pool:
         riders = [
             pool.submit(rate_rides, system.port, seed, lambda _rated: over.is_set(), 0.05) for seed in range(_RIDERS)

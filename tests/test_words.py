@@ -31,6 +31,7 @@ def test_every_kind_of_text_is_read() -> None:
     assert {".py", ".md", ".sql", ".toml", ".ipynb"} <= {path.suffix for path in files()}
 
 
+@pytest.mark.slow
 def test_the_tree_is_clean() -> None:
     """What `make lint` checks: no phrase of the earlier vocabulary is left."""
     assert report() == []

@@ -350,12 +350,18 @@ def _contribution(row: dict[str, Any]) -> list[str]:
     return [
         *_event(row),
         _number(row["points"]),
-        _number(row["rating"]),
+        _rating(row),
         _signed(row["earned"]),
         _number(row["score"]),
         _reason(row) + (f" ({row['rule']})" if row["rule"] else ""),
         row["policy_version"] or "-",
     ]
+
+
+def _rating(row: dict[str, Any]) -> str:
+    """Return the rating of a contribution, with its weight where raters have some."""
+    rating, weight = _number(row["rating"]), row.get("weight")
+    return rating if weight is None else f"{rating} x {_number(weight)}"
 
 
 def _change(row: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Erasure: remove users from every table, in this order: tombstone, events, dead letters, conflicts, merges.
+"""Erasure: remove users from every table, in this order: tombstone, events, dead letters, conflicts, merges, changes.
 
 Files that hold rows of the users are rewritten without them (`removal.py`); a later vacuum deletes the old files, when
 no reader needs them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes
@@ -9,10 +9,11 @@ user: if one has not been applied yet and belongs to none of the named users, th
 conflicts two columns are read, of dead letters everything, but only those that contain a name are searched for words.
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
-conflicts of the user, and those whose first event was the user's, since they hold its event_id; and the merges of the
-user's accounts. In rows of other users, the user's names at `contract.personal_keys` are replaced by a pseudonym
-(`pseudonyms.py`), for which the metadata of all rows are read; other mentions stay (`mentions.py`). Indexes, caches and
-the warehouse read from the commit which events it removed or replaced (`erased_events.py`).
+conflicts of the user, and those whose first event was the user's, since they hold its event_id; the merges of the
+user's accounts; and the changes of the user's scores. In rows of other users, the user's names at
+`contract.personal_keys` are replaced by a pseudonym (`pseudonyms.py`), for which the metadata of all rows are read;
+other mentions stay (`mentions.py`). Indexes, caches and the warehouse read from the commit which events it removed or
+replaced (`erased_events.py`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
@@ -48,7 +49,7 @@ from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.user_files import find_files, list_users
 
 _ATTEMPTS = 20
-_MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"]}
+_MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"], "score_changes": ["user_id"]}
 """The columns that decide whether a row is of an erased user; for dead letters all columns do."""
 _NO_IDS = pa.chunked_array([], pa.string())
 
@@ -63,6 +64,7 @@ class ErasureCounts:
     merged_users: int = 0
     named_by_others: int = 0
     """Rows of other users in which names at `contract.personal_keys` were, or have to be, replaced by pseudonyms."""
+    score_changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,9 @@ def erase_users(
     letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
     conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
     merges = _erase(lake, "merged_users", tombstones, _MergeSearch(tombstones), events.done)
+    changes = _erase(lake, "score_changes", tombstones, _ChangeSearch(tombstones), events.done)
     renamed = sum(each.renamed for each in (events, letters, conflicts))
-    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows, renamed)
+    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows, renamed, changes.rows)
 
 
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
@@ -140,6 +143,7 @@ def _count_rows(lake: Lake, tombstones: Tombstones, orphaned: pa.ChunkedArray) -
         _count(lake, "conflicts", _ConflictSearch(tombstones, orphaned)),
         _count(lake, "merged_users", _MergeSearch(tombstones)),
         sum(_count_names(lake, name, tombstones) for name in ("events", "dead_letters", "conflicts")),
+        _count(lake, "score_changes", _ChangeSearch(tombstones)),
     )
 
 
@@ -271,6 +275,19 @@ class _MergeSearch:
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         return pc.or_(*(self.tombstones.match_users(rows[column]) for column in ("user_id", "merged_into")))
+
+
+@dataclass(frozen=True, slots=True)
+class _ChangeSearch:
+    """Changes of erased users in the feed."""
+
+    tombstones: Tombstones
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        return [path for path in paths if pc.any(self.match(read_rows("score_changes", path, ["user_id"]))).as_py()]
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        return self.tombstones.match_users(rows["user_id"])
 
 
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:

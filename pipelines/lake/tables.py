@@ -122,6 +122,20 @@ ERASED = pa.schema(
 """The place of each row that an erasure removed, so that counts still reconcile. A row of this table counts once the
 row that it names is gone. event_digest, of batch_id and event_id, tells the events of one record apart; it is null for
 dead letters, and in rows of format 1."""
+SCORE_CHANGES = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("user_id", pa.string()),
+        ("before", pa.string()),
+        ("after", pa.string()),
+        ("policy", pa.string()),
+        ("lake_version", pa.int64()),
+        ("as_of", TIMESTAMP),
+        ("recorded", TIMESTAMP),
+    ]
+)
+"""One row for each change of a user's row of `reputation` between two publications, as JSON before and after
+(`feed.enabled`). Only an erasure removes rows."""
 TABLES: Mapping[str, pa.Schema] = {
     "events": EVENTS,
     "dead_letters": DEAD_LETTERS,
@@ -130,6 +144,7 @@ TABLES: Mapping[str, pa.Schema] = {
     "fates": FATES,
     "policies": POLICIES,
     "merged_users": MERGED_USERS,
+    "score_changes": SCORE_CHANGES,
     "erasures": ERASURES,
     "erased": ERASED,
 }

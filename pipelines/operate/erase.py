@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
+from pipelines.feed_state import delete_feed_state
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import ErasureCounts, erase_users, preview_erasure
 from pipelines.lake.index import forget_erased
@@ -102,6 +103,7 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
             publish_draft(draft, settings)
         else:
             delete_histories(histories_folder(path))
+    delete_feed_state(settings.feed_path)
     if not served:
         delete_digest_cache(settings.published_dir)
     done = publish_warehouse(settings) if served else None

@@ -54,6 +54,7 @@ FROM merged_users
 WHERE list_contains($names, user_id) OR list_contains($names, merged_into)
 ORDER BY merged_at, merge_id
 """
+_CHANGES = "SELECT * FROM {table} WHERE list_contains($names, user_id) ORDER BY number"
 _ONLY = "WHERE user_id = getvariable('explained_user')"
 
 
@@ -77,6 +78,7 @@ def user_data(settings: Settings, user_id: str) -> dict[str, pa.Table]:
             ),
             "dead_letters": pa.concat_tables(_dead_letters(settings, names)),
             "merged_users": _rows(connection, _MERGES, "merged_users", names),
+            "score_changes": _rows(connection, _CHANGES, "score_changes", names),
         } | _scores(connection, policy_in_force(settings), user_id, now)
     if settings.has_document_store and (document := read_reputation(names[0], settings)):
         found["served"] = pa.Table.from_pylist([document])

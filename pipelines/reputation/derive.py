@@ -70,8 +70,10 @@ from pipelines.reputation.merged_users import (
     merges_of,
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
+from pipelines.reputation.raters import needs_rebuild, use_stored_weights
 from pipelines.reputation.refresh_steps import (
     Counts,
+    changed_events,
     count_all,
     create_affected_event,
     create_refresh_tables,
@@ -89,7 +91,14 @@ from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.warehouse import Info, Warehouse, stored_format
-from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables, views_of_moment
+from pipelines.reputation.warehouse_tables import (
+    ONLY_AFFECTED,
+    recipe,
+    trend_tables,
+    user_tables,
+    views_of_moment,
+    weight_tables,
+)
 
 _LOG = logging.getLogger(__name__)
 HEAVY_USER_EVENTS = 100_000
@@ -97,6 +106,7 @@ HEAVY_USER_EVENTS = 100_000
 _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
+_WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day, or users were merged"
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
@@ -146,7 +156,7 @@ def derive_in_duckdb(
     as_of: datetime,  # noqa: ARG001
 ) -> None:
     """Create the tables of a draft from its steps, in this process; log each step when it is done."""
-    tables = user_tables(policy) | trend_tables(policy)
+    tables = user_tables(policy) | trend_tables(policy) | weight_tables(policy)
     materialize_fact(connection, policy)
     _LOG.info("contributions are computed (1 of %d steps)", len(tables) + 1)
     for number, (name, query) in enumerate(tables.items(), 2):
@@ -274,6 +284,10 @@ class Draft:
             )
             histories = self._resolved_histories(connection)
             since = (before.lake_version, epoch_us(before.as_of))
+            if in_force.rules.raters is not None:
+                changed = changed_events(connection, histories, since, epoch_us(as_of))
+                if before.merges != merges_mark(merges) or needs_rebuild(connection, in_force, changed):
+                    return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
@@ -495,7 +509,7 @@ class Draft:
         connection, in_force = self.tables.connection, policy.at(as_of)
         if self._prepared != in_force:
             create_affected_event(connection)
-            define_steps(connection, policy, as_of, source="affected_event")
+            define_steps(connection, policy, as_of, source="affected_event", weigh=use_stored_weights)
             self._prepared = in_force
         set_as_of(connection, as_of)
 

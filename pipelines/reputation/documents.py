@@ -71,6 +71,23 @@ def documents_of(
     return frame
 
 
+def shown_rows(
+    connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None, source: str = "reputation"
+) -> pl.DataFrame:
+    """Return what is shown of users, or of all: `user_id`, and `shown`, the row of `reputation` as JSON (both String).
+
+    users: user_ids (String); unknown ones are ignored.
+    source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
+    """
+    if users is None:
+        return connection.sql(statement("shown_rows", source=source, only="")).pl()
+    connection.register("shown_user", users.unique().to_frame("user_id"))
+    only = "SEMI JOIN shown_user USING (user_id)"
+    frame = connection.sql(statement("shown_rows", source=source, only=only)).pl()
+    connection.unregister("shown_user")
+    return frame
+
+
 def rfc3339(moment: datetime) -> str:
     """Return a moment as RFC 3339 text in UTC with a Z, with microseconds only if they are not zero."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
-from pipelines.reputation.documents import documents_of
+from pipelines.reputation.documents import documents_of, shown_rows
 from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
 from pipelines.reputation.scopes import scope_query, scope_table
 from pipelines.reputation.sql import arrow_rows, one_row, statement
@@ -74,6 +74,14 @@ class DraftTables:
         scopes = self._shown_scopes(hashes)
         with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), hashes)):
             return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards, scopes)
+
+    def shown_rows(self, users: pl.Series | None = None) -> pl.DataFrame:
+        """Return what is shown of users, or of all, like `documents.shown_rows`; of some, at the cost of these."""
+        if users is None:
+            self.write_changes()
+            return shown_rows(self.connection)
+        with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), self._hashes_of(users))):
+            return shown_rows(self.connection, users, self._shown_scores())
 
     def _hashes_of(self, users: pl.Series) -> np.ndarray:
         with arrow_rows(self.connection, users.to_frame("user_id").to_arrow()):

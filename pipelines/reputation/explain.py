@@ -159,11 +159,20 @@ def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
         "hidden": bounds if rules.status.shown is None else units(rules.status.shown, policy),
         "points": f"CASE WHEN micro_points IS NOT NULL THEN {exact('micro_points', policy.score_digits)} END",
         "rating": "CAST(micro_rating AS DOUBLE) / 1e6",
+        **_weight(policy),
         "earned": _exactly("earned", policy),
         "running": _exactly("running", policy),
         "contributions": contributions_with_levels(policy) if view.has_bounds else statement("without_levels"),
         "level": level_name(policy, "level_no"),
     }
+
+
+def _weight(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the column of raters' weights, from 0 to 1; none where all weigh alike."""
+    if policy.rules.raters is None:
+        return {"weighed": "", "unweighed": "", "weight": ""}
+    weight = "\n    CAST(micro_weight AS DOUBLE) / 1e6 AS weight,"
+    return {"weighed": "\n        weight AS micro_weight,", "unweighed": " NULL,", "weight": weight}
 
 
 def _exactly(total: str, policy: EffectivePolicy) -> str:

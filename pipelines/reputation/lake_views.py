@@ -29,6 +29,7 @@ LAKE_VIEWS = (
     "erased",
     "policies",
     "merged_users",
+    "score_changes",
 )
 """The views of the lake's tables, and of what withdrawals removed; each reads only earlier ones."""
 _NOT_STORED = {"event_day"}

@@ -3,6 +3,8 @@
 Owns the formulas. A value is a fraction of whole numbers (ratings are in millionths), so that rounding is exact.
 """
 
+from collections.abc import Callable
+
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MICRO, Number, micro
 
@@ -14,11 +16,7 @@ def tally_columns(name: str, measure: Measure, within: str) -> list[str]:
 
     `within` is the condition of the view.
     """
-    seen = f"{within} AND rating_rank <= {measure.last}" if measure.last else within
-    judged = seen
-    if measure.positive_from is not None and measure.negative_to is not None:
-        judged += f" AND (rating >= {micro(measure.positive_from)} OR rating <= {micro(measure.negative_to)})"
-    positive = "false" if measure.positive_from is None else f"{seen} AND rating >= {micro(measure.positive_from)}"
+    judged, positive = _conditions(measure, within)
     return [
         f"count(rating) FILTER ({judged}) AS {name}_n",
         f"CAST(coalesce(sum(rating) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
@@ -26,13 +24,48 @@ def tally_columns(name: str, measure: Measure, within: str) -> list[str]:
     ]
 
 
+def weighted_tally_columns(name: str, measure: Measure, within: str) -> list[str]:
+    """Return the aggregates of a measure whose ratings have weights: those of `tally_columns`, and two sums of weights.
+
+    `{name}_sum` is that of ratings times weights, `{name}_weight` and `{name}_positive_weight` are in millionths. A
+    rating that weighs nothing is in none of them.
+    """
+    judged, positive = (f"{condition} AND weight > 0" for condition in _conditions(measure, within))
+    return [
+        f"count(rating) FILTER ({judged}) AS {name}_n",
+        f"CAST(coalesce(sum(CAST(rating AS HUGEINT) * weight) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
+        f"count(*) FILTER ({positive}) AS {name}_p",
+        f"CAST(coalesce(sum(weight) FILTER ({judged}), 0) AS HUGEINT) AS {name}_weight",
+        f"CAST(coalesce(sum(weight) FILTER ({positive}), 0) AS HUGEINT) AS {name}_positive_weight",
+    ]
+
+
+def _conditions(measure: Measure, within: str) -> tuple[str, str]:
+    """Return which ratings of a view a measure judges, and which of them are positive."""
+    seen = f"{within} AND rating_rank <= {measure.last}" if measure.last else within
+    judged = seen
+    if measure.positive_from is not None and measure.negative_to is not None:
+        judged += f" AND (rating >= {micro(measure.positive_from)} OR rating <= {micro(measure.negative_to)})"
+    positive = "false" if measure.positive_from is None else f"{seen} AND rating >= {micro(measure.positive_from)}"
+    return judged, positive
+
+
 def value(name: str, measure: Measure) -> str:
     """Return the SQL of a measure's value from its aggregates: a BIGINT for counts, else a DOUBLE or null."""
+    return _value(name, measure, _fraction)
+
+
+def weighted_value(name: str, measure: Measure) -> str:
+    """Return the SQL of the value of a measure whose ratings have weights; counts are those of the ratings."""
+    return _value(name, measure, _weighted_fraction)
+
+
+def _value(name: str, measure: Measure, fraction: Callable[[str, Measure], tuple[str, str]]) -> str:
     if measure.formula == "positives":
         return f"{name}_p"
     if measure.formula == "negatives":
         return f"{name}_n - {name}_p"
-    numerator, denominator = _fraction(name, measure)
+    numerator, denominator = fraction(name, measure)
     if measure.digits is not None:
         scale = 10**measure.digits
         numerator, denominator = f"round_{measure.rounding}(({numerator}) * {scale}, {denominator})", str(scale)
@@ -59,7 +92,29 @@ def _fraction(name: str, measure: Measure) -> tuple[str, str]:
             bound = f"wilson({name}_p, {name}_n, CAST('{measure.z!r}' AS DOUBLE))"
             return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
         case "positives" | "negatives":
-            raise AssertionError("counts are not fractions: `value` returns them")
+            raise AssertionError("counts are not fractions: `_value` returns them")
+
+
+def _weighted_fraction(name: str, measure: Measure) -> tuple[str, str]:
+    """Return numerator and denominator, as of `_fraction`, where a rating counts by its weight instead of one."""
+    total, n, p = f"{name}_sum", f"{name}_weight", f"{name}_positive_weight"
+    match measure.formula:
+        case "mean":
+            return total, f"{n} * {MICRO}"
+        case "bayesian":
+            weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
+            return f"{weight} * {mean} + {total}", f"({weight} + {n}) * {MICRO}"
+        case "beta":
+            positive, negative = _micro(measure.prior_positive), _micro(measure.prior_negative)
+            return f"{p} + {positive}", f"{n} + {positive} + {negative}"
+        case "share":
+            return p, n
+        case "wilson":
+            counts = ", ".join(f"CAST(CAST({count} AS HUGEINT) AS DOUBLE) / 1e6" for count in (p, n))
+            bound = f"wilson({counts}, CAST('{measure.z!r}' AS DOUBLE))"
+            return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
+        case "positives" | "negatives":
+            raise AssertionError("counts are not fractions: `_value` returns them")
 
 
 def _number(number: Number) -> str:

@@ -151,12 +151,28 @@ def find_affected_users(
     users = histories.changed_users(
         version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
     )
-    erased, moved = _erased_events(connection), connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
-    users = union(users, pa.concat_tables([erased, moved])["user_hash"].to_numpy())
+    users = union(users, _removed_events(connection)["user_hash"].to_numpy())
     if not has_completions(policy):
         return users
-    changed = pa.concat_tables([histories.events_after(version, since_us, as_of_us), erased, moved])
+    changed = changed_events(connection, histories, since, as_of_us)
     return union(users, users_of_completions(connection, histories, changed))
+
+
+def changed_events(
+    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, since: tuple[int, int], as_of_us: int
+) -> pa.Table:
+    """Return the events (ROWS) that became known since a warehouse, were erased, or moved to another user by a merge.
+
+    since, as_of_us: as of `find_affected_users`.
+    """
+    version, since_us = since
+    return pa.concat_tables([histories.events_after(version, since_us, as_of_us), _removed_events(connection)])
+
+
+def _removed_events(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return the events (ROWS) that were erased or moved to another user by a merge."""
+    moved = connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
+    return pa.concat_tables([_erased_events(connection), moved])
 
 
 @contextmanager

@@ -134,6 +134,7 @@ def _summed_query(policy: EffectivePolicy, scope: str) -> str:
         "scope_summed",
         scope=scope,
         rank=f"scope_{scope}_rank" if _needs_ranks(policy) else "CAST(NULL AS BIGINT)",
+        weight="" if policy.rules.raters is None else "\n            weight,",
         tallies=",\n        ".join(tallies),
         columns=",\n    ".join(columns),
     )

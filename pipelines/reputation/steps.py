@@ -5,6 +5,7 @@ earlier ones, so it can be queried alone; only `fact` is materialized, because e
 connection needs `events`.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -14,10 +15,13 @@ from pipelines.reputation.level_history import contributions_with_levels
 from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
+from pipelines.reputation.raters import compute_weights
 from pipelines.reputation.scopes import fact_columns, value_columns
 from pipelines.reputation.sql import statement, use_utc
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Weigh = Callable[[duckdb.DuckDBPyConnection, EffectivePolicy, Sequence[str]], None]
+"""Fills `rater_weight`, given the first steps over all events."""
 MACROS = (
     *("parse_micro", "utc_day", "bucket", "governed", "floor_divide", "wilson"),
     *("round_half_up", "round_half_even", "round_floor", "round_ceiling"),
@@ -31,15 +35,18 @@ def define_steps(
     known_at: datetime | None = None,
     source: str = "events",
     known: Aliases = NO_ALIASES,
+    weigh: Weigh = compute_weights,
 ) -> EffectivePolicy:
     """Define the steps up to `contribution` for a policy and a moment; return the policy in force at that moment.
 
-    Computes no rows. All objects are temporary, so a read-only warehouse will do; a second call replaces them.
+    Computes no rows, except where raters have weights. All objects are temporary, so a read-only warehouse will do; a
+    second call replaces them.
 
     connection: with the table or view `source`, and `commits` if `known_at` is given.
     as_of: only events with an earlier event time count.
     known_at: only events with an earlier commit time count; None: all.
     known: the merged users, under whose current user_ids the steps read `source`.
+    weigh: fills the weights of raters, if the policy has any: from all `events`, whatever `source` is.
     Raises UsageError for a moment without a time zone.
     """
     use_utc(connection)
@@ -53,6 +60,8 @@ def define_steps(
     committed = "" if known_at is None else statement("known_at")
     if known:
         load_aliases(connection, known)
+    if in_force.rules.raters is not None:
+        weigh(connection, in_force, [*first_steps(in_force, "events", committed, known), *_given_steps(in_force)])
     for step in (*first_steps(in_force, source, committed, known), *step_statements(in_force)):
         connection.execute(step)
     return in_force
@@ -91,6 +100,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
     emits_several = any(len(action.emissions) > 1 for action in actions)
     gates, gated = _chain("judged", _gates(policy))
     caps, capped = _chain("earned", _caps(policy))
+    earned = statement("earned_at_epoch") if policy.decays else "granted"
     return [
         statement("step_02_retracted_event"),
         statement("step_03_status_transition"),
@@ -105,12 +115,22 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_13_earned", source=gated),
         *caps,
         statement(
-            "step_15_contribution",
-            source=capped,
-            earned=statement("earned_at_epoch") if policy.decays else "granted",
-            scopes=value_columns(policy),
+            "step_15_contribution", source=capped, earned=earned, scopes=value_columns(policy), **_weights(policy)
         ),
     ]
+
+
+def _given_steps(policy: EffectivePolicy) -> list[str]:
+    """Return the steps up to `emitted` without corrections: what ratings said when they were given."""
+    emitted = statement("step_08_emitted", matched=_matched(policy), **_maps(policy))
+    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), emitted]
+
+
+def _weights(policy: EffectivePolicy) -> dict[str, str]:
+    """Return how step_15 weighs ratings; nothing where all weigh alike."""
+    if policy.rules.raters is None:
+        return {"weight": "", "weights": ""}
+    return {"weight": f"\n    {statement('raters_weight')}", "weights": f"\n{statement('raters_join')}"}
 
 
 def _maps(policy: EffectivePolicy) -> dict[str, str]:
@@ -189,7 +209,8 @@ def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
     columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy), "scopes": fact_columns(policy)}
     levels = statement("without_levels") if policy.decays else contributions_with_levels(policy)
-    return statement("step_16_fact", only=only, contributions=levels, **columns)
+    weight = "" if policy.rules.raters is None else "\n    weight,"
+    return statement("step_16_fact", only=only, contributions=levels, weight=weight, **columns)
 
 
 def _half_life(policy: EffectivePolicy) -> str:

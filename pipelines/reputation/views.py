@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
-from pipelines.reputation.measures import tally_columns, value
+from pipelines.reputation.measures import tally_columns, value, weighted_tally_columns, weighted_value
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.decay import SCORE_DIGITS, SUM_DIGITS, HalfLife
 from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
@@ -105,8 +105,9 @@ def tally(view: View, policy: EffectivePolicy) -> list[str]:
         f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
         f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
+    aggregates = tally_columns if policy.rules.raters is None else weighted_tally_columns
     for name, measure in policy.rules.all_measures.items():
-        columns += tally_columns(f"{view.name}_{name}", measure, within)
+        columns += aggregates(f"{view.name}_{name}", measure, within)
     return columns
 
 
@@ -131,11 +132,11 @@ def _sums(view: View, policy: EffectivePolicy) -> list[str]:
 
 def summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
-    name = view.name
+    name, measured = view.name, value if policy.rules.raters is None else weighted_value
     return {
         **{column: column for column in _sums(view, policy)},
         f"{name}_events": f"{name}_count",
-        **{f"{name}_{key}": value(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()},
+        **{f"{name}_{key}": measured(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()},
         f"{name}_rating_count": f"{name}_ratings",
     }
 

@@ -68,6 +68,11 @@ def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
     return _trends(policy, {name: name for name in TABLES_BY_DAY}, "", "")
 
 
+def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the query of the raters' weights, if they have any: DuckDB computes them, whatever the engine."""
+    return {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
+
+
 def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
     """Return the queries of the trends, restricted to the days in `pending_day`.
 

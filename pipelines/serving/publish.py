@@ -62,7 +62,12 @@ class _Changes:
 
 
 def publish(
-    documents: Documents, stamp: Stamp, where: StoreSettings, state: DigestCache, changed: pl.Series | None = None
+    documents: Documents,
+    stamp: Stamp,
+    where: StoreSettings,
+    state: DigestCache,
+    changed: pl.Series | None = None,
+    before_finish: Callable[[], None] = lambda: None,
 ) -> PublishResult:
     """Make the store hold exactly the documents of all users under this stamp, with the fewest writes.
 
@@ -72,6 +77,8 @@ def publish(
     document, unnoticed until the store or the cache is lost. So a caller keeps the names until a call with them has
     returned, and passes None at first, for a cache that was read from disk.
     `documents(changed)` is called first; `documents(None)` if the store does not hold that publication.
+    `before_finish` is called when everything is written and the publication is not yet the published one; its error
+    leaves an interrupted publication.
 
     Until the call returns, readers see each document whole, old or new, with the matching leaderboard scores. A crash
     anywhere leaves documents of this publication and the previous one, and the next publication is full. So is the
@@ -92,6 +99,7 @@ def publish(
         )
         writing.write(changes.written)
         writing.remove(changes.deleted)
+        before_finish()
         writing.finish(changes.documents)
     state.remember(writing.id, store.leaderboards, _digests_after(made, last, changes.deleted))
     written, unchanged = changes.written.height, changes.documents - changes.written.height

@@ -93,6 +93,7 @@ def test_the_whole_graph_reports_the_simulated_data(
     )
 
 
+@pytest.mark.slow
 def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     """A user with one low rating a day gets twelve on one day: it is counted, and listed with day and number.
 

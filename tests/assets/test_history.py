@@ -77,6 +77,7 @@ def test_a_day_is_accounted_for_over_all_attempts(
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_a_day_without_a_file_fails_alone(no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """So does a day whose file is refused: all others of the run are loaded and materialized, and no more is retried.
 
@@ -107,6 +108,7 @@ def test_a_day_without_a_file_fails_alone(no_bus: Settings, instance: dg.Dagster
     assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, 3]
 
 
+@pytest.mark.slow
 def test_a_single_day_can_be_requested(no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """A single partition key instead of a range."""
     write(tmp_path, "2024-05-01", 3)

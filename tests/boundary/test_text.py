@@ -9,6 +9,7 @@ from pipelines.boundary.text import CONTROL_CHARS, escape_lines, escape_text, ma
 from tests.test_hostile import HOSTILE
 
 
+@pytest.mark.slow
 @hypothesis.given(st.text(st.characters(codec=None)))
 def test_control_characters_are_escaped(text: str) -> None:
     """No control, bidirectional or invisible character remains in any text; all others are unchanged."""

@@ -193,6 +193,7 @@ def test_shipped_policies_are_within_the_bounds() -> None:
     assert all((_POLICIES / f"{name}.toml").stat().st_size < MAX_BYTES / 20 for name in shipped_policies())
 
 
+@pytest.mark.slow
 def test_hostile_files_end_in_bounded_time(tmp_path: Path) -> None:
     """All hostile values and lines in one run, in a child process with a timeout."""
     texts = [f"x = {value}" for value in _VALUES] + _LINES

@@ -218,6 +218,7 @@ def test_the_package_contains_the_operations_page() -> None:
     assert f"!{PAGE}" in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_no_message_refers_to_the_repository() -> None:
     """Messages name no page, test or `make` target, which a wheel does not contain."""
     found = [

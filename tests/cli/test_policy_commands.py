@@ -159,6 +159,7 @@ def test_many_contributions_are_summarized(run: Run, rules: str) -> None:
     assert "max: 3,000 contributions add up to a score of " in answer.out
 
 
+@pytest.mark.slow
 def test_a_change_shows_gained_and_expired_points(run: Run, rules: str) -> None:
     """Between two dates ann gained a vote, and a penalty was over."""
     answer = run("explain", "ann", "--policy", rules, "--from", "2026-03-02T12:00", "--to", "2026-03-12")
@@ -169,6 +170,7 @@ def test_a_change_shows_gained_and_expired_points(run: Run, rules: str) -> None:
     assert sum(row["change"] for row in rows) == 15
 
 
+@pytest.mark.slow
 def test_a_window_is_explained(run: Run, rules: str) -> None:
     """Its score is what the events of its days earned, without the start; an unknown window is named."""
     window = ["--policy", rules, "--view", "last_30_days"]
@@ -282,6 +284,7 @@ def test_a_rollback(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert "in force from now on: votes, version 3" in run("policy", "rollback", "--why", "again").out
 
 
+@pytest.mark.slow
 def test_what_was_shown_is_explained(shown: Callable[..., Answer]) -> None:
     """Both scores, and every cause with its points: the late penalty is expired by now, the policy took 12."""
     out = shown().out
@@ -432,6 +435,7 @@ def test_a_policy_compared_with_itself_changes_nothing(run: Run, rules: str) -> 
     assert "no change: the two policies" in answer.out
 
 
+@pytest.mark.slow
 def test_a_diff_shows_gains_losses_and_ranks(run: Run, rules: str, tmp_path: Path) -> None:
     """Without the cap max gains, with penalties for rides bob loses; CSV has one row per user."""
     other = tmp_path / "other.toml"

@@ -49,6 +49,7 @@ def test_every_setting_is_explained() -> None:
     assert [(section, name) for section, name, field in fields if not field.description] == []
 
 
+@pytest.mark.slow
 def test_every_table_and_column_is_explained() -> None:
     """The page matches the tables: a column without a description, or the reverse, fails."""
     assert _docs("tables.md") == tables_page(REPOSITORY)

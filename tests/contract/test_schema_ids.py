@@ -203,6 +203,7 @@ def test_references_of_many_records_equal_those_of_each_one(records: list[tuple[
     assert found == [schema_reference(value, headers) for value, headers in records[skipped:]]
 
 
+@pytest.mark.slow
 @given(records=st.lists(_RECORD, max_size=12), form=st.sampled_from(["avro", "protobuf", "json"]))
 def test_any_header_has_an_outcome(folder: Path, records: list[tuple[bytes, Headers]], form: str) -> None:
     """Each record is an event or has an error message; nothing is raised (`not-blocked`)."""

@@ -274,6 +274,7 @@ def test_one_deadline_for_all_ids_of_a_batch(
     assert 0 < len(schemas.known) < 100
 
 
+@pytest.mark.slow
 def test_unknown_ids_that_use_up_the_time_are_not_an_outage(
     registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +307,7 @@ def test_all_schemas_of_a_registry_are_not_an_outage(
         assert 50 < sum(map(_is_unknown, found.values())) < 150
 
 
+@pytest.mark.slow
 def test_the_cache_is_bounded(registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither unknown ids nor large schemas fill the memory of a long-lived process."""
     monkeypatch.setattr(schemas_module, "_MAX_CACHED_UNKNOWN", 100)
@@ -353,6 +355,7 @@ def _outcome(registry: Registry) -> WriterSchema | Problem | TransientError | Co
         schemas.close()
 
 
+@pytest.mark.slow
 @given(status=st.sampled_from([200, 401, 403, 404]) | st.integers(200, 599), headers=_HEADERS, body=_BODY)
 def test_any_answer_has_one_of_four_outcomes(
     hostile: Registry, status: int, headers: dict[str, str], body: bytes

@@ -55,6 +55,7 @@ _BAD = {
 }
 
 
+@pytest.mark.slow
 @given(kinds=st.lists(st.sampled_from([*_GOOD, *_BAD]), max_size=30))
 def test_each_value_by_its_own_schema(folder: Path, kinds: list[str]) -> None:
     """In any mixture each value has the outcome that it has alone, in its row (`not-blocked`)."""

@@ -94,6 +94,7 @@ def test_groups_as_deep_as_the_stack() -> None:
     assert [parsed.events["event_id"][row].as_py() for row in (0, 3)] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_groups_at_the_bound_are_passed_over() -> None:
     """The allowed depth of groups is an unknown field like any other, also in a thread with a small stack."""
     code = (

@@ -1,13 +1,10 @@
 """A kill before or after any step is harmless: the same work, started again, ends like an uninterrupted run.
 
 Every moment is a test case. A kill leaves only what is stored, so of moments between which nothing is stored the first
-is killed. A run tries every third of them, beginning with another each day, so that three days try all; CRASH_EVERY=1
-tries all at once.
+is killed. A run tries a sixth of them, another each day (`tests/share.py`).
 """
 
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +23,7 @@ from tests.crashes.flows import Flow, parts
 from tests.crashes.kills import Moment, kill, moments, trace
 from tests.draining import send, with_ingest
 from tests.rides import rides, to_rides
+from tests.share import share
 
 FLOWS: dict[str, Flow] = (
     ingest_flows.FLOWS
@@ -36,10 +34,7 @@ FLOWS: dict[str, Flow] = (
     | relay_flows.FLOWS
 )
 ALL_KILLS = [(name, moment) for name, flow in FLOWS.items() for moment in moments(flow.steps)]
-EVERY = int(os.environ.get("CRASH_EVERY", "3"))
-KILLS = ALL_KILLS[int(time.time() // 86_400) % EVERY :: EVERY]
-
-
+KILLS = share(ALL_KILLS, 6)
 _AHEAD = 3
 """Kills that the thread runs before their tests."""
 

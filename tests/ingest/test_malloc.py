@@ -24,6 +24,7 @@ print(pyarrow.default_memory_pool().backend_name, min(faults_of_a_batch() for _ 
 _PAGES = 5 * (40 << 20) // 4096
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="requires glibc")
 def test_a_batch_needs_no_new_pages() -> None:
     """Arrow's large arrays reuse the pages of previous batches, up to a few that the system reclaims."""

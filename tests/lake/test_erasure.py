@@ -129,6 +129,7 @@ def test_equals_an_erasure_that_reads_everything(
     assert count_remaining_rows(lake, _tombstones(lake, folder)).events == 0
 
 
+@pytest.mark.slow
 def test_only_files_of_the_users_are_read_and_each_once(lake: Lake, tmp_path: Path, opened: list[str]) -> None:
     """Of twenty files, the two that hold the users are read whole, each once, and only those are replaced."""
     _fill(lake, [[f"u{n}"] for n in range(18)] + [["a", "b"], ["a", "u1"]])
@@ -139,6 +140,7 @@ def test_only_files_of_the_users_are_read_and_each_once(lake: Lake, tmp_path: Pa
     assert len(opened) == len(set(opened)) == 2
 
 
+@pytest.mark.slow
 def test_filters_exclude_row_groups(lake: Lake) -> None:
     """Of twenty files with a row group each, DuckDB scans those of the user, and a few false positives at most."""
     _fill(lake, [[f"u{n}", f"w{n}"] for n in range(20)])
@@ -174,6 +176,7 @@ def _has_filter(path: str) -> bool:
     return any(column.path_in_schema == "user_id" and column.bloom_filter_offset is not None for column in columns)
 
 
+@pytest.mark.slow
 def test_users_known_by_tombstones_only_are_erased(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a kill before the commit, erasing another user removes the rows of the first too (`erasable`)."""
     _fill(lake, [["a", "b"], ["c"], ["a"]])
@@ -190,6 +193,7 @@ def _kill(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_orphaned_conflicts_are_removed_also_after_a_kill(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +214,7 @@ def test_orphaned_conflicts_are_removed_also_after_a_kill(
         assert erase_users(lake, _tombstones(lake, tmp_path), ["c"]).conflicts == 1
 
 
+@pytest.mark.slow
 def test_no_index_is_rebuilt(lake: Lake, tmp_path: Path, rebuilds: list[str]) -> None:
     """A closed index, an open one, and one that is behind lose exactly the erased ids, before and after catching up.
 

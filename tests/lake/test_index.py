@@ -123,6 +123,7 @@ def _delete(paths: list[Path]) -> None:
 _DAMAGE = st.sampled_from([_swap, _tear, _delete, lambda _: None])
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(st.tuples(st.lists(_IDS, max_size=25), _DAMAGE), max_size=5))
 def test_an_index_without_its_filters_classifies_alike(

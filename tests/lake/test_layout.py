@@ -119,6 +119,7 @@ def test_the_log_of_a_new_lake_has_no_statistics_but_days(lake: Lake) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_rows_in_no_order_of_time_are_sorted_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch has rows of all days; compactions leave few files for each day, and come to an end."""
@@ -148,6 +149,7 @@ def _holding(lake: Lake, days: int) -> Counter[date]:
     return Counter({day: sum(first <= day <= last for first, last in ranges) for day in each})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_trickle_of_days_is_few_files(lake: Lake) -> None:
     """Five events a day, committed each day: small neighbours are merged."""

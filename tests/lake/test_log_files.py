@@ -78,6 +78,7 @@ def _reads_of_a_commit(lake: Lake, commits_before: int) -> Reads:
     return reads
 
 
+@pytest.mark.slow
 def test_a_crash_during_removal_leaves_no_gap(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest entries are removed first."""
     _commit_empty(lake, 120)

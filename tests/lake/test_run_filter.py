@@ -32,6 +32,7 @@ def test_a_filter_agrees_with_a_set(
     assert positions == [rows.get(digest, -1) for digest in [*ids, *others]]
 
 
+@pytest.mark.slow
 def test_new_ids_read_almost_no_row(tmp_path: Path) -> None:
     """Of 20,000 new ids at most one in 25 is compared with a row; a known id reads its own row; it takes a byte per id.
 

@@ -39,6 +39,7 @@ def filled(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return lake
 
 
+@pytest.mark.slow
 def test_compaction_keeps_every_row_and_sorts_by_user(filled: Lake) -> None:
     """Each file becomes sorted by user, time and id, in one file, or one for each day; nothing else changes."""
     before = {name: read_rows(filled, name) for name in ("events", "conflicts", "commits")}
@@ -71,6 +72,7 @@ def test_a_user_is_found_by_reading_few_rows(lake: Lake) -> None:
     assert (of_unknown, of_first) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
     """Merged files are not merged again, and fewer files than the minimum are not merged."""
     assert compact(filled, 100) == []
@@ -119,6 +121,7 @@ def test_a_day_of_any_size_is_merged_in_pieces(lake: Lake, monkeypatch: pytest.M
     assert lake.table("events").version() == version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how_many", [2, 4])
 def test_concurrent_compactions_neither_double_nor_lose_rows(filled: Lake, how_many: int) -> None:
     """Compactions that start at once leave every row once."""
@@ -144,6 +147,7 @@ def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pyte
     assert orphan_files(filled) == []
 
 
+@pytest.mark.slow
 def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log refuses a compaction on an old version: it starts again and finds nothing to do."""
     before = read_rows(filled)
@@ -159,6 +163,7 @@ def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.Monk
     assert read_rows(filled) == before
 
 
+@pytest.mark.slow
 def test_ingest_beside_a_compaction_continues(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that commits during a merge stays, and the compaction commits after it."""
     handle, before = filled.table("events"), read_rows(filled)
@@ -192,6 +197,7 @@ def test_a_compaction_that_loses_every_race_gives_up(filled: Lake, monkeypatch: 
     assert orphan_files(filled) == []
 
 
+@pytest.mark.slow
 def test_a_reader_of_an_old_snapshot_continues(filled: Lake) -> None:
     """A compaction removes no file: readers of an older snapshot can still read its files."""
     snapshot, before = take_snapshot(filled), read_rows(filled)
@@ -231,6 +237,7 @@ def test_vacuum_keeps_files_replaced_within_the_retention(filled: Lake) -> None:
     assert all(Path(path).exists() for path in replaced)
 
 
+@pytest.mark.slow
 def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Merged files are removed after the retention, and the rows stay."""
     before, replaced = read_rows(filled), set(filled.table("events").file_uris())
@@ -246,6 +253,7 @@ def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, mon
     assert read_rows(filled) == before
 
 
+@pytest.mark.slow
 def test_the_log_of_a_compaction_carries_its_fence(filled: Lake) -> None:
     """A handle from before a compaction can no longer commit the transaction `maintenance`."""
     stale = filled.table("events")

@@ -40,6 +40,7 @@ def _ride(**fields: Any) -> bytes:
     return json.dumps({"id": "r1", "driver": {"id": "d1"}, "at": "2026-01-31T12:00:00Z"} | fields).encode()
 
 
+@pytest.mark.slow
 def test_plain_fields_are_paths(tmp_path: Path) -> None:
     """Dotted paths reach nested values; what is absent is left out of metadata; numbers keep their digits."""
     value = b'{"id": 7, "driver": {"id": "d1", "home city": "Kassel"}, "at": "2026-01-31T12:00:00Z", "stars": 4.50}'
@@ -69,6 +70,7 @@ def test_numbers_keep_their_digits() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_each_record_has_one_fate(tmp_path: Path) -> None:
     """A record becomes two events, or is filtered, or is rejected; the others of its batch go on (`not-blocked`)."""
     values = [
@@ -95,6 +97,7 @@ def test_each_record_has_one_fate(tmp_path: Path) -> None:
     assert found.mis_keyed.to_pylist() == [False] * 4
 
 
+@pytest.mark.slow
 def test_events_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """One by one, in two batches or in one, records become the same events with the same ids (`replay-equals-live`)."""
     values = [
@@ -107,6 +110,7 @@ def test_events_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     assert whole == split == single
 
 
+@pytest.mark.slow
 def test_a_record_on_which_the_select_fails_is_a_dead_letter(tmp_path: Path) -> None:
     """It alone is unmappable, with the error; bytes that are not text do not matter to the others (`not-blocked`)."""
     text = """
@@ -123,6 +127,7 @@ select = "SELECT value->>'u' AS user_id, 'A' AS action_type, CAST(value->>'t' AS
     assert "yesterday" in found.rejected["detail"][0].as_py()
 
 
+@pytest.mark.slow
 def test_a_record_cannot_end_or_stall_the_process(tmp_path: Path) -> None:
     """Memory and time of a mapping are limited: a record beyond them is a dead letter (`not-blocked`)."""
     text = """
@@ -139,6 +144,7 @@ select = '''SELECT 'u' || length(repeat('x', CAST(value->>'n' AS BIGINT))) AS us
     assert reasons(found) == {20: "unmappable"}
 
 
+@pytest.mark.slow
 def test_equal_ids_within_a_record_have_one_order(tmp_path: Path) -> None:
     """Of its events with one id and other metadata, the same one comes first in every batch (`replay-equals-live`)."""
     text = """
@@ -151,6 +157,7 @@ select = '''SELECT 'e' AS event_id, 'u' AS user_id, 'A' AS action_type, bus_time
         assert [row[3]["n"] for row in events(decode(records([b"{}"] * 2)))] == ["1", "2", "3"] * 2
 
 
+@pytest.mark.slow
 def test_typed_columns(tmp_path: Path) -> None:
     """`columns` gives members a type; an absent one is null, one of another type makes the record unmappable."""
     text = """
@@ -179,6 +186,7 @@ tags = "VARCHAR[]"
     assert reasons(found) == {2: "unmappable"}
 
 
+@pytest.mark.slow
 def test_metadata_of_a_struct_or_a_json_object(tmp_path: Path) -> None:
     """Both become text, without entries that have no value."""
     for metadata in (
@@ -207,6 +215,7 @@ def _refused() -> Iterator[tuple[str, str]]:
     yield head + "now() AS timestamp" + tail, "line 1: now is another value"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("select", "reason"), list(_refused()))
 def test_a_select_that_cannot_be_right_is_refused_at_once(tmp_path: Path, select: str, reason: str) -> None:
     """The message names file and key, before a record is read."""
@@ -216,6 +225,7 @@ def test_a_select_that_cannot_be_right_is_refused_at_once(tmp_path: Path, select
     assert reason in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_events_of_a_record_are_bounded(tmp_path: Path) -> None:
     """At most 10,000; one with more is unmappable, and its neighbours are events (`not-blocked`)."""
     select = """SELECT 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp
@@ -229,6 +239,7 @@ FROM record, range(CAST(value->>'n' AS BIGINT))"""
     assert detail == "The source's SELECT fails on the record: it makes over 10,000 events of one record, the limit."
 
 
+@pytest.mark.slow
 def test_a_select_that_fails_on_each_record_is_run_little_more_than_once_for_each() -> None:
     """Records are divided into many parts, so that few runs fail for nothing."""
     runs: list[int] = []

@@ -29,6 +29,7 @@ _STRUCTURED = {
 }
 
 
+@pytest.mark.slow
 def test_cloudevents_in_structured_and_binary_mode(tmp_path: Path) -> None:
     """Both modes of the Kafka protocol binding become the same kind of event; id and source identify it."""
     values = [json.dumps(_STRUCTURED).encode(), b'{"user": "u2", "points": 7}', b'{"specversion": "1.0"}']
@@ -42,6 +43,7 @@ def test_cloudevents_in_structured_and_binary_mode(tmp_path: Path) -> None:
     assert reasons(found) == {2: "missing_event_id"}
 
 
+@pytest.mark.slow
 def test_cloudevents_whose_subject_is_the_user(tmp_path: Path) -> None:
     """Without user_id, the attribute `subject` is the user."""
     values = [json.dumps(_STRUCTURED | {"subject": "u3"}).encode(), b"{}"]
@@ -50,6 +52,7 @@ def test_cloudevents_whose_subject_is_the_user(tmp_path: Path) -> None:
         assert [row[1] for row in events(decode(records(values, headers=headers)))] == ["u3", "u4"]
 
 
+@pytest.mark.slow
 def test_debezium_outbox(tmp_path: Path) -> None:
     """The event router's record: the aggregate's id as the key, the event's id and type in headers, the payload."""
     # https://debezium.io/documentation/reference/stable/transformations/outbox-event-router.html,
@@ -87,6 +90,7 @@ time = "created"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("envelope", [{}, {"schemas": True}])
 def test_debezium_cdc_of_a_ratings_table(tmp_path: Path, envelope: dict[str, Any]) -> None:
     """An insert rates, an update corrects and a delete retracts the event of the insert; a tombstone is filtered."""
@@ -116,6 +120,7 @@ def test_debezium_cdc_of_a_ratings_table(tmp_path: Path, envelope: dict[str, Any
     assert not len(found.rejected)
 
 
+@pytest.mark.slow
 def test_a_delete_without_its_row_before_is_said(tmp_path: Path) -> None:
     """Without REPLICA IDENTITY FULL a delete does not name the user: a dead letter, never a lost retraction."""
     with mapping(tmp_path, _CDC) as decode:

@@ -76,6 +76,7 @@ def _load(settings: Settings, source: SourceFile) -> list[Any]:
     return [offsets for record in records for offsets in record.ranges]
 
 
+@pytest.mark.slow
 def test_rows_have_the_fates_of_records(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """Of four rows one is two events, one is filtered, one is a dead letter; the account names the source."""
     both = source(_BOTH)
@@ -108,6 +109,7 @@ def test_plain_fields_are_those_of_the_options(busless: Settings, source: Callab
     assert_verified(busless)
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_another_load(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """It reads the file again; events whose ids do not change count once, an unchanged one reads nothing."""
     assert _load(busless, source(_BOTH))[0].accepted == 3
@@ -125,6 +127,7 @@ def _load_in_parts(settings: Settings, path: Path) -> None:
         _load(small, read_source(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_killed_load_continues(
     busless: Settings, source: Callable[..., SourceFile], tmp_path: Path, when: Literal["before", "after"]
@@ -146,6 +149,7 @@ def test_a_killed_load_continues(
     assert query(other, ids) == query(busless, ids)
 
 
+@pytest.mark.slow
 def test_a_select_that_does_not_fit_is_refused_before_anything_is_read(
     busless: Settings, source: Callable[..., SourceFile]
 ) -> None:
@@ -171,6 +175,7 @@ def test_mistakes_in_a_source_of_files_are_named(source: Callable[..., SourceFil
         source(f"{_PLAIN}{text}\n")
 
 
+@pytest.mark.slow
 def test_a_diff_shows_what_a_changed_source_would_make(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """New, gone and other events with an example and its fields, fates before and after; the lake stays as it is."""
     assert _load(busless, source(_BOTH))[0].accepted == 3
@@ -192,6 +197,7 @@ def test_a_diff_shows_what_a_changed_source_would_make(busless: Settings, source
     assert query(busless, "SELECT count(*) FROM commits") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_preview_of_a_source_commits_nothing(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """Fates, unused columns, and what the policy in force makes of the events."""
     both = source(_BOTH)
@@ -205,6 +211,7 @@ def test_a_preview_of_a_source_commits_nothing(busless: Settings, source: Callab
     assert not (busless.data_dir / "lake").exists()
 
 
+@pytest.mark.slow
 def test_history_by_day_may_be_of_a_source(
     busless: Settings, source: Callable[..., SourceFile], tmp_path: Path
 ) -> None:
@@ -234,6 +241,7 @@ def test_history_by_day_may_be_of_a_source(
         history_rows(settings)
 
 
+@pytest.mark.slow
 def test_rows_of_every_format_have_the_same_ids(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """An id that is made of a row does not depend on the format; nested members and types are readable."""
     text = """
@@ -253,6 +261,7 @@ time_zone = "UTC"
     assert counts == [(2,), (0,)]
 
 
+@pytest.mark.slow
 def test_a_select_reads_the_digits_of_nested_numbers(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """By ->>, which alone would round them; a text that only begins as JSON stays one."""
     nested = source(

@@ -112,6 +112,7 @@ def test_what_depends_on_more_than_a_record_is_refused(
     assert reason in str(error.value)
 
 
+@pytest.mark.slow
 def test_every_volatile_function_of_the_catalogue_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
     """The catalogue of this DuckDB decides, not a list."""
     names = connection.execute(

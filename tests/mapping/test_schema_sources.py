@@ -81,6 +81,7 @@ def _rating(**fields: Any) -> bytes:
     return message.SerializeToString()
 
 
+@pytest.mark.slow
 def test_avro_by_a_schema_file(tmp_path: Path) -> None:
     """Logical types have theirs, a decimal its digits, an array is a list; a field named like `key` is `value.key`."""
     (tmp_path / "rating.avsc").write_text(json.dumps(_AVRO))
@@ -92,6 +93,7 @@ def test_avro_by_a_schema_file(tmp_path: Path) -> None:
     assert reasons(found) == {1: "undecodable", 2: "undecodable", 3: "missing_event_id", 4: "undecodable"}
 
 
+@pytest.mark.slow
 def test_protobuf_by_a_schema_file(tmp_path: Path) -> None:
     """The .proto and what it imports are compiled; enums are their names, unset fields of a oneof are null."""
     (tmp_path / "rating.proto").write_text(_PROTO)
@@ -115,6 +117,7 @@ metadata = { rider = "rider" }
     assert reasons(found) == {1: "undecodable"}
 
 
+@pytest.mark.slow
 def test_a_missing_message_is_said(tmp_path: Path) -> None:
     """The message lists those that the file has."""
     (tmp_path / "r.proto").write_text(_KIND + "message A { string id = 1; }\n")
@@ -128,6 +131,7 @@ def _framed(schema_id: int, value: bytes) -> bytes:
     return b"\0" + struct.pack(">I", schema_id) + value
 
 
+@pytest.mark.slow
 def test_confluent_framed_avro_with_references(tmp_path: Path) -> None:
     """A registry that does not resolve references is asked for each; two versions of a schema are read side by side."""
     kind = {"type": "enum", "name": "Kind", "namespace": "shop", "symbols": ["GOOD", "BAD"]}
@@ -152,6 +156,7 @@ def test_confluent_framed_avro_with_references(tmp_path: Path) -> None:
     assert found.filtered["offset"].to_pylist() == [4]
 
 
+@pytest.mark.slow
 def test_confluent_framed_protobuf_with_references_and_message_indexes(tmp_path: Path) -> None:
     """The imports of a .proto are followed, and the message indexes before a value say which message it is."""
     with running_registry() as registry:
@@ -174,6 +179,7 @@ time = "at"
     assert reasons(found) == {1: "unmappable"}
 
 
+@pytest.mark.slow
 def test_a_registry_that_refuses_to_answer_makes_no_dead_letters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +201,7 @@ def test_a_registry_that_refuses_to_answer_makes_no_dead_letters(
             assert len(decode(value).events) == 1
 
 
+@pytest.mark.slow
 def test_bytes_of_every_kind_end_nothing(tmp_path: Path) -> None:
     """Random bytes and deep nesting are dead letters, and valid neighbours are events (`not-blocked`)."""
     (tmp_path / "rating.avsc").write_text(json.dumps(_AVRO))
@@ -208,6 +215,7 @@ def test_bytes_of_every_kind_end_nothing(tmp_path: Path) -> None:
     assert len(found.events) + len(found.rejected) == len(bad) + 2
 
 
+@pytest.mark.slow
 def test_a_descriptor_set_is_a_schema(tmp_path: Path) -> None:
     """What protoc writes, with the imports, needs no compiler here."""
     (tmp_path / "common").mkdir()
@@ -230,6 +238,7 @@ event_id = "id"
     assert required_extras(read_source(tmp_path / "rides.toml")) == set()
 
 
+@pytest.mark.slow
 def test_a_select_that_fits_no_schema_is_refused_whole(tmp_path: Path) -> None:
     """Its records say so, for the guard to halt; beside a schema that fits, odd records are unmappable."""
     other = {"type": "record", "name": "Other", "fields": [{"name": "x", "type": "string"}]}
@@ -263,6 +272,7 @@ def test_missing_packages_are_named_by_their_extra(tmp_path: Path, monkeypatch: 
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("zone", "hour"), [("UTC", 12), ("Europe/Berlin", 11), ("America/New_York", 17)])
 def test_times_without_a_zone_are_of_the_one_that_is_named(tmp_path: Path, zone: str, hour: int) -> None:
     """A local-timestamp is a time of `time_zone`; without that key it is refused when the source is opened."""

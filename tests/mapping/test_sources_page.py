@@ -16,6 +16,7 @@ _EXAMPLES = re.findall(r"```toml\n(.*?)```", _PAGE, re.DOTALL)
 _RIDE = b'{"id": 7, "driver": {"id": "d1"}, "stars": 4.50, "at": "2026-01-31T12:00:00Z", "x": 1}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", _EXAMPLES)
 def test_every_example_is_a_source(tmp_path: Path, text: str) -> None:
     """Each is accepted, and maps what is no record of it to a dead letter."""
@@ -23,6 +24,7 @@ def test_every_example_is_a_source(tmp_path: Path, text: str) -> None:
         assert reasons(decode(records([b"{"]))) == {0: "undecodable"}
 
 
+@pytest.mark.slow
 def test_the_first_examples(tmp_path: Path) -> None:
     """The plain fields and the SELECT make the events that the page describes."""
     with mapping(tmp_path, _EXAMPLES[0]) as decode:
@@ -47,6 +49,7 @@ def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     return run
 
 
+@pytest.mark.slow
 def test_check_shows_what_becomes_of_records(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
     """First events, fates, reasons with an example by its line, and unused fields."""
     (tmp_path / "values").write_bytes(b"\xef\xbb\xbf" + _RIDE + b"\r\n\r\n{}\n\n")

@@ -24,6 +24,7 @@ def _put(address: str, data: bytes) -> None:
         out.write(data)
 
 
+@pytest.mark.slow
 def test_objects_folders_and_delta_tables_are_loaded(tmp_path: Path, uri: str) -> None:
     """Each object is a file that its content identifies; the values of folder names are columns."""
     settings = Settings(data_dir=tmp_path / "data")

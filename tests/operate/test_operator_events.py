@@ -57,6 +57,7 @@ def scores(settings: Settings) -> dict[str, Any]:
         return dict(warehouse.reputation().select("user_id", "all_time_score").rows())
 
 
+@pytest.mark.slow
 def test_a_retraction_is_previewed_and_then_an_event_like_any_other(lake: Settings) -> None:
     """It names its target, the reason and the operator; a repeated command does nothing; the lake adds up."""
     found = preview_retraction(lake, "r2", _WHY, "sue")
@@ -81,6 +82,7 @@ def test_a_retraction_is_previewed_and_then_an_event_like_any_other(lake: Settin
     assert related.select("reason", "related_event_id").rows() == [("retracted", done.event_id), ("retraction", "r2")]
 
 
+@pytest.mark.slow
 def test_adjustments_add_up_and_are_retracted(lake: Settings) -> None:
     """Each identity counts once; refreshed and rebuilt scores are the same; an adjustment can be retracted."""
     rebuild_warehouse(lake)
@@ -101,12 +103,14 @@ def test_adjustments_add_up_and_are_retracted(lake: Settings) -> None:
     assert_verified(lake)
 
 
+@pytest.mark.slow
 def test_points_that_a_suspended_user_does_not_get(lake: Settings) -> None:
     """The preview says the reason, and that the score stays."""
     found = preview_adjustment(lake, "max", "5", "kept waiting")
     assert (found.reason, found.score_before, found.score_after) == ("suspended", 0, 0)
 
 
+@pytest.mark.slow
 def test_points_that_the_policy_does_not_allow(lake: Settings) -> None:
     """The sentence says what is allowed, and nothing is committed."""
     refusals = {
@@ -124,6 +128,7 @@ def test_points_that_the_policy_does_not_allow(lake: Settings) -> None:
     assert query(lake, "SELECT count(*) FROM events") == [(len(_ROWS),)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_retracted_or_adjusted(lake: Settings) -> None:
     """Unknown, erased, already retracted, a retraction, a status event, no reason, no rule: each has its sentence."""
     erase_without_documents(lake, ["gone"])
@@ -152,6 +157,7 @@ def test_what_cannot_be_retracted_or_adjusted(lake: Settings) -> None:
     assert query(lake, "SELECT count(*) FROM events WHERE user_id <> 'gone'") == [(len(_ROWS) - 1,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["ada", "max"])
 def test_an_event_id_that_a_producer_took(lake: Settings, user: str) -> None:
     """An event with its event_id does not prevent a retraction: the retraction has the next one, and counts once."""
@@ -175,6 +181,7 @@ def test_an_event_of_a_clock_that_is_ahead(lake: Settings) -> None:
     assert preview_retraction(lake, "ahead", _WHY, "sue").is_recorded
 
 
+@pytest.mark.slow
 def test_a_policy_that_reads_retractions_elsewhere(lake: Settings) -> None:
     """A retraction that the policy in force does not read is made again, and counts once."""
     retract(lake, "r2", _WHY)
@@ -188,6 +195,7 @@ def test_a_policy_that_reads_retractions_elsewhere(lake: Settings) -> None:
         retract(lake, "r2", _WHY)
 
 
+@pytest.mark.slow
 def test_the_clock_of_the_second_operator_is_behind(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repeated command shows the event that was recorded, with its time."""
     done, _ = retract(lake, "r2", _WHY)
@@ -214,6 +222,7 @@ def test_a_machine_account_without_a_name(lake: Settings, monkeypatch: pytest.Mo
         retract(lake, "r2", _WHY)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_count_once(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The later commit finds the event_id, and says so; the points are those of the first (`once`)."""
     late = preview_adjustment(lake, "ada", "5", _WHY)
@@ -254,6 +263,7 @@ def run(lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return karmalake
 
 
+@pytest.mark.slow
 def test_the_commands(run: Run, lake: Settings) -> None:
     """Both have a dry run; points may be negative; explain shows the retraction and what it retracted."""
     code, out, _ = run("adjust", "ada", "-5", "--why", "abuse", "--dry-run")
@@ -279,6 +289,7 @@ def test_the_commands(run: Run, lake: Settings) -> None:
     assert [line.split()[0] for line in out] == ["user", "retracts", "event", "reason", "score", "nothing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decayed-karma", "stackexchange-2018"])
 def test_policies_that_decay_or_have_no_retraction(lake: Settings, name: str) -> None:
     """Decaying points begin in full; a policy without retractions still adjusts."""

@@ -49,12 +49,13 @@ def ids(found: dict[str, Any], name: str) -> list[str]:
     return sorted(found[name]["event_id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_everything_that_names_the_user_and_nothing_else(lake: Settings) -> None:
     """Own events, those of others by whole words, conflicts and dead letters of both kinds, scores, explanation."""
     found = user_data(lake, "ada")
     assert {name: len(rows) for name, rows in found.items()} == {
-        "events": 2, "events_of_others": 2, "conflicts": 2, "dead_letters": 2, "merged_users": 0, "scores": 1,
-            "explanation": 2,
+        "events": 2, "events_of_others": 2, "conflicts": 2, "dead_letters": 2, "merged_users": 0,
+        "score_changes": 0, "scores": 1, "explanation": 2,
     }  # fmt: skip
     assert (ids(found, "events"), ids(found, "events_of_others")) == (["e1", "e2"], ["e3", "e4"])
     assert ids(found, "conflicts") == ["e1", "e3"]
@@ -71,6 +72,7 @@ def test_a_person_who_is_only_named_by_others(lake: Settings) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_user_without_data(lake: Settings) -> None:
     """The sentence names the user; an erased user has one of their own."""
     with pytest.raises(KarmalakeError, match="nothing in the lake names user 'ad': check the spelling"):
@@ -100,6 +102,7 @@ def test_a_folder_that_cannot_be_written(
     assert message in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_command(
     lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

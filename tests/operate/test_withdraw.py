@@ -63,6 +63,7 @@ def _by_user(settings: Settings) -> list[tuple[Any, ...]]:
     return query(settings, _BY_USER)
 
 
+@pytest.mark.slow
 def test_a_wrong_load_is_taken_back_and_loaded_again(busless: Settings, tmp_path: Path) -> None:
     """Ids are free again, other loads stay, the record says why, and a second withdrawal finds nothing to do."""
     path, other = (
@@ -91,6 +92,7 @@ def test_a_wrong_load_is_taken_back_and_loaded_again(busless: Settings, tmp_path
     _verify(busless)
 
 
+@pytest.mark.slow
 def test_a_withdrawn_file_is_read_from_its_start_again(busless: Settings, tmp_path: Path) -> None:
     """Also under the same mapping, and its summary is that of the load that counts."""
     path = _ratings(tmp_path / "a.csv", range(60), "g0,t0,never,1,x\n")
@@ -104,6 +106,7 @@ def test_a_withdrawn_file_is_read_from_its_start_again(busless: Settings, tmp_pa
     _verify(busless)
 
 
+@pytest.mark.slow
 def test_loads_have_a_python_door(busless: Settings, tmp_path: Path) -> None:
     """`karmalake` lists loads, shows what a withdrawal would remove, and withdraws."""
     karmalake.backfill(busless, _ratings(tmp_path / "a.csv", range(60)), WRONG)
@@ -113,6 +116,7 @@ def test_loads_have_a_python_door(busless: Settings, tmp_path: Path) -> None:
     assert [each["state"] for each in karmalake.list_loads(busless)] == ["withdrawn"]
 
 
+@pytest.mark.slow
 def test_what_depends_on_a_load_is_said(busless: Settings, tmp_path: Path) -> None:
     """Duplicates and conflicts of a later load were dropped because of it; withdrawing both and loading brings them."""
     by_id = [replace(mapping, event_id="id") for mapping in (WRONG, RIGHT)]
@@ -133,6 +137,7 @@ def test_what_depends_on_a_load_is_said(busless: Settings, tmp_path: Path) -> No
     _verify(busless)
 
 
+@pytest.mark.slow
 def test_names_of_loads_and_batches(busless: Settings, tmp_path: Path) -> None:
     """A batch of a file stands for its load; ids may be shortened; an unknown one is refused in a sentence."""
     small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=10)})
@@ -151,6 +156,7 @@ def test_names_of_loads_and_batches(busless: Settings, tmp_path: Path) -> None:
     assert query(small, "SELECT count(*) FROM events") == [(30,)]
 
 
+@pytest.mark.slow
 def test_a_refresh_after_a_withdrawal_equals_a_rebuild(busless: Settings, tmp_path: Path) -> None:
     """Scores follow, of users who keep events, who lose all, and who get theirs back (`incremental-equals-rebuild`)."""
     tables = ("reputation", "user_days", "user_reasons")
@@ -175,6 +181,7 @@ def test_a_refresh_after_a_withdrawal_equals_a_rebuild(busless: Settings, tmp_pa
     assert _by_user(busless) == [(f"t{n}", 12) for n in range(5)]
 
 
+@pytest.mark.slow
 def test_events_merged_with_those_of_other_loads_are_found(busless: Settings, tmp_path: Path) -> None:
     """A compaction mixes loads in one file; the others' rows stay, and a vacuum deletes the withdrawn ones."""
     first, second = _ratings(tmp_path / "a.csv", range(50)), _ratings(tmp_path / "b.csv", range(100, 150))
@@ -189,6 +196,7 @@ def test_events_merged_with_those_of_other_loads_are_found(busless: Settings, tm
     _verify(busless)
 
 
+@pytest.mark.slow
 def test_an_index_in_use_follows(busless: Settings, tmp_path: Path) -> None:
     """A running ingest forgets the ids at its next batch, and learns them again from another load (`once`)."""
     path = _ratings(tmp_path / "a.csv", range(50))
@@ -218,6 +226,7 @@ class _Kill(BaseException):
     """Ends the work at a step; nothing handles it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "step", "when"), _KILLS, ids=lambda value: getattr(value, "__name__", value))
 def test_an_interrupted_withdrawal_is_completed(
     busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, when: str

@@ -90,6 +90,7 @@ def _verify(settings: Settings) -> None:
     assert all(check.passed is not False for check in checks), checks
 
 
+@pytest.mark.slow
 def test_a_withdrawn_requeue_opens_its_dead_letters(busless: Settings) -> None:
     """They can be requeued again by another text, and close with the load that they are of (`nothing-lost`)."""
     nested = [_ride(n, driver=None, who={"driver": f"d{n}"}) for n in range(3)]
@@ -116,6 +117,7 @@ def test_a_withdrawn_requeue_opens_its_dead_letters(busless: Settings) -> None:
     _verify(busless)
 
 
+@pytest.mark.slow
 def test_an_erased_user_of_a_withdrawn_load_stays_out(busless: Settings) -> None:
     """Whichever comes first, erasure or withdrawal, and when the load returns; the account adds up (`erasable`)."""
     values = [_ride(n) for n in range(12)]
@@ -134,6 +136,7 @@ def test_an_erased_user_of_a_withdrawn_load_stays_out(busless: Settings) -> None
     _verify(busless)
 
 
+@pytest.mark.slow
 def test_a_load_is_withdrawn_again_and_again(busless: Settings) -> None:
     """Each time what came since the last one, and nothing twice; an answer as of before says what it lacks (`once`)."""
     values = [_ride(n) for n in range(10)]

@@ -6,7 +6,7 @@ It is independent: it shares the policy model with the engine, and none of the c
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -18,6 +18,7 @@ from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.scopes import Scope
 from tests.reputation.history import DAY, MINUTE, Event, at, us
+from tests.reputation.naive_raters import weight_of
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
@@ -108,24 +109,26 @@ def holds(condition: Condition, text: str | None) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
-def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
-    """Return the value of a measure over ratings, oldest first."""
-    used = ratings[-measure.last :] if measure.last else ratings
+def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> float | int | None:
+    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing."""
+    used = [(rating, weight) for rating, weight in (ratings[-measure.last :] if measure.last else ratings) if weight]
     if measure.positive_from is not None and measure.negative_to is not None:
-        used = [rating for rating in used if rating >= measure.positive_from or rating <= measure.negative_to]
+        used = [each for each in used if each[0] >= measure.positive_from or each[0] <= measure.negative_to]
     n = len(used)
-    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in used)
+    positive = [each for each in used if measure.positive_from is not None and each[0] >= measure.positive_from]
+    p = len(positive)
     if measure.formula in ("positives", "negatives"):
         return p if measure.formula == "positives" else n - p
     if n < measure.minimum_count:
         return None if measure.below_minimum is None else float(measure.below_minimum)
-    exact = formula(measure, used, p)
+    exact = formula(measure, used, sum((weight for _, weight in positive), Fraction(0)))
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
-def formula(measure: Measure, used: list[Fraction], p: int) -> Fraction:
-    """Return the exact value of a measure over the ratings that it uses; p of them are positive."""
-    total, n = sum(used, Fraction(0)), len(used)
+def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction) -> Fraction:
+    """Return the exact value of a measure over the ratings that it uses; the positive ones weigh p."""
+    total = sum((rating * weight for rating, weight in used), Fraction(0))
+    n = sum((weight for _, weight in used), Fraction(0))
     match measure.formula:
         case "mean":
             return total / n
@@ -136,18 +139,19 @@ def formula(measure: Measure, used: list[Fraction], p: int) -> Fraction:
             prior = Fraction(measure.prior_positive)
             return (p + prior) / (n + prior + Fraction(measure.prior_negative))
         case "share":
-            return Fraction(p, n)
+            return p / n
         case "wilson":
             return wilson(p, n, Decimal(measure.z))
         case other:
             raise AssertionError(f"{other} is a count, or has no naive implementation")
 
 
-def wilson(p: int, n: int, z: Decimal) -> Fraction:
+def wilson(positive: Fraction, all_: Fraction, z: Decimal) -> Fraction:
     """Return the lower bound with 15 digits after the point, computed with 50."""
     with localcontext() as context:
         context.prec = 50
-        share = Decimal(p) / n
+        p, n = (Decimal(number.numerator) / number.denominator for number in (positive, all_))
+        share = p / n
         spread = z * (share * (1 - share) / n + z * z / (4 * n * n)).sqrt()
         bound = (share + z * z / (2 * n) - spread) / (1 + z * z / n)
         return Fraction(bound.quantize(Decimal("1e-15")))
@@ -173,7 +177,9 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
     for event in events:
         if event.t < as_of:
             histories[event.user_id].append(event)
-    accounts = {user_id: _Account(policy, as_of, history) for user_id, history in histories.items()}
+    everything = [event for history in histories.values() for event in history]
+    weigh = weight_of(everything, version_at(policy, as_of), rating_of)
+    accounts = {user_id: _Account(policy, as_of, history, weigh) for user_id, history in histories.items()}
     return {user_id: account.play(list(accounts.values())) for user_id, account in accounts.items()}
 
 
@@ -223,8 +229,9 @@ def bucket(t: int, period: str | None) -> object:
 class _Account:
     """One user: applies the events in order, then returns contributions and views."""
 
-    def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
+    def __init__(self, policy: Policy, as_of: int, history: list[Event], weigh: Callable[[Event], Fraction]) -> None:
         self.whole = policy
+        self.weigh = weigh
         self.policy = version_at(policy, as_of)
         self.as_of = as_of
         self.suspended = False
@@ -466,7 +473,7 @@ class _Account:
     def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
-        ratings = [c.rating for c in within if c.rating is not None]
+        ratings = [(c.rating, self.weigh(c.event)) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
         measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":

@@ -1,8 +1,13 @@
 """Random histories with many edge cases: ties, window bounds, bad numbers, retractions without a target."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.reputation.history import DAY, NOW, Event
+from tests.share import count
+
+FEWER = settings(max_examples=count(3, 20))
+"""For properties whose examples each derive several times, in a second or more."""
 
 USERS = ("ann", "bob", "")
 RATINGS = (

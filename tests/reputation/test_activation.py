@@ -53,6 +53,7 @@ def test_the_policy_in_force_at_a_past_moment(tmp_path: Path) -> None:
     assert [policy_in_force(settings, moment) for moment in moments] == expected
 
 
+@pytest.mark.slow
 def test_known_at_uses_the_policy_of_that_moment(tmp_path: Path) -> None:
     """A warehouse uses the policy of known_at, and otherwise the newest."""
     lake = create_lake(tmp_path / "lake")
@@ -68,6 +69,7 @@ def test_known_at_uses_the_policy_of_that_moment(tmp_path: Path) -> None:
             assert warehouse.as_of(known_at=known_at).explain("u-0")["earned"].to_list() == [points]
 
 
+@pytest.mark.slow
 def test_before_the_first_activation_the_policy_of_the_settings_was_in_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_too_many_keys_are_refused() -> None:
     assert len(with_fields(events.head(500)).schema["metadata"].fields) == 500  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_change_agrees_with_each_explanation(warehouse: Warehouse) -> None:
     """For each user it is the sum of what changed; new users start from the policy's start."""
     changed = warehouse.change(SINCE)

@@ -56,6 +56,7 @@ def test_all_rows_are_loaded() -> None:
     assert sum(expected(year).height for year in (2012, 2013, 2014)) == 9_913
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", [2012, 2013, 2014])
 def test_sums_and_counts_are_exact(year: int, snapshot: Snapshot) -> None:
     """The default policy gives every user's sum and count, of all time and of the last 30 days."""

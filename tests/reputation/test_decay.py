@@ -24,8 +24,8 @@ from tests.reputation import naive, policies
 from tests.reputation.agreement import _connection
 from tests.reputation.history import DAY, MINUTE, NOW, Event, at, events_table
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import histories
-from tests.reputation.test_incremental import FEWER, lake, rebuilt, rows, scratch, stories
+from tests.reputation.strategies import FEWER, histories
+from tests.reputation.test_incremental import lake, rebuilt, rows, scratch, stories
 
 HOUR = 60 * MINUTE
 KARMA = """
@@ -61,6 +61,7 @@ def displayed(events: list[Event], as_of: int, rules: Policy | None = None) -> d
         return dict(scores(connection, rules or karma(), at(as_of)).select("user_id", "all_time_score").iter_rows())
 
 
+@pytest.mark.slow
 def test_points_halve_from_step_to_step() -> None:
     """A score is as of the end of its step: it is constant within the step, and never exceeds the points."""
     events = [up(1, NOW - 30 * DAY)]
@@ -71,6 +72,7 @@ def test_points_halve_from_step_to_step() -> None:
     assert 8.0 > displayed([up(1, NOW)], NOW + 1)["ann"] > 7.99
 
 
+@pytest.mark.slow
 def test_a_step_is_part_of_the_policy() -> None:
     """Steps of a quarter of an hour, or of half a day, begin with the UTC day."""
     events = [up(1, NOW - 30 * DAY)]
@@ -92,6 +94,7 @@ def test_points_that_do_not_decay_stay_exact() -> None:
     assert displayed(kept, NOW + 100 * EPOCH) == {"ann": 200_000.100001}
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(1, 400 * DAY), st.decimals(-1000, 1000, places=6)), min_size=1, max_size=20),
     st.integers(0, EPOCH),
@@ -107,6 +110,7 @@ def test_the_error_is_bounded(history: list[tuple[int, Decimal]], later: int) ->
     assert abs(Fraction(score) - exact.views["all_time"].score) < Fraction(1, 10**12) + Fraction(total) / 10**15
 
 
+@pytest.mark.slow
 def test_the_largest_points_fit() -> None:
     """A thousand contributions of a million points, just before the end of an epoch, where sums are largest."""
     end = -(-NOW // EPOCH) * EPOCH
@@ -238,6 +242,7 @@ def test_an_explanation_is_as_of_the_end_of_the_step() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_documents_name_the_moment(tmp_path: Path) -> None:
     """A step changes every document; if only the moment differs, the digest stays the same."""
     path, events = tmp_path / "warehouse.duckdb", [up(1, NOW - DAY), up(2, NOW - DAY, "0", "bob")]

@@ -13,6 +13,7 @@ DEFAULT = load_policy("default")
 ACTIONS = (*DEFAULT.versions[0].actions, "AccountSuspended", "AccountReinstated", "RatingRetracted")
 
 
+@pytest.mark.slow
 @given(histories(*ACTIONS))
 def test_the_sql_agrees_with_the_naive_implementation(events: list[Event]) -> None:
     """Every event and every user have the same result, exactly."""

@@ -155,6 +155,7 @@ def test_documents_have_the_specified_members(tmp_path: Path) -> None:
     assert json.loads(frame["document"][1])["status"] == "suspended"
 
 
+@pytest.mark.slow
 def test_the_digest_ignores_as_of_and_version(tmp_path: Path) -> None:
     """A document that differs only in version and moment has the same digest; any other change gives another one."""
     before = documents(publish(tmp_path, history()))
@@ -232,6 +233,7 @@ def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> N
     assert len(list(base_folder(path).iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_an_open_warehouse_is_unchanged_until_refreshed(tmp_path: Path) -> None:
     """Newer ones may be published meanwhile, also by the same process; refresh() switches to the newest."""
     path = publish(tmp_path, history())

@@ -9,7 +9,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.derive import derive
@@ -21,7 +21,7 @@ from pipelines.reputation.warehouse import open_warehouse
 from tests.reputation import policies
 from tests.reputation.agreement import _connection
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, snapshot_of, stored_schema, us
-from tests.reputation.strategies import histories
+from tests.reputation.strategies import FEWER, histories
 from tests.reputation.test_bitcoin_otc import pytestmark as needs_otc
 from tests.reputation.test_bitcoin_otc import ratings
 
@@ -70,7 +70,7 @@ def test_explaining_reads_the_lake_once() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=max(10, settings().max_examples // 4))  # each example explains every user by itself
+@FEWER
 @given(histories(*policies.EVENTS), policies.versioned_policies())
 def test_contributions_add_up_to_the_score(events: list[Event], policy: Policy) -> None:
     """For every user, under any policy, `earned` sums to the served score, and the running score ends there."""
@@ -86,7 +86,7 @@ def test_contributions_add_up_to_the_score(events: list[Event], policy: Policy) 
 
 
 @pytest.mark.slow
-@settings(max_examples=5)
+@FEWER
 @given(histories(*policies.EVENTS), policies.scopes(), policies.everything())
 def test_contributions_add_up_within_a_scope(
     events: list[Event], scopes: dict[str, Any], others: dict[str, Any]

@@ -30,6 +30,7 @@ def _published(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_one_file_with_all_rows(tmp_path: Path) -> None:
     """It needs no other file but those of the lake, for its views of the lake; `Warehouse` opens it as well."""
     path, file = _published(tmp_path), tmp_path / "away" / "exported.duckdb"
@@ -47,6 +48,7 @@ def test_one_file_with_all_rows(tmp_path: Path) -> None:
     assert plain == published
 
 
+@pytest.mark.slow
 def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     """The name of a file that exists is refused."""
     path = _published(tmp_path)
@@ -56,6 +58,7 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
         assert warehouse.reputation().height == 9
 
 
+@pytest.mark.slow
 def test_a_warehouse_whose_base_is_lost_says_what_to_do(tmp_path: Path) -> None:
     """A reader learns the command; a refresh rebuilds."""
     path = _published(tmp_path)

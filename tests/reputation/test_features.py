@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from pipelines.reputation.policy import Policy
 from tests.reputation import policies
@@ -11,7 +11,7 @@ from tests.reputation.agreement import assert_agreement
 from tests.reputation.history import NOW, Event
 from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import histories
+from tests.reputation.strategies import FEWER, histories
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_decay_and_expiry(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=6)
+@FEWER
 @given(histories(*EVENTS), policies.conditions())
 def test_conditions(events: list[Event], tables: dict[str, Any]) -> None:
     """An event counts if its metadata have the texts, and numbers within the bounds, that its action requires."""
@@ -37,7 +37,7 @@ def test_conditions(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=6)
+@FEWER
 @given(histories(*EVENTS), policies.values())
 def test_values(events: list[Event], tables: dict[str, Any]) -> None:
     """Points by texts and numbers, and points of events without the key."""
@@ -45,7 +45,7 @@ def test_values(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=10)
+@FEWER
 @given(histories(*EVENTS), policies.once(), policies.caps())
 def test_order_by(events: list[Event], once: dict[str, Any], caps: dict[str, Any]) -> None:
     """A number of the source orders events of the same time for every rule that has an order."""
@@ -63,11 +63,11 @@ def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=8)
+@FEWER
 @given(histories(*EVENTS), policies.scopes(), policies.everything())
 def test_scopes(events: list[Event], tables: dict[str, Any], others: dict[str, Any]) -> None:
     """The views of each value are those of its contributions alone, whatever else the policy has."""
-    assert_agreement(events, policy(**others | {"scopes": tables}), NOW)
+    assert_agreement(events, policy(**policies.allowed((others | {"scopes": tables},))[0]), NOW)
 
 
 @pytest.mark.slow
@@ -98,6 +98,7 @@ def test_once(events: list[Event], tables: dict[str, Any]) -> None:
     assert_agreement(events, policy(once=tables), NOW)
 
 
+@pytest.mark.slow
 @given(histories("Rated", "Many", "Corrected", "Retracted"))
 def test_correction(events: list[Event]) -> None:
     """The latest correction that is not retracted overrides its target."""

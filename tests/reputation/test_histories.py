@@ -255,6 +255,7 @@ def test_histories_of_another_lake_are_deleted(tmp_path: Path, lake_id: str, *, 
     assert (tmp_path / "histories").exists() is remains
 
 
+@pytest.mark.slow
 def test_few_segments_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After many commits a look-up searches few segments, and the events of each are ordered by user."""
     monkeypatch.setattr(module, "_MEMORY_ROWS", 10)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
@@ -26,11 +26,9 @@ from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.merges import Pair, merges, merges_table, stored
 from tests.reputation.policies import EVENTS, Table, policy
-from tests.reputation.strategies import histories
+from tests.reputation.strategies import FEWER, histories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
-FEWER = settings(max_examples=max(6, settings().max_examples // 5))
-"""Each example derives eight times or so."""
 TABLES = (
     "reputation",
     "user_days",
@@ -144,7 +142,7 @@ def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None
 
 
 @pytest.mark.slow
-@settings(max_examples=4)
+@FEWER
 @given(stories(histories(*EVENTS)), policies.scopes(), st.sampled_from([{}, {"Done": {"half_life_days": "30"}}]))
 def test_scopes(story: list[tuple[list[Event], int]], scopes: Table, actions: Table) -> None:
     """The tables of scopes, of sums where points decay, after corrections that move events between values."""
@@ -258,6 +256,7 @@ ANN, BOB = (Event(f"e{n}", user, "Done", NOW - 40 * DAY) for n, user in enumerat
 NEWS = Event("e2", "ann", "Done", NOW - 1)
 
 
+@pytest.mark.slow
 def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
     """A refresh recomputes the user of a new event, returns the changed users, and publishes the rows of a rebuild."""
     path = tmp_path / "warehouse.duckdb"
@@ -313,6 +312,7 @@ def test_a_ride_that_names_a_former_user_id(tmp_path: Path) -> None:
         assert explained["score"].to_list()[-1] == warehouse.reputation("dan")["all_time_score"].item() > 0
 
 
+@pytest.mark.slow
 def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
     """An event that leaves the last 30 days affects its user alone."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, NEWS]])
@@ -323,6 +323,7 @@ def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
     assert (derived.rebuild_reason, derived.affected_users) == (None, 1)
 
 
+@pytest.mark.slow
 def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an error the draft is discarded; the next refresh starts from the published warehouse."""
     path, later = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, BOB], [NEWS]])
@@ -352,6 +353,7 @@ def test_histories_are_a_cache(tmp_path: Path, damage: Callable[[Path], object])
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
 
 
+@pytest.mark.slow
 def test_a_restored_lake_causes_a_rebuild(tmp_path: Path) -> None:
     """The same version with another history, as after restoring a backup, is not refreshed from."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN], [BOB]])
@@ -450,6 +452,7 @@ def test_heavy_users_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 9)
 
 
+@pytest.mark.slow
 def test_related_users_are_read_by_key(tmp_path: Path) -> None:
     """Of a user with very many completed rides, the refresh of another user reads one ride, not all."""
     done = [Event(f"d{n}", "bob", "Done", NOW - 9 * DAY + n, {"ride_id": f"r{n}"}) for n in range(50)]

@@ -29,6 +29,7 @@ def moved(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_copy_answers_like_the_original(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every view of the lake, scores, explanations and snapshots; also by a relative path."""
     monkeypatch.chdir(moved.parent)
@@ -50,6 +51,7 @@ def test_a_copy_is_locked_like_the_original(moved: Path) -> None:
                 warehouse.sql(f"FROM read_parquet('{path.replace(chr(39), chr(39) * 2)}')")
 
 
+@pytest.mark.slow
 def test_a_copy_is_refreshed_where_it_is(moved: Path) -> None:
     """The next refresh continues it, without a rebuild, and reads only the new place."""
     snapshot = snapshot_of(moved / "lake", EVENTS, LATER, version=2)
@@ -67,6 +69,7 @@ def test_an_export_reads_the_lake_from_anywhere(moved: Path, tmp_path: Path) -> 
         assert connection.execute("SELECT event_id FROM events").fetchall() == [("a",)]
 
 
+@pytest.mark.slow
 def test_a_comma_in_the_name_of_the_folder(tmp_path: Path, moved: Path) -> None:
     """DuckDB divides search paths by commas: such a folder works where it was made, and is refused for a copy."""
     made = tmp_path / "a, b"

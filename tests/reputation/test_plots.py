@@ -70,6 +70,7 @@ def test_charts_of_users(warehouse: Warehouse) -> None:
     assert [row["change"] for row in _rows(warehouse.plot.change(AS_OF - timedelta(days=3), top=1))] == [10]
 
 
+@pytest.mark.slow
 def test_a_chart_is_drawn_here(warehouse: Warehouse, tmp_path: Any) -> None:
     """As an image, by the installed packages."""
     warehouse.plot.trend("survival").save(tmp_path / "chart.svg")

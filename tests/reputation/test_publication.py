@@ -98,6 +98,7 @@ def test_a_copy_beside_refreshes_is_the_file_of_the_checkpoint(tmp_path: Path, c
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 4)
 
 
+@pytest.mark.slow
 def test_a_copy_beside_large_transactions_has_the_rows_of_the_checkpoint(tmp_path: Path, copier: Copier) -> None:
     """Transactions that DuckDB writes into free blocks of its file, before they are committed, leave all others."""
     path, numbers = tmp_path / "warehouse.duckdb", "SELECT i, hash(i) AS h FROM range({}, {}) AS numbers(i)"
@@ -140,6 +141,7 @@ def test_one_copy_at_a_time(tmp_path: Path, copier: Copier) -> None:
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
 
 
+@pytest.mark.slow
 def test_an_erasure_waits_for_the_copy(tmp_path: Path, copier: Copier) -> None:
     """A rebuild without an erased user begins when the copy with the user is published, and replaces it (`erasable`).
 
@@ -196,6 +198,7 @@ def test_a_copy_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkey
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
 
 
+@pytest.mark.slow
 def test_leaving_completes_a_publication(tmp_path: Path, copier: Copier) -> None:
     """A started publication is complete when the draft is closed; what a kill left is removed first."""
     path = tmp_path / "warehouse.duckdb"

@@ -35,8 +35,8 @@ from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, events_table
 from tests.reputation.merges import Pair, merges_table, stored
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import histories
-from tests.reputation.test_incremental import FEWER, GATE, MOMENTS, rebuilt, ride, rides, rows, split
+from tests.reputation.strategies import FEWER, histories
+from tests.reputation.test_incremental import GATE, MOMENTS, rebuilt, ride, rides, rows, split
 
 _AFTER = Literal["publish", "continue", "crash"]
 

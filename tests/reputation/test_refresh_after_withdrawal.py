@@ -17,7 +17,8 @@ from pipelines.reputation.policy import Policy
 from tests.reputation.history import Event
 from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import policy
-from tests.reputation.test_incremental import DONE, FEWER, GATE, MOMENTS, RATED, rebuilt, ride, rides, rows, split
+from tests.reputation.strategies import FEWER
+from tests.reputation.test_incremental import DONE, GATE, MOMENTS, RATED, rebuilt, ride, rides, rows, split
 from tests.reputation.test_refresh_after_erasure import Place
 
 

@@ -12,7 +12,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipelines.errors import KarmalakeError, UsageError
@@ -34,7 +34,7 @@ from tests.reputation import naive, policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema, us
 from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import EVENTS
-from tests.reputation.strategies import histories
+from tests.reputation.strategies import FEWER, histories
 from tests.reputation.test_incremental import split
 from tests.reputation.test_refresh_after_erasure import Place
 
@@ -145,6 +145,7 @@ _SCENARIOS: dict[str, tuple[list[Event], list[Event], list[tuple[str, str | None
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _SCENARIOS)
 def test_each_cause_is_named(tmp_path: Path, name: str) -> None:
     """With its event, what caused it, and its points, which add up to the difference."""
@@ -157,6 +158,7 @@ def test_each_cause_is_named(tmp_path: Path, name: str) -> None:
     assert (change.before.lake_version, change.after.lake_version) == (1, 2)
 
 
+@pytest.mark.slow
 def test_gates_are_causes(tmp_path: Path) -> None:
     """Another user's event completes ann's, and that user's retraction undoes it; of two ratings the earlier counts."""
     early = [ann("up", "Up", 4, ride="r1"), ann("x", "Up", 4, ride="r2"), ann("d2", "Done", 4, "bob", ride="r2")]
@@ -175,6 +177,7 @@ def test_gates_are_causes(tmp_path: Path) -> None:
     assert loaded == [("d1",), ("d2",), ("undo",)]
 
 
+@pytest.mark.slow
 def test_a_window_moves(tmp_path: Path) -> None:
     """An event that left the window is a cause there only; measures are shown as they were."""
     early = [ann("old", "Rated", 8, stars="2"), ann("rated", "Rated", 4, stars="5")]
@@ -187,6 +190,7 @@ def test_a_window_moves(tmp_path: Path) -> None:
     assert causes(whole) == []
 
 
+@pytest.mark.slow
 def test_a_policy_is_a_cause_after_the_events(tmp_path: Path) -> None:
     """What arrived is valued by the old policy, then the new one changes all of it; the first is of the settings."""
     activations = [(DOUBLED, NOW - DAY)]
@@ -213,6 +217,7 @@ def test_the_causes_of_one_event_are_in_the_order_charged(tmp_path: Path) -> Non
         ]
 
 
+@pytest.mark.slow
 def test_a_version_comes_into_force(tmp_path: Path) -> None:
     """A version of the same policy is a cause from its effective_from on."""
     versions = [
@@ -225,6 +230,7 @@ def test_a_version_comes_into_force(tmp_path: Path) -> None:
     assert causes(change) == [("policy", "two@2", "up", 6)]
 
 
+@pytest.mark.slow
 def test_decay_is_a_cause_and_rounding_one_row(tmp_path: Path) -> None:
     """Each event loses half of what it was worth; what an inserted event shifts by rounding is summed up."""
     rules = parse_policy('name = "halving"\nversion = "1"\n[actions.Up]\npoints = 8\nhalf_life_days = 2\n')
@@ -261,6 +267,7 @@ def test_mistakes_are_explained(
             explain_shown(connection, "ann", at(span[0]), at(span[1]), lambda: VOTES, Settings(), view)
 
 
+@pytest.mark.slow
 def test_a_user_of_whom_nothing_was_shown(tmp_path: Path) -> None:
     """Unknown at both moments is an error; known at the second only, the score counts from nothing."""
     with duckdb.connect() as connection:
@@ -294,6 +301,7 @@ def test_a_withdrawn_load_is_a_cause_until_a_vacuum(tmp_path: Path) -> None:
     assert (change.unread, change.after.score) == (3, 10)
 
 
+@pytest.mark.slow
 def test_a_warehouse_explains_what_was_shown(tmp_path: Path) -> None:
     """Moments are texts, too; the end is its as_of, and a later one is refused."""
     here = Served(Place(tmp_path), Clock(), VOTES)
@@ -337,6 +345,7 @@ def test_an_account_that_was_merged(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert warehouse.as_of("2024-03-02", known_at="2024-03-02").explain("ann")["event_id"].to_list() == ["1"]
 
 
+@pytest.mark.slow
 def test_the_scores_that_were_shown_over_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """After each commit, activation and withdrawal, and at midnight; of many moments one for each day remains."""
     here = Served(Place(tmp_path), replaced_clock(monkeypatch), VOTES)
@@ -437,7 +446,7 @@ def stories(draw: st.DrawFn) -> list[Turn]:
 
 
 @pytest.mark.slow
-@settings(max_examples=max(6, settings().max_examples // 5))  # each example publishes four times
+@FEWER
 @given(stories(), policies.whole_policies(), st.data())
 def test_the_causes_add_up_to_what_was_published(story: list[Turn], first: Policy, data: st.DataObject) -> None:
     """Over late events, retractions, windows, withdrawals, merges and other policies: both moments are as published."""

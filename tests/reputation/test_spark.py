@@ -24,7 +24,7 @@ from pipelines.reputation.engines import load_engine
 from pipelines.reputation.export import export_warehouse
 from pipelines.reputation.merged_users import Aliases
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.scopes import is_scope_table
 from pipelines.reputation.spark import storage
 from pipelines.reputation.spark.derivation import _prepare, define_functions
@@ -34,6 +34,7 @@ from pipelines.reputation.steps import define_steps
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 from tests.lake import builders as making
+from tests.reputation import test_raters
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, snapshot_of, stored_schema
 from tests.reputation.merges import Pair, merges_table, stored
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
@@ -172,6 +173,22 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
     assert rebuilt.events > 1_000
     assert rebuilt.counted > 100
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
+
+
+@pytest.mark.slow
+def test_raters_weights(spark: SparkSession, tmp_path: Path) -> None:
+    """Every measure of weighted ratings, and the table of the weights, are DuckDB's."""
+    lake, rules = snapshot(tmp_path, test_raters.HISTORY), parse_policy(test_raters.RULES)
+    derive(lake, rules, AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
+    with open_draft(tmp_path / "warehouse.duckdb") as draft:
+        draft.rebuild(lake, rules, AS_OF, load_engine("spark", Settings()))
+        draft.publish()
+    assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
+    weights = [
+        test_raters.rows_of(path / "warehouse.duckdb", "rater_weights") for path in (tmp_path, tmp_path / "duckdb")
+    ]
+    assert weights[0].height > 0
+    assert_frame_equal(*weights, check_exact=True)
 
 
 @pytest.mark.slow

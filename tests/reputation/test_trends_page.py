@@ -45,3 +45,10 @@ def test_the_figures_are_those_measured() -> None:
     for name, counts in results["bitcoin_otc"].items():
         count = "none" if counts["alarms"] == 0 else f"{counts['alarms']} alarms"
         assert f"- `{name}`: {count}" in PAGE
+
+
+def test_the_predictions_are_those_measured() -> None:
+    """Each row of the last leave-one-out prediction is on the page, to the digits shown."""
+    results = json.loads(Path(REPOSITORY, "benchmarks/results/fairness_goodness.json").read_text(encoding="utf-8"))
+    for row in results["rows"]:
+        assert f"| {row['predictor']} | {row['rmse']:.3f} | {row['pcc']:.3f} |" in PAGE

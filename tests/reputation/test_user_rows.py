@@ -56,6 +56,7 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, base: State) -> U
     return UserRows({"given": _COLUMNS}, rows, folder)
 
 
+@pytest.mark.slow
 @given(_STATES, st.lists(_STATES, max_size=6), st.sampled_from((0, 3, 100)), st.sampled_from((0, 4, 100)))
 def test_the_newest_rows_of_a_user_stand(base: State, changes: list[State], in_memory: int, at_once: int) -> None:
     """A user who was replaced has exactly the new rows, perhaps none; the others have those of the base."""

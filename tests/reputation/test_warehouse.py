@@ -61,6 +61,7 @@ def test_tables_by_name(warehouse: Warehouse) -> None:
         _ = warehouse["reputations"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [AS_OF - timedelta(days=2.5), (AS_OF - timedelta(days=2.5)).isoformat()])
 def test_another_moment(warehouse: Warehouse, moment: object) -> None:
     """A moment may be a time or a text; later events are not in it."""
@@ -88,6 +89,7 @@ def test_another_policy(warehouse: Warehouse, tmp_path: Path) -> None:
     assert compared.equals(then.compare(file))
 
 
+@pytest.mark.slow
 def test_compare_uses_what_was_known(warehouse: Warehouse) -> None:
     """Nothing was known before the first commit."""
     assert warehouse.as_of(known_at="2000-01-01").compare("decayed-karma").is_empty()
@@ -142,6 +144,7 @@ def test_all_moments_are_utc(warehouse: Warehouse) -> None:
         warehouse.as_of(5)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_a_pinned_snapshot_stays(warehouse: Warehouse, tmp_path: Path) -> None:
     """It keeps its contents after the other handle is refreshed; so does a relation."""
     pinned, relation = warehouse.snapshot(), warehouse["reputation"]
@@ -163,6 +166,7 @@ def test_the_magic_queries_the_notebooks_warehouse(shell: InteractiveShell) -> N
     assert isinstance(shell.user_ns["kept"], pl.DataFrame)
 
 
+@pytest.mark.slow
 def test_charts_are_images_without_network(shell: InteractiveShell) -> None:
     """`%load_ext karmalake` makes altair show images with a title and without external references."""
     chart = alt.Chart(pl.DataFrame({"a": [1, 2]})).mark_bar().encode(x="a").properties(title="two <bars>")
@@ -185,6 +189,7 @@ def test_errors_of_the_magic(shell: InteractiveShell, line: str, cell: str, mess
         shell.run_cell_magic("karma", line, cell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "columns"),
     [

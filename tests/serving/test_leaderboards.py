@@ -289,6 +289,7 @@ def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tm
     assert info.documents == 3
 
 
+@pytest.mark.slow
 def test_the_warehouse_gives_the_scores_of_the_documents(hiding: Path) -> None:
     """The score columns match the documents, except for hidden users; the documents are the same without them."""
     plain, scored = warehouse.documents(hiding), warehouse.documents(hiding, None, ("last_7_days", "all_time"))

@@ -14,11 +14,14 @@ import pytest
 import redis
 
 from pipelines.errors import FencedError, TransientError
+from pipelines.feed import Feed, open_feed
+from pipelines.lake.score_changes import read_changes
+from pipelines.lake.tables import open_lake
 from pipelines.live_publisher import LivePublisher
 from pipelines.reputation.derive import DerivationResult
 from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.publish import PublishResult
-from pipelines.settings import Settings
+from pipelines.settings import FeedSettings, Settings
 from tests.services.waiting import wait_for
 from tests.serving.conftest import always, documents, expected, names, publish, served, stamp
 
@@ -48,11 +51,14 @@ class World:
             self.asked.append(None if users is None else set(users))
             return always(frame)(users)
 
-        return SimpleNamespace(info=info, documents=documents_of)
+        def shown_rows(users: pl.Series | None = None) -> pl.DataFrame:
+            return always(frame)(users).select("user_id", shown="document")
+
+        return SimpleNamespace(info=info, documents=documents_of, shown_rows=shown_rows)
 
 
 @contextmanager
-def publishing(settings: Settings, folder: Path) -> Generator[World]:
+def publishing(settings: Settings, folder: Path, feed: Feed | None = None) -> Generator[World]:
     failures: list[None] = []
     results: list[PublishResult] = []
     with open_digest_cache(folder) as digests, ThreadPoolExecutor(1) as pool:
@@ -60,7 +66,8 @@ def publishing(settings: Settings, folder: Path) -> Generator[World]:
         def published(_derived: DerivationResult, result: PublishResult) -> None:
             results.append(result)
 
-        yield World(LivePublisher(settings, digests, pool, published, lambda: failures.append(None)), failures, results)
+        publisher = LivePublisher(settings, digests, pool, published, lambda: failures.append(None), feed)
+        yield World(publisher, failures, results)
 
 
 @pytest.fixture
@@ -169,3 +176,24 @@ def test_a_newer_publisher_ends_it(world: World, settings: Settings, tmp_path: P
     world.refresh(documents(ann=2), "ann")
     with pytest.raises(FencedError):
         world.finish(documents(ann=2))
+
+
+def test_the_feed_has_every_change_once(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`feed-equals-reputation`: also if a publication fails before it is recorded, or before it is complete."""
+    fed = settings.model_copy(update={"data_dir": tmp_path / "data", "feed": FeedSettings(enabled=True)})
+    with open_feed(fed) as feed, publishing(fed, tmp_path / "published", feed) as world:
+        fail_to_publish_ann(world, monkeypatch)
+        with pytest.raises(TransientError):
+            world.refresh(documents(ann=2, bob=2), "bob")
+        monkeypatch.setattr("pipelines.serving.redis_store.finish", lambda *_: fail())
+        with pytest.raises(TransientError):
+            world.refresh(documents(ann=2, bob=2))
+        monkeypatch.undo()
+        world.refresh(documents(ann=2, bob=2))
+        world.finish(documents(ann=2, bob=2))
+    table = open_lake(fed.lake_root).table("score_changes")
+    rows = [row for part in read_changes(table, 0) for row in part.to_pylist()]
+    found = sorted((row["number"], row["user_id"], row["after"]) for row in rows)
+    assert [change[1:] for change in found] == [
+        ("ann", '{"score":1}'), ("bob", '{"score":1}'), ("ann", '{"score":2}'), ("bob", '{"score":2}')
+    ]  # fmt: skip

@@ -148,6 +148,7 @@ def test_documents_of_other_users_are_refused(cache: RedisSettings, client: redi
     assert served(client, cache.prefix) == expected(documents(ann=1, bob=1))
 
 
+@pytest.mark.slow
 def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> None:
     """Documents of some users are the same rows as among all; unknown and repeated names add nothing."""
     users = ["ann", "bob", "'; DROP TABLE reputation; --", "nul\0", "👩‍🚀"]

@@ -151,6 +151,7 @@ def test_valid_events_lie_in_the_span_and_refer_to_each_other(world: Simulation)
                 assert set(event.metadata) == {"transaction_id"}
 
 
+@pytest.mark.slow
 def test_a_suspension_ends_after_it_began(world: Simulation) -> None:
     """A reinstatement follows a suspension of the same user; some suspensions have no end."""
     changes: dict[str, dict[str, int]] = {}

@@ -135,6 +135,7 @@ def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
         assert rows.columns.to_pydict() == {"a": ["1"], "b": ["2"]}
 
 
+@pytest.mark.slow
 def test_real_files_are_read_as_python_reads_them(
     bitcoin_otc: Path, stack_exchange: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_csv_rows_become_events_to_the_microsecond(tmp_path: Path) -> None:
     assert len({len(event_id) for event_id in events["event_id"].to_pylist()} | {32}) == 1
 
 
+@pytest.mark.slow
 def test_three_formats_give_identical_events(tmp_path: Path, bitcoin_otc: Path) -> None:
     """35,592 real rows as CSV, Parquet (integers and floats) and NDJSON (numbers), ids included."""
     source = bitcoin_otc / "ratings.csv"
@@ -115,6 +116,7 @@ def test_all_fields_from_columns(tmp_path: Path, write: Callable[[pl.DataFrame, 
     }
 
 
+@pytest.mark.slow
 def test_parquet_timestamps_say_their_own_unit(tmp_path: Path) -> None:
     """Timestamps of any unit and zone, and dates, ignore time_unit; without a zone they are UTC."""
     microseconds = 1289241911728361

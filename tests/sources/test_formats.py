@@ -392,6 +392,7 @@ def test_an_event_of_github_is_mapped_by_dotted_names(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "text"),
     [

@@ -297,6 +297,7 @@ def test_numbers_in_lists_and_objects_stay_numbers_with_their_digits(tmp_path: P
     }
 
 
+@pytest.mark.slow
 def test_nested_rows_are_the_same_events_in_every_format(tmp_path: Path) -> None:
     """JSON lines, and structs and JSON texts in Parquet: the same ids, however the numbers are written."""
     (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, _NESTED_ROWS)))

@@ -11,6 +11,7 @@ from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Corre
 from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.scopes import Scope, ScopeName
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -60,6 +61,8 @@ class Rules(Section):
     completion: dict[Name, Completion] = Field(default_factory=dict)
     once: dict[Name, Once] = Field(default_factory=dict)
     caps: dict[Name, Cap] = Field(default_factory=dict)
+    raters: Raters | None = None
+    """How much each rater's ratings weigh in the measures; None: all alike."""
     measures: dict[ColumnName, Measure] = Field(default_factory=dict)
     """Measures of the ratings of every view, by column name; may redefine `rating_average`."""
     levels: dict[LevelName, Level] = Field(default_factory=dict, max_length=MAX_LEVELS)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.reputation.policy.actions import Emission, Rating
 from pipelines.reputation.policy.model import ALWAYS, Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
+from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.rules import Rules
 from pipelines.reputation.sql import arrow_rows, statement
 
@@ -83,6 +84,7 @@ def variables(policy: EffectivePolicy) -> dict[str, Any]:
         "correction_target": rules.correction.target,
         "order_by": rules.order_by,
         **_of_scopes(rules),
+        **_raters(rules.raters),
     }
     for number, edition in enumerate(policy.editions):
         values |= _of_edition(edition, number)
@@ -111,6 +113,14 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
         own = {"actions": [action_type], "key": key, "text": condition.equals}
         values |= _prefixed(f"where_{number}_{i}", own | bounds)
     return values | _prefixed(f"edition_{number}", {"from_us": edition.from_us, "to_us": edition.to_us})
+
+
+def _raters(raters: Raters | None) -> dict[str, Any]:
+    """Return the variables of raters' weights, shares in millionths."""
+    if raters is None:
+        return {}
+    shares = {"trust_damping": micro(raters.damping), "trust_minimum": micro(raters.minimum)}
+    return {"rater_key": raters.key, "trust_seeds": list(raters.seeds), "trust_rounds": raters.rounds, **shares}
 
 
 def _keys(per: tuple[str, ...]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from pipelines.reputation.spark.storage import require_rows, spark_path, transla
 from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import epoch_us, fact_statement, first_steps, materialize_fact, step_statements
-from pipelines.reputation.warehouse_tables import trend_tables, user_tables
+from pipelines.reputation.warehouse_tables import trend_tables, user_tables, weight_tables
 
 _NO_ROWS = "WHERE false"
 _TYPES = {str: "STRING", int: "BIGINT", list: "ARRAY<STRING>", type(None): "STRING"}
@@ -53,6 +53,9 @@ def derive_in_spark(
         if is_remote(folder):
             register_s3(connection)
         with translate_storage_errors(spark, [events[0], folder]):
+            if policy.rules.raters is not None:  # computed when the steps of the connection were defined
+                weights = connection.sql("FROM rater_weight").to_arrow_table()
+                spark.createDataFrame(weights).createOrReplaceTempView("rater_weight")
             _prepare(spark, snapshot, policy, as_of, aliases_in(connection))
             _compute(spark, "fact", fact_statement(policy), folder)
             for name, query in (user_tables(policy) | trend_tables(policy)).items():
@@ -67,9 +70,9 @@ def _beside_draft(connection: duckdb.DuckDBPyConnection) -> str:
 
 
 def _create_empty(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    """Create the tables without rows from DuckDB's own queries, which define the columns and their types."""
+    """Create the tables from DuckDB's own queries, which define columns and types; all but the weights are empty."""
     materialize_fact(connection, policy, _NO_ROWS)
-    for name, query in (user_tables(policy, _NO_ROWS) | trend_tables(policy)).items():
+    for name, query in (user_tables(policy, _NO_ROWS) | trend_tables(policy) | weight_tables(policy)).items():
         connection.execute(statement("create_table", name=name, query=query))
 
 

@@ -82,18 +82,22 @@ ledger AS (
         reason,
         related_event_id,
         points AS micro_points,
-        rating AS micro_rating,
+        rating AS micro_rating,$weighed
         CAST(earned AS HUGEINT) AS earned,
         level_no
     FROM mine
     UNION ALL
-    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start, NULL
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL,$unweighed $start, NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total, NULL
+    SELECT
+        user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL,$unweighed $bounded - total,
+        NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded, NULL
+    SELECT
+        user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL,$unweighed $hidden - $bounded,
+        NULL
     FROM whole
     WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
@@ -109,7 +113,7 @@ SELECT
     rule,
     related_event_id,
     $points AS points,
-    $rating AS rating,
+    $rating AS rating,$weight
     $earned AS earned,
     $running AS score,
     $level AS level

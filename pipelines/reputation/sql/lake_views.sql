@@ -135,3 +135,8 @@ $source
 -- The accounts that were merged into another one, or renamed, as they were recorded.
 CREATE OR REPLACE VIEW merged_users AS
 $source
+
+-- name: view_score_changes
+-- The feed: what was published of each user, by number.
+CREATE OR REPLACE VIEW score_changes AS
+$source

@@ -11,7 +11,7 @@ END AS scope_$scope
 
 -- name: scope_rank
 -- A column of step_16: the rank of a rating from the latest of the same value.
-row_number() OVER (PARTITION BY user_id, scope_$scope ORDER BY rating IS NULL, t DESC, event_id DESC)
+row_number() OVER (PARTITION BY user_id, scope_$scope ORDER BY rating IS NULL, t DESC, source_row DESC, event_id DESC)
 AS scope_${scope}_rank
 
 -- name: scope_summed
@@ -33,7 +33,7 @@ FROM (
             t,
             earned,
             half_life_us,
-            rating,
+            rating,$weight
             $rank AS rating_rank,
             counted
         FROM fact

@@ -11,7 +11,7 @@ SELECT
     emission_no,
     version,
     points,
-    rating,
+    rating,$weight
     granted,
     half_life_us,
     $earned AS earned,
@@ -20,4 +20,4 @@ SELECT
     reason,
     rule,
     related_event_id$scopes
-FROM $source
+FROM $source$weights

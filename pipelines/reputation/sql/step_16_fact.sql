@@ -8,7 +8,7 @@ SELECT
     granted,
     $half_life AS half_life_us,
     earned,
-    rating,
+    rating,$weight
     $rating_rank AS rating_rank,
     level_no,
     event_rank,

@@ -4,8 +4,9 @@ Owns finding, describing and running them; results are not stored. A new trend i
 comment says what it returns; parameters are declared as `-- $name = default: meaning`, or as
 `-- $name = first | second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how
 its rows are drawn (`Chart`); the rest of the comment is the method. Every trend has `$since` and `$until`, dates or
-null. `shared/` has a temporary view of the ratings, `rating_given`, and macros, which are created for trends that use
-the view; `scope_day` (`scopes.py`) is created for the one about scopes.
+null. `shared/` has two temporary views of the ratings, `rating_given` and `rating_counted`, and macros, created for the
+trends that use one. What counts is decided by the derivation, whose steps are defined for the second; `scope_day`
+(`scopes.py`) is created for the trend about scopes.
 """
 
 import json
@@ -22,11 +23,15 @@ import polars as pl
 
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import UsageError
+from pipelines.reputation.merged_users import aliases_in
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.raters import define_trust
 from pipelines.reputation.scopes import define_scope_days
+from pipelines.reputation.sql import one_row
+from pipelines.reputation.steps import define_steps
 
 _FOLDER = Path(__file__).parent
-_RATINGS = "rating_given"
-_SCOPES = "scope_day"
+_SCALE, _GIVEN, _COUNTED, _SCOPES = "rating_scale", "rating_given", "rating_counted", "scope_day"
 _METHODS = ("tails", "discoveries", "bursts")
 """Macros, in the order of their dependencies."""
 _PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
@@ -127,10 +132,25 @@ def run_trend(
     values: dict[str, Any] = {"since": _day(since), "until": _day(until), **trend.values(given)}
     if _SCOPES in trend.query:
         define_scope_days(connection, values["scope"])
-    if _RATINGS in trend.query:
-        for name in (_RATINGS, *_METHODS):
-            connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))
+    if _GIVEN in trend.query:
+        _define(connection, _SCALE, _GIVEN, *_METHODS)
+    if _COUNTED in trend.query:
+        _define_steps(connection)
+        _define(connection, _SCALE, _COUNTED)
     return connection.sql(trend.query, params=values).pl()
+
+
+def _define(connection: duckdb.DuckDBPyConnection, *names: str) -> None:
+    """Create views and macros of `shared/`."""
+    for name in names:
+        connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))
+
+
+def _define_steps(connection: duckdb.DuckDBPyConnection) -> None:
+    """Define the steps of the derivation by the policy and as of the moment of a warehouse."""
+    policy, as_of = one_row(connection.execute("SELECT policy, as_of FROM snapshot_info"))
+    define_steps(connection, Policy.model_validate_json(policy), as_of, known=aliases_in(connection))
+    define_trust(connection)
 
 
 def _described(path: Path) -> Trend:

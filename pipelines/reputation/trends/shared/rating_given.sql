@@ -1,28 +1,7 @@
 -- Every readable rating as it was given before as_of, retracted or not, by the scales of the policy in force.
--- level is its position between the scale's minimum (0) and maximum (1), which are those of all constant ratings for one
--- that is constant, such as an up vote; rater_id is null where the event has none.
+-- level is its position between the scale's minimum (0) and maximum (1); rater_id is null where the event has none.
 CREATE OR REPLACE TEMP VIEW rating_given AS
-WITH scales AS (
-    SELECT
-        action.key AS action_type,
-        action.value ->> '$.rating.from' AS key,
-        CAST(action.value ->> '$.rating.fixed' AS DOUBLE) AS fixed,
-        CAST(action.value -> '$.rating.map' AS MAP(VARCHAR, DOUBLE)) AS words,
-        coalesce(
-            CAST(action.value ->> '$.rating.minimum' AS DOUBLE),
-            list_min(map_values(words)),
-            min(CAST(action.value ->> '$.rating.fixed' AS DOUBLE)) OVER ()
-        ) AS minimum,
-        coalesce(
-            CAST(action.value ->> '$.rating.maximum' AS DOUBLE),
-            list_max(map_values(words)),
-            max(CAST(action.value ->> '$.rating.fixed' AS DOUBLE)) OVER ()
-        ) AS maximum
-    FROM snapshot_info, json_each(policy, '$.versions') AS edition, json_each(edition.value, '$.actions') AS action
-    WHERE edition.value ->> '$.version' = policy_version
-),
-
-ratings AS (
+WITH ratings AS (
     SELECT
         event.event_id,
         event.user_id,
@@ -38,7 +17,7 @@ ratings AS (
         minimum,
         maximum
     FROM events AS event
-    INNER JOIN scales ON scales.action_type = event.action_type
+    INNER JOIN rating_scale AS scales ON scales.action_type = event.action_type
     WHERE event.event_time < (SELECT as_of FROM snapshot_info)
 )
 

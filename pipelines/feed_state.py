@@ -1,0 +1,133 @@
+"""What the feed said last of each user: a cache of the lake's table `score_changes`, in an SQLite file.
+
+It names the last number that it has. After a crash it lacks the last changes, which `sync` reads from the lake; after
+an erasure, or beside another lake, it is rebuilt from the newest change of each user. A look-up costs by the users
+asked for, not by all.
+"""
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+from deltalake import DeltaTable
+
+from pipelines.boundary.private_files import make_private_dir
+from pipelines.formats import FEED_STATE
+from pipelines.lake.score_changes import FeedPosition, read_changes
+from pipelines.lake.tables import table_id
+
+SAID = pl.Schema({"user_id": pl.String, "shown": pl.String})
+_TABLES = """
+CREATE TABLE said (user_id TEXT PRIMARY KEY, shown TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE position (number INTEGER NOT NULL, table_id TEXT NOT NULL, erasures INTEGER NOT NULL);
+"""
+_ASKED = "CREATE TEMP TABLE asked (user_id TEXT PRIMARY KEY) WITHOUT ROWID"
+_OF = "SELECT user_id, shown FROM said JOIN asked USING (user_id)"
+_SAY = "INSERT INTO said VALUES (?, ?) ON CONFLICT (user_id) DO UPDATE SET shown = excluded.shown"
+_MOVE = "UPDATE position SET number = ? WHERE number = ?"
+_BUSY_SECONDS = 60.0
+
+
+class FeedState:
+    """The state in one file, which is created if it is missing, and replaced if it cannot be used. Not thread-safe."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        make_private_dir(file.parent)
+        self._database = _open(file)
+
+    def sync(self, table: DeltaTable, position: FeedPosition) -> None:
+        """Bring the state to the version of a handle of `score_changes`, whose position is given."""
+        known = self._position()
+        wanted = (table_id(table), position.erasures)
+        if known is None or known[1:] != wanted or known[0] > position.number:
+            self._restart(table, position)
+            known = (0, *wanted)
+        if known[0] < position.number:
+            self.apply(_read_newest(table, known[0], position.number), known[0], position.number)
+
+    def of(self, users: pl.Series) -> pl.DataFrame:
+        """Return what was said of those of some users (String) who were shown, as SAID, in no order."""
+        with self._database:
+            self._database.execute("DELETE FROM temp.asked")
+            self._database.executemany("INSERT INTO temp.asked VALUES (?)", ((user,) for user in users.unique()))
+            return pl.DataFrame(self._database.execute(_OF).fetchall(), SAID, orient="row")
+
+    def all(self) -> pl.DataFrame:
+        """Return what was said of all users who are shown, as SAID."""
+        return pl.DataFrame(self._database.execute("SELECT user_id, shown FROM said").fetchall(), SAID, orient="row")
+
+    def apply(self, changes: pl.DataFrame, before: int, number: int) -> None:
+        """Take over changes (`user_id`, `after`), each user once, that lead from one number of the feed to another.
+
+        Does nothing if another process with this file has taken over other changes: `sync` reads what is missing.
+        """
+        said, gone = changes.filter(pl.col("after").is_not_null()), changes.filter(pl.col("after").is_null())
+        with self._database:
+            if self._database.execute(_MOVE, (number, before)).rowcount == 1:
+                self._database.executemany(_SAY, said.select("user_id", "after").iter_rows())
+                self._database.executemany("DELETE FROM said WHERE user_id = ?", gone.select("user_id").iter_rows())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _position(self) -> tuple[int, str, int] | None:
+        return self._database.execute("SELECT number, table_id, erasures FROM position").fetchone()
+
+    def _restart(self, table: DeltaTable, position: FeedPosition) -> None:
+        """Begin with an empty file: one that is emptied still has the bytes of erased users."""
+        self.close()
+        delete_feed_state(self._file)
+        self._database = _open(self._file)
+        with self._database:
+            self._database.execute("INSERT INTO position VALUES (0, ?, ?)", (table_id(table), position.erasures))
+
+
+def _read_newest(table: DeltaTable, after: int, upto: int) -> pl.DataFrame:
+    """Return the newest change (`user_id`, `after`) of each user among some numbers of the feed."""
+    empty = pl.DataFrame(schema={"number": pl.Int64, "user_id": pl.String, "after": pl.String})
+    parts = (pl.DataFrame(rows.select(empty.columns)) for rows in read_changes(table, after))
+    changes = pl.concat([empty, *parts]).filter(pl.col("number") <= upto).sort("number")
+    return changes.unique("user_id", keep="last").select("user_id", "after")
+
+
+def delete_feed_state(file: Path) -> None:
+    """Delete the state, which names every user; the next publication rebuilds it from the lake."""
+    for path in (file, *(file.with_name(f"{file.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_feed_state(file: Path) -> Generator[FeedState]:
+    """Yield the state of a file, and close it on exit."""
+    state = FeedState(file)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """Open a file; one that is damaged or of another format is replaced."""
+    try:
+        return _connect(file)
+    except sqlite3.DatabaseError:
+        delete_feed_state(file)
+        return _connect(file)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(file, timeout=_BUSY_SECONDS, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found not in {0, FEED_STATE.number}:
+        database.close()
+        raise sqlite3.DatabaseError(f"format {found}")
+    if not found:
+        database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FEED_STATE.number}; COMMIT")
+    database.execute(_ASKED)
+    return database

@@ -1,0 +1,91 @@
+"""The table `score_changes`: what was published of each user, in the order of publications (the feed).
+
+A commit adds the changes of one publication and moves the position of the feed, both or neither. It applies only to the
+version that the position was read from, so of two writers the later one fails, and begins again from the position of
+the other (`fenced`). Numbers rise by one, without gaps, until an erasure removes the rows of its users.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from pipelines.errors import TransientError, one_line
+from pipelines.lake.delta_commit import commit_actions
+from pipelines.lake.files import make_durable
+from pipelines.lake.table_files import write_rows
+from pipelines.lake.tables import Lake, data_files, discard_uncommitted, erasures_done, read_rows
+
+_TABLE = "score_changes"
+_NUMBER, _VERSION, _AS_OF = "feed:number", "feed:lake_version", "feed:as_of_us"
+"""The application transactions that hold the position."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPosition:
+    """How far the feed has come."""
+
+    number: int
+    """The last number; 0 before the first change."""
+    lake_version: int
+    """The lake version, and the moment in microseconds since 1970, of the last publication that changed a row."""
+    as_of_us: int
+    erasures: int
+    """How many erasures have been applied to the table."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The order of publications, as in `serving/publication.py`."""
+        return self.lake_version, self.as_of_us
+
+
+class FeedMovedError(Exception):
+    """Another commit came first: read the position again."""
+
+
+def read_position(table: DeltaTable) -> FeedPosition:
+    """Return the position at the version of a handle of `score_changes`."""
+    number, version, as_of_us = (table.transaction_version(name) for name in (_NUMBER, _VERSION, _AS_OF))
+    return FeedPosition(number or 0, -1 if version is None else version, as_of_us or 0, erasures_done(table))
+
+
+def append_changes(lake: Lake, table: DeltaTable, rows: pa.Table, position: FeedPosition) -> None:
+    """Append rows (SCORE_CHANGES), whose last number is that of `position`, durably, on exactly the handle's version.
+
+    A crash leaves an orphan file, or the commit. Raises FeedMovedError if another commit came first, TransientError if
+    the commit cannot be written.
+    """
+    actions = write_rows(table, rows, f"{position.number:020}-{uuid4().hex}")
+    marks = {_NUMBER: position.number, _VERSION: position.lake_version, _AS_OF: position.as_of_us}
+    try:
+        commit_actions(table, actions, marks)
+    except (DeltaError, OSError) as error:
+        discard_uncommitted(lake, _TABLE, actions)
+        if isinstance(error, CommitFailedError):
+            raise FeedMovedError from error
+        raise TransientError(f"{lake.folder(_TABLE)} cannot be committed to: {one_line(error)}; try again") from error
+    make_durable([lake.entry_path(_TABLE, table.version() + 1)])
+
+
+def read_changes(table: DeltaTable, after: int) -> Iterator[pa.Table]:
+    """Yield the changes with a number above `after`, some at a time, in no order.
+
+    Reads only the files that may have some: a file is named after its last number until a compaction merges it.
+    """
+    for path in data_files(table):
+        if _last_number(path) > after:
+            rows = read_rows(_TABLE, path)
+            yield rows.filter(pc.greater(rows["number"], after))
+
+
+def _last_number(path: str) -> float:
+    """Return the last number in a file; infinity if its name does not tell."""
+    name = path.rpartition("/")[2].partition("-")[0]
+    return int(name) if len(name) == len(f"{0:020}") and name.isdecimal() else float("inf")

@@ -1,0 +1,93 @@
+"""Raters' weights: how much each rater's ratings count on each day, by who rated whom before it (EigenTrust).
+
+Owns when weights are computed and where they are: in the temporary table `rater_weight`, which step 15 joins; the
+warehouse stores it as `rater_weights`. The formula is `sql/raters.sql`, whole numbers throughout. The weights of a day
+come from the ratings given before the day begins, and not retracted by then, so neither as_of nor what is decided later
+changes them: only a late event does (`needs_rebuild`).
+"""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
+
+from collections.abc import Iterable
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.policy.actions import Rating
+from pipelines.reputation.policy.numbers import DAY_US, micro
+from pipelines.reputation.sql import arrow_rows, one_row, statement
+
+_SCALE = pa.schema([("action_type", pa.string()), ("minimum", pa.int64()), ("maximum", pa.int64())])
+_PARTS = ("raters_given", "raters_numbers", "raters_opinions", "raters_seeds")
+
+
+def define_trust(connection: duckdb.DuckDBPyConnection) -> None:
+    """Define the macros `trust_rounds` and `trust_weight`."""
+    for name in ("trust_rounds", "trust_weight"):
+        connection.execute(statement(f"macro_{name}"))
+
+
+def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:
+    """Fill `rater_weight` for every day with ratings; costs the rounds of the policy over all opinions for each.
+
+    steps: the statements that define the steps up to `emitted` over all events, without corrections.
+    The tables, variables and macros of the policy must exist.
+    """
+    define_trust(connection)
+    connection.execute(statement("raters_no_weights"))
+    for step in steps:
+        connection.execute(step)
+    with arrow_rows(connection, _scales(policy)):
+        connection.execute(statement("policy_table", name="opinion_scale"))
+    for part in _PARTS:
+        connection.execute(statement(part))
+    whole = "true" if policy.rules.correction.actions else "false"
+    for (day,) in connection.execute(statement("raters_days")).fetchall():
+        connection.execute("SET VARIABLE weighed_day = CAST(? AS DATE)", [day])
+        connection.execute(statement("raters_of_day", whole=whole))
+
+
+def use_stored_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:  # noqa: ARG001 - as compute_weights
+    """Fill `rater_weight` from the warehouse of a connection."""
+    connection.execute(statement("raters_no_weights"))
+    connection.execute(statement("raters_stored_weights"))
+
+
+def needs_rebuild(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, changed: pa.Table) -> bool:
+    """Return whether events (ROWS) that were added or removed change the weights of a warehouse.
+
+    Those of the newest day with weights do not: they come from the days before. A rating of a later day needs the
+    weights of that day, and an earlier rating or retraction changes those of all days after it.
+    """
+    actions = pa.array([*_rated(policy), *policy.rules.retraction.actions], pa.large_string())
+    times = changed.filter(pc.is_in(changed["action_type"], actions))["t"].to_numpy()
+    (newest_us,) = one_row(connection.execute("SELECT epoch_us(max(day)) FROM rater_weights"))
+    return bool(np.any(times // DAY_US * DAY_US != newest_us)) if len(times) else False
+
+
+def _rated(policy: EffectivePolicy) -> dict[str, Rating]:
+    """Return the ratings of a policy by action_type; of several versions, the last that has one."""
+    actions = {name: action for edition in policy.editions for name, action in edition.rules.actions.items()}
+    return {name: action.rating for name, action in actions.items() if action.rating is not None}
+
+
+def _scales(policy: EffectivePolicy) -> pa.Table:
+    """Return the scale of each action_type: that of constant ratings spans all of them."""
+    rated = _rated(policy)
+    constant = [micro(rating.fixed) for rating in rated.values() if rating.fixed is not None]
+    bounds = {name: _bounds(rating, constant) for name, rating in rated.items()}
+    rows = [{"action_type": name, "minimum": low, "maximum": high} for name, (low, high) in bounds.items()]
+    return pa.Table.from_pylist(rows, _SCALE)
+
+
+def _bounds(rating: Rating, constant: list[int]) -> tuple[int, int]:
+    if rating.fixed is not None:
+        return min(constant), max(constant)
+    if rating.map is not None:
+        listed = [micro(number) for number in rating.map.values()]
+        return min(listed), max(listed)
+    assert rating.minimum is not None and rating.maximum is not None  # noqa: S101, PT018 - tells the type checker
+    return micro(rating.minimum), micro(rating.maximum)

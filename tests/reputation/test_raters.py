@@ -1,0 +1,158 @@
+"""Raters' weights: by hand, against the naive implementation, and a refresh that leaves the rows of a rebuild."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.errors import PolicyError
+from pipelines.reputation.derive import derive, open_draft
+from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.warehouse import Warehouse
+from tests.reputation.agreement import assert_agreement
+from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of
+from tests.reputation.test_incremental import lake, scratch
+
+USERS = ("ann", "bob", "cyd", "dan")
+RULES = """
+name = "weighed"
+version = "1"
+windows_days = [2]
+retraction = { actions = ["Withdrawn"], target = "target" }
+correction = { actions = ["Corrected"], target = "target" }
+raters = { weight = "trust", seeds = "ann", minimum = 0.05, damping = 0.25, rounds = 3 }
+[actions.UserRated]
+rating = { from = "stars", minimum = 1, maximum = 5 }
+points = 1
+[actions.Voted]
+rating = { from = "vote", map = { up = 1, down = -1 } }
+[measures]
+rating_average = { formula = "mean", digits = 3 }
+newest = { formula = "mean", last = 2, minimum_count = 2, below_minimum = 3 }
+prior = { formula = "bayesian", prior_mean = 3.5, prior_weight = 2, digits = 9 }
+trusted = { formula = "beta", positive_from = 4 }
+sure = { formula = "wilson", positive_from = 4, negative_to = 2 }
+liked = { formula = "share", positive_from = 4 }
+likes = { formula = "positives", positive_from = 4 }
+dislikes = { formula = "negatives", positive_from = 4, negative_to = 2 }
+"""
+
+
+def rated(rater: str, user: str, stars: int, days_ago: float) -> Event:
+    name = f"{rater}-{user}-{stars}-{days_ago}"
+    return Event(name, user, "UserRated", NOW - int(days_ago * DAY), {"stars": str(stars), "rater_id": rater})
+
+
+HISTORY = [
+    rated("ann", "bob", 5, 4.5),
+    rated("bob", "cyd", 5, 3.5),
+    rated("cyd", "dan", 1, 2.5),
+    rated("ann", "dan", 5, 2.4),
+    rated("dan", "bob", 2, 1.5),
+    rated("eve", "dan", 1, 0.5),
+]
+
+
+def test_weights_by_hand(tmp_path: Path) -> None:
+    """A rating weighs what its rater is trusted when its day begins, and the mean is that of the weighted ratings.
+
+    Before day 3 ann has rated bob and bob cyd: after three rounds ann has 1/4 + 27/64 of all trust, bob 3/4 x 7/16 and
+    cyd the rest of what bob passed on. No one rated eve, so she has the minimum, as dan had until ann rated him.
+    """
+    derive(snapshot_of(tmp_path / "lake", HISTORY), parse_policy(RULES), AS_OF, tmp_path / "warehouse.duckdb")
+    with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:
+        weights = {(row[0], row[1]): row[2] for row in warehouse.sql("FROM rater_weights").rows()}
+        days = [(AS_OF - timedelta(days=age)).date() for age in (5, 3)]
+        assert (weights[days[0], "ann"], (days[0], "bob") in weights) == (1_000_000, False)
+        # Round 1: ann 1/4, bob 3/4. Round 2: ann 1/4, bob 3/16, cyd 9/16. Round 3: cyd passes hers to ann, the seed.
+        trust = {"ann": 1 / 4 + 3 / 4 * 9 / 16, "bob": 3 / 4 / 4, "cyd": 3 / 4 * 3 / 16}
+        assert weights[days[1], "cyd"] == pytest.approx(1e6 * 3 * trust["cyd"], abs=2)
+        dan = warehouse.explain("dan")
+        assert dan["weight"].to_list() == [pytest.approx(3 * trust["cyd"], abs=2e-6), 1.0, 0.05]
+        expected = (1 * dan["weight"][0] + 5 + 1 * 0.05) / (dan["weight"].sum())
+        assert warehouse.reputation("dan")["all_time_rating_average"][0] == pytest.approx(expected, abs=1e-3)
+        assert warehouse.reputation("dan")["all_time_rating_count"][0] == 3
+        assert "weight" not in warehouse.explain("dan", "default").columns
+
+
+def events() -> st.SearchStrategy[list[Event]]:
+    """Return ratings and votes of four users for each other, corrected and withdrawn, over five days."""
+    one = st.builds(
+        lambda kind, user, rater, number, age: (kind, user, rater, number, age),
+        st.sampled_from(["UserRated", "UserRated", "Voted", "Withdrawn", "Corrected"]),
+        *[st.sampled_from(USERS)] * 2,
+        st.integers(0, 11),
+        st.integers(0, 20),
+    )
+    return st.lists(one, min_size=3, max_size=12).map(
+        lambda rows: [
+            Event(
+                f"e{place}",
+                user,
+                kind,
+                NOW - age * DAY // 4 - place,
+                {"stars": str(number % 6), "vote": ("up", "down", "?")[number % 3], "target": f"e{number}"}
+                | ({"rater_id": rater} if number != 7 else {}),
+            )
+            for place, (kind, user, rater, number, age) in enumerate(rows)
+        ]
+    )
+
+
+@pytest.mark.slow
+@given(events(), st.sampled_from([0, DAY // 3, 2 * DAY]))
+@settings(max_examples=5, deadline=None)
+def test_the_sql_agrees_with_the_naive_implementation(history: list[Event], before: int) -> None:
+    """Every measure with weights, at any moment, whatever was withdrawn or corrected."""
+    assert_agreement(history, parse_policy(RULES), NOW - before)
+
+
+def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
+    """Ratings of the newest day are added to it; a late one, a late retraction and a new day rebuild, with a reason.
+
+    Compared after each: the scores and the weights (`incremental-equals-rebuild`).
+    """
+    rules = parse_policy(RULES)
+    today, tomorrow = rated("bob", "dan", 4, 0.25), rated("cyd", "bob", 5, -0.5)
+    late = rated("dan", "cyd", 5, 3.25)
+    withdrawal = Event("w", "bob", "Withdrawn", NOW - 2 * DAY, {"target": HISTORY[0].event_id})
+    points = Event("p", "ann", "Voted", NOW - 3 * DAY, {})
+    steps = [([today], 0, False), ([tomorrow], DAY, True), ([late], DAY, True), ([withdrawal], DAY, True)]
+    commits = [HISTORY]
+    with scratch() as folder, open_draft(folder / "warehouse.duckdb") as draft:
+        draft.refresh(lake(folder / "lake", commits), rules, AS_OF)
+        for added, later, rebuilds in [*steps, ([], 2 * DAY, False), ([points], 2 * DAY, True)]:
+            commits.append(added)
+            snapshot, as_of = lake(folder / "lake", commits), at(NOW + later)
+            result = draft.refresh(snapshot, rules, as_of)
+            assert (result.rebuild_reason is not None) == rebuilds, added
+            draft.publish()
+            derive(snapshot, rules, as_of, folder / "other" / "warehouse.duckdb")
+            for table in ("reputation", "rater_weights", "user_days"):
+                assert rows_of(folder / "warehouse.duckdb", table).equals(
+                    rows_of(folder / "other" / "warehouse.duckdb", table)
+                )
+
+
+def rows_of(path: Path, table: str) -> pl.DataFrame:
+    with Warehouse(path) as warehouse:
+        return warehouse.sql(f"FROM {table} ORDER BY ALL")
+
+
+@pytest.mark.parametrize(
+    ("raters", "message"),
+    [
+        ('{ weight = "trust" }', "seeds"),
+        ('{ weight = "trust", seeds = [] }', "seeds"),
+        ('{ weight = "trust", seeds = "ann", damping = 2 }', "damping"),
+        ('{ weight = "fame", seeds = "ann" }', "weight"),
+        ('{ weight = "trust", seeds = "ann", minimum = 1 }', "minimum"),
+    ],
+)
+def test_mistakes_name_the_key(raters: str, message: str) -> None:
+    """A policy without seeds, or with a share above one, is refused by its key."""
+    with pytest.raises(PolicyError, match=message):
+        parse_policy(f'name = "x"\nversion = "1"\nraters = {raters}\n')
