@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
+from pipelines.emit.producer import BulkProducer
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.feed_relay import FeedTopic, RelayProgress, open_feed_topic
+from pipelines.feed_relay import RelayProgress, open_feed_topic
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
@@ -159,16 +159,16 @@ def test_an_erased_user_gets_a_record_without_a_value(fed: Settings) -> None:
 
 def test_a_user_who_is_erased_while_relayed_gets_it_too(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """`erasable`: the erasure may have sent its record before the relay sends a change that it read earlier."""
-    lake, send_change = open_lake(fed.lake_root), FeedTopic._send
+    lake, flush = open_lake(fed.lake_root), BulkProducer.flush
 
-    def erase_before(topic: FeedTopic, records: Iterable[Any]) -> None:
+    def erase_before(producer: BulkProducer) -> None:
         monkeypatch.undo()
         erase_users(lake, open_tombstones(lake, fed), ["ann"])
-        send_change(topic, records)
+        flush(producer)
 
     with opened(fed) as feed:
         record(feed, 1, ann=1, bob=1)
-    monkeypatch.setattr(FeedTopic, "_send", erase_before)
+    monkeypatch.setattr(BulkProducer, "flush", erase_before)
     relay(fed)
     assert [value for key, value in relayed(fed) if key == b"ann"][1:] == [None]
     assert rebuilt_from(fed) == {"bob": 1}
@@ -196,7 +196,14 @@ def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.Mo
     assert rebuilt_from(fed) == consumed_as_documented(fed) == reputation(fed)
     with Warehouse(fed.warehouse_path) as warehouse:
         changes, replayed = (warehouse.sql(query.replace("1200", "0")).rows() for query in examples("sql"))
-    assert [number for number, *_ in changes] == list(range(1, len(changes) + 1))
+        of_user = warehouse.changes("u-1")
+        everything = warehouse.changes()
+        from_then = warehouse.changes(since=everything["as_of"].max())
+    assert [number for number, *_ in changes] == list(range(1, len(changes) + 1)) == everything["number"].to_list()
+    assert of_user.equals(everything.filter(user_id="u-1"))
+    assert of_user["score_before"].to_list() == [None, *of_user["score_after"][:-1]]
+    assert of_user["score_after"][-1] == score(fed, "u-1")
+    assert from_then.equals(everything.filter(everything["as_of"] == everything["as_of"].max()))
     assert {user_id: json.loads(shown) for user_id, shown in replayed} == reputation(fed)
 
 
