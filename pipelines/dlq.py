@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.best_effort import best_effort
+from pipelines.delivery import OnOutage, deliver_until
 from pipelines.emit.copies import MAX_HEADERS, RESERVED_PREFIX, Copy, CopyCounts, CopyWriter, connect_copy_writer
 from pipelines.emit.producer import Record
-from pipelines.errors import KarmalakeError, TransientError, is_termination
+from pipelines.errors import KarmalakeError
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.dead_letter_outbox import DeadLetterOutbox, PendingBatch, init_checkpoint
 from pipelines.lake.tables import CachedLake, create_lake
@@ -35,9 +36,6 @@ from pipelines.settings import KafkaSettings, Settings
 _LOG = logging.getLogger(__name__)
 _CHECKPOINT_BATCHES = 100
 """Batches between two checkpoints."""
-_POLL_SECONDS = 10.0
-"""How often to look for commits of other processes."""
-_RETRY_SECONDS, _MAX_RETRY_SECONDS = 2.0, 60.0
 _MAX_HEADER_CHARACTERS = 1_000
 """Of a karmalake header: the detail may quote the record."""
 _RECORD_COLUMNS = ["key", "value", "headers"]
@@ -55,7 +53,6 @@ class CopyProgress(NamedTuple):
 
 
 OnProgress = Callable[[CopyProgress], None]
-OnOutage = Callable[[KarmalakeError | None], None]
 
 
 @dataclass(slots=True)
@@ -193,30 +190,15 @@ def copy_until(
     report: OnProgress,
     report_outage: OnOutage,
 ) -> None:
-    """Copy whenever `committed` is set, and every 10 s, until `stopping` is set; set both to end it at once.
-
-    A failure is reported to `report_outage` and retried after 2 s, doubling up to 60 s; a success reports None.
-    """
-    topics: DeadLetterTopics | None = None
-    delay, ending = _RETRY_SECONDS, False
-    while not ending:
-        ending = stopping.is_set()
-        committed.clear()
-        try:
-            topics = topics or open_dead_letter_topics(settings)
-            topics.copy_pending(report)
-        except BaseException as error:  # a Rust panic is not an Exception
-            if is_termination(error):
-                raise
-            report_outage(_log_outage(error, _describe_copies(settings), delay))
-            stopping.wait(delay)
-            delay = min(2 * delay, _MAX_RETRY_SECONDS)
-        else:
-            report_outage(None)
-            delay = _RETRY_SECONDS
-            committed.wait(0 if ending else _POLL_SECONDS)
-    if topics:
-        topics.close()
+    """Copy whenever `committed` is set, until `stopping` is set, like `deliver_until`."""
+    deliver_until(
+        lambda: open_dead_letter_topics(settings),
+        lambda topics: topics.copy_pending(report),
+        _describe_copies(settings),
+        stopping,
+        committed,
+        report_outage,
+    )
 
 
 def _copy_once(settings: Settings) -> None:
@@ -227,14 +209,6 @@ def _copy_once(settings: Settings) -> None:
 def _log_progress(progress: CopyProgress) -> None:
     if any(progress.written):
         _LOG.info("%d dead letters copied to their topic, %d of them cut; %d refused", *progress.written)
-
-
-def _log_outage(error: BaseException, doing: str, delay: float) -> KarmalakeError:
-    """Log an error of the copy loop, and return it as a KarmalakeError."""
-    is_expected = isinstance(error, KarmalakeError)
-    message = "%s: %s; they stay in the lake, next attempt in %.0f s"
-    _LOG.warning(message, doing, error, delay, exc_info=None if is_expected else error)
-    return error if is_expected else TransientError(f"copying dead letters failed: {error!r}")
 
 
 def _as_rows(letters: pa.Table) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ adds its own loop to it (`stream.py`). If `ingest.publish_dead_letters` is on, a
 
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
+from pipelines.delivery import delivering
 from pipelines.drain import drain_once, open_ingest
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.commit import CommitRecord
@@ -74,20 +75,12 @@ def copied_dead_letters(
     settings: Settings, stopping: threading.Event, on_copied: dlq.OnProgress, on_iteration: OnIteration
 ) -> Generator[OnCommit]:
     """Copy dead letters in a thread, if enabled, a last time on exit; yield the function to call after each commit."""
-    new = threading.Event()
     if not settings.ingest.publish_dead_letters:
         yield lambda _record: None
         return
     dlq.ensure_copy_checkpoints(settings)
     on_copied = best_effort(on_copied, "reporting copies of dead letters")
     on_iteration = best_effort(on_iteration, "reporting a turn of the copies")
-    with ThreadPoolExecutor(1, "dlq") as pool:
-        copying = pool.submit(
-            dlq.copy_until, settings, stopping, new, on_copied, lambda outage: on_iteration("dlq", outage)
-        )
-        try:
-            yield lambda record: new.set() if record.total("dead_letters") else None
-        finally:
-            stopping.set()
-            new.set()
-        copying.result()
+    copy = partial(dlq.copy_until, settings, stopping)
+    with delivering("dlq", lambda new: copy(new, on_copied, partial(on_iteration, "dlq")), stopping) as new:
+        yield lambda record: new.set() if record.total("dead_letters") else None

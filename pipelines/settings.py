@@ -416,6 +416,9 @@ class FeedSettings(_Section):
 
     enabled: bool = False
     """Whether publications record what they changed. The first one then records a row for each user."""
+    topic: str = Field(default="karmalake.scores", pattern=r"^[A-Za-z0-9._-]{0,249}$")
+    """The topic to which `karmalake stream` and `karmalake serve` relay the changes, keyed by user_id. A missing one
+    is created, compacted, with `kafka.partitions`. Empty: the changes stay in the lake."""
 
 
 class LagSettings(_Section):
@@ -550,6 +553,11 @@ class Settings(_Section):
     def published_dir(self) -> Path:
         """State of the last publication, so that the next one sends changes only."""
         return self.data_dir / "published"
+
+    @property
+    def relays_feed(self) -> bool:
+        """Whether the changes of the feed are relayed to a topic."""
+        return self.feed.enabled and bool(self.feed.topic)
 
     @property
     def feed_path(self) -> Path:

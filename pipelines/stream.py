@@ -22,6 +22,7 @@ from pipelines.best_effort import best_effort
 from pipelines.clock import MonotonicClock
 from pipelines.errors import TransientError
 from pipelines.feed import open_feed
+from pipelines.feed_relay import OnRelayed, relayed_feed
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
@@ -32,6 +33,7 @@ from pipelines.refresh import RefreshMethod, derive_draft
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
 from pipelines.retries import OnIteration, Retries
 from pipelines.serving.digest_cache import open_digest_cache
+from pipelines.serving.publish import PublishResult
 from pipelines.serving.read import latest_as_of
 from pipelines.settings import Settings
 
@@ -56,6 +58,7 @@ def stream(
     on_iteration: OnIteration = lambda _loop, _outage: None,
     on_halted: OnHalted = lambda _halted: None,
     on_copied: dlq.OnProgress = lambda _turn: None,
+    on_relayed: OnRelayed = lambda _turn: None,
 ) -> None:
     """Ingest and refresh until `stopping` is set; then finish the current batch, publish it, and return.
 
@@ -66,7 +69,8 @@ def stream(
     with (
         _switching_often(),
         copied_dead_letters(settings, stopping, on_copied, on_iteration) as letters_committed,
-        _refreshed(settings, stopping, on_refresh, on_iteration) as committed,
+        relayed_feed(settings, stopping, on_relayed, on_iteration) as changed,
+        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
     ):
 
         def report(record: CommitRecord) -> None:
@@ -82,12 +86,17 @@ def serve(
     stopping: threading.Event,
     on_refresh: OnRefresh,
     on_iteration: OnIteration = lambda _loop, _outage: None,
+    on_relayed: OnRelayed = lambda _turn: None,
 ) -> None:
     """Refresh and publish what others commit, until `stopping` is set; then publish it a last time, and return.
 
     Errors and callbacks as in `stream`.
     """
-    with _switching_often(), _refreshed(settings, stopping, on_refresh, on_iteration) as committed:
+    with (
+        _switching_often(),
+        relayed_feed(settings, stopping, on_relayed, on_iteration) as changed,
+        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
+    ):
         lake, seen, retries = (
             CachedLake(create_lake(settings.lake_root).root),
             -1,
@@ -103,6 +112,16 @@ def serve(
                 if newest != seen:
                     committed()
                     seen = newest
+
+
+def _followed(on_refresh: OnRefresh, changed: Callable[[], None]) -> OnRefresh:
+    """Return a callback that also wakes the relay of the feed."""
+
+    def call(derived: DerivationResult, published: PublishResult) -> None:
+        changed()
+        on_refresh(derived, published)
+
+    return call
 
 
 @contextmanager

@@ -304,7 +304,7 @@ def test_what_another_process_copied_is_not_copied_again(publishing: Settings) -
 
 def test_stream_copies_beside_ingest(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits continue while the topic does not respond; afterwards all is copied without a restart (`isolated`)."""
-    monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("pipelines.delivery._RETRY_SECONDS", 0.05)
     connect, answers = dlq.connect_copy_writer, threading.Event()
 
     def sometimes(*arguments: Any) -> CopyWriter:
@@ -331,7 +331,7 @@ def committed(settings: Settings) -> int:
 
 def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any error is reported as an outage of the loop, and retried with growing delays."""
-    monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipelines.delivery._RETRY_SECONDS", 0.01)
     open_dead_letter_topics(publishing)
     batch_of(publishing, range(2))
     failures: list[BaseException] = [Panic("of Rust"), ZeroDivisionError("a defect"), TransientError("no answer")]
@@ -348,9 +348,10 @@ def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeyp
 
     monkeypatch.setattr(DeadLetterTopic, "copy_pending", fails_at_first)
     dlq.copy_until(publishing, stopping, letters, lambda _: None, lambda outage: outages.append(str(outage)))
+    doing = f"copying dead letters to {publishing.kafka.topic}.dlq failed"
     assert [outage.split("(")[0] for outage in outages[:3]] == [
-        "copying dead letters failed: Panic",
-        "copying dead letters failed: ZeroDivisionError",
+        f"{doing}: Panic",
+        f"{doing}: ZeroDivisionError",
         "no answer",
     ]
     assert copied_places(publishing) == dead_letter_places(publishing)

@@ -68,10 +68,19 @@ def ensure_topic(kafka: KafkaSettings) -> Topic:
     Raises ConfigurationError if the broker refuses it, TransientError if the broker does not answer.
     """
     retention_ms = -1 if kafka.retention_hours < 0 else kafka.retention_hours * _HOUR_MS
+    return _ensure(kafka, {"cleanup.policy": "delete", "retention.ms": str(retention_ms)})
+
+
+def ensure_compacted_topic(kafka: KafkaSettings) -> Topic:
+    """Create a topic that retains the newest record of each key, without a limit of time, like `ensure_topic`."""
+    return _ensure(kafka, {"cleanup.policy": "compact"})
+
+
+def _ensure(kafka: KafkaSettings, configs: dict[str, str]) -> Topic:
     config = {
         "num_partitions": kafka.partitions,
         "replication_factor": kafka.replication_factor,
-        "configs": {"cleanup.policy": "delete", "retention.ms": str(retention_ms)},
+        "configs": configs,
     }
     with translate_errors(kafka, f"creating the topic {kafka.topic}"), admin_client(kafka) as admin:
         if _metadata(admin, kafka.topic) is None:

@@ -134,7 +134,14 @@ def stream(metrics_port: MetricsPort = None) -> None:
         on_commit = call_all(_print_commit, observer.committed)
         on_refresh = call_all(_print_refresh, observer.refreshed)
         streaming.stream(
-            settings, stopping, on_commit, on_refresh, observer.monitor.record_turn, observer.halted, observer.copied
+            settings,
+            stopping,
+            on_commit,
+            on_refresh,
+            observer.monitor.record_turn,
+            observer.halted,
+            observer.copied,
+            observer.relayed,
         )
     print_line("stopped; everything committed is published")
 
@@ -153,7 +160,7 @@ def serve(metrics_port: MetricsPort = None) -> None:
         print_line(f"serving {settings.document_store.prefix} from {settings.lake_root}; Ctrl-C stops it")
         print_metrics_address(monitor.address)
         on_refresh = call_all(_print_refresh, monitor.metrics.refreshed)
-        streaming.serve(settings, stopping, on_refresh, monitor.record_turn)
+        streaming.serve(settings, stopping, on_refresh, monitor.record_turn, monitor.metrics.relayed)
     print_line("stopped; everything committed is published")
 
 

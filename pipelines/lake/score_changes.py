@@ -8,7 +8,8 @@ the other (`fenced`). Numbers rise by one, without gaps, until an erasure remove
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -26,6 +27,9 @@ from pipelines.lake.tables import Lake, data_files, discard_uncommitted, erasure
 _TABLE = "score_changes"
 _NUMBER, _VERSION, _AS_OF = "feed:number", "feed:lake_version", "feed:as_of_us"
 """The application transactions that hold the position."""
+_RELAYED = "feed:relayed"
+"""The application transaction that holds the last number that is on the topic of the feed."""
+_BATCH_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,51 @@ def read_changes(table: DeltaTable, after: int) -> Iterator[pa.Table]:
         if _last_number(path) > after:
             rows = read_rows(_TABLE, path)
             yield rows.filter(pc.greater(rows["number"], after))
+
+
+def read_in_order(table: DeltaTable, after: int) -> Iterator[pa.Table]:
+    """Yield the changes with a number above `after` by number, about 10,000 or a publication's at a time."""
+    for paths in _batches(_bounds(table, after)):
+        rows = pa.concat_tables(read_rows(_TABLE, path) for path in paths).sort_by("number")
+        yield rows.filter(pc.greater(rows["number"], after))
+
+
+def _bounds(table: DeltaTable, after: int) -> list[tuple[int, int, int, str]]:
+    """Return first and last number, rows and path of the files with changes above `after`, by first number."""
+    found = list[tuple[int, int, int, str]]()
+    for path in data_files(table):
+        if _last_number(path) > after:
+            numbers = read_rows(_TABLE, path, ["number"])["number"]
+            first, last = (pc.min_max(numbers)[bound].as_py() for bound in ("min", "max"))
+            found += [(first, last, len(numbers), path)] if last is not None and last > after else []
+    return sorted(found)
+
+
+def _batches(bounds: Iterable[tuple[int, int, int, str]]) -> Iterator[list[str]]:
+    """Yield paths of files whose numbers are all below those of the next; files that a compaction merged overlap."""
+    batch, rows, end = list[str](), 0, 0
+    for first, last, count, path in bounds:
+        if rows >= _BATCH_ROWS and first > end:
+            yield batch
+            batch, rows = [], 0
+        batch, rows, end = [*batch, path], rows + count, max(end, last)
+    if batch:
+        yield batch
+
+
+def read_relayed(table: DeltaTable) -> int:
+    """Return the last number that is on the topic of the feed, at the version of a handle; 0 before the first."""
+    return table.transaction_version(_RELAYED) or 0
+
+
+def mark_relayed(lake: Lake, number: int) -> None:
+    """Record durably that all changes up to a number are on the topic. A crash before that repeats some of them."""
+    table = lake.table(_TABLE)
+    while read_relayed(table) < number:
+        with suppress(CommitFailedError):  # another commit came first
+            commit_actions(table, [], {_RELAYED: number})
+            make_durable([lake.entry_path(_TABLE, table.version() + 1)])
+        table = lake.table(_TABLE)
 
 
 def _last_number(path: str) -> float:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # no process imports what only the others need
     from pipelines.emit.outbox.backlog import Backlog
     from pipelines.emit.relay import RelayedBatch
     from pipelines.errors import KarmalakeError
+    from pipelines.feed_relay import RelayProgress
     from pipelines.lake.commit import CommitRecord
     from pipelines.notify.branch import DeliveryCounts
     from pipelines.operate.lag.measure import Lag
@@ -244,6 +245,11 @@ class _Serving:
         self._published.set(derived.lake_version)
         self._as_of = derived.as_of.timestamp()
 
+    def relayed(self, progress: "RelayProgress") -> None:
+        """Count changes of the feed that were relayed, and set what is waiting."""
+        self._relayed.inc(progress.relayed)
+        self._feed_waiting.set(progress.waiting)
+
     def _add_serving(self, registry: MetricRegistry) -> None:
         self._refreshes = registry.seconds(
             "karmalake_refresh_duration_seconds", "Duration of a refresh, by step: derive or publish.", "step"
@@ -252,6 +258,12 @@ class _Serving:
             "karmalake_published_documents_total",
             "Documents changed in the serving store, by change: written or deleted.",
             "change",
+        )
+        self._relayed = registry.counter(
+            "karmalake_feed_relayed_changes_total", "Changes of the feed that the brokers have acknowledged."
+        )
+        self._feed_waiting = registry.gauge(
+            "karmalake_feed_waiting_changes", "Changes of the feed in the lake that are not yet on its topic."
         )
         self._published = registry.gauge("karmalake_published_lake_version", "The lake version that is served.")
         self._as_of = math.nan

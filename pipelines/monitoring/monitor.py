@@ -20,6 +20,7 @@ from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.dlq import CopyProgress
+    from pipelines.feed_relay import RelayProgress
     from pipelines.ingest.guard import HaltedPartition
     from pipelines.lake.commit import CommitRecord
     from pipelines.operate.lag.observe import WorkLog
@@ -144,6 +145,10 @@ class StreamMonitor(IngestMonitor[StreamMetrics]):
         self.monitor.metrics.refreshed(derived, published)
         self.work.refreshed(derived, published)
 
+    def relayed(self, progress: "RelayProgress") -> None:
+        """Count changes of the feed."""
+        self.monitor.metrics.relayed(progress)
+
 
 @contextmanager
 def monitor_ingest(settings: Settings) -> Generator[IngestMonitor[IngestMetrics]]:
@@ -155,25 +160,30 @@ def monitor_ingest(settings: Settings) -> Generator[IngestMonitor[IngestMetrics]
 @contextmanager
 def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
     """Yield the monitor of `karmalake stream`; the lag of every topic is measured and recorded in the background."""
-    with _measuring_lag(settings, StreamMetrics(), ("ingest", "refresh")) as (monitor, work):
+    with _measuring_lag(settings, StreamMetrics(), ("ingest", "refresh"), _feed_loops(settings)) as (monitor, work):
         yield StreamMonitor(monitor, work)
 
 
 @contextmanager
 def monitor_serve(settings: Settings) -> Generator[Monitor[ServeMetrics]]:
     """Yield the monitor of `karmalake serve`."""
-    with monitor_process(ServeMetrics(), ("follow", "refresh"), settings) as monitor:
+    with monitor_process(ServeMetrics(), ("follow", "refresh"), settings, _feed_loops(settings)) as monitor:
         yield monitor
+
+
+def _feed_loops(settings: Settings) -> list[str]:
+    return ["feed"] if settings.relays_feed else []
 
 
 @contextmanager
 def _measuring_lag(
-    settings: Settings, metrics: Ingesting, loops: Iterable[str]
+    settings: Settings, metrics: Ingesting, loops: Iterable[str], others: Iterable[str] = ()
 ) -> Generator[tuple[Monitor[Ingesting], "WorkLog"]]:
     from pipelines.operate.lag.observe import WorkLog, observe_lags  # noqa: PLC0415 - a relay does not need the lake's libraries
 
     work = WorkLog()
-    background = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
+    copies = ["dlq"] if settings.ingest.publish_dead_letters else []
+    background = [*([] if settings.queue.kind else ["lag"]), *copies, *others]
     with monitor_process(metrics, loops, settings, background) as monitor:
 
         def measure() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
+from pipelines.feed_relay import feed_topic_exists, send_tombstones
 from pipelines.feed_state import delete_feed_state
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import ErasureCounts, erase_users, preview_erasure
@@ -41,8 +42,8 @@ def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[st
 
     Each user is erased under all user_ids of the person (`all_names`).
     A kill at any step leaves a consistent lake; erasing again finishes. Raises before anything is changed: UsageError
-    if there is no lake or no document store is configured, TransientError if the store does not answer. Raises
-    TransientError later if other processes kept committing.
+    if there is no lake or no document store is configured, TransientError if the store, or the broker with the topic of
+    the feed, does not answer. Raises TransientError later if other processes kept committing, or the broker fails.
     """
     open_lake(settings.lake_root)
     if not settings.has_document_store:
@@ -92,8 +93,11 @@ def mentions_of_erased(settings: Settings) -> Mentions:
 
 def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str], *, served: bool) -> Erasure:
     lake, path = open_lake(settings.lake_root), settings.warehouse_path
+    is_relayed = feed_topic_exists(settings)
     tombstones, known = open_tombstones(lake, settings), aliases(merges_of(take_snapshot(lake)))
     rows = erase_users(lake, tombstones, user_ids, digests, known.current)
+    if is_relayed:
+        send_tombstones(settings, user_ids)
     forget_erased(settings.index_dir, lake, lake.table("events"))
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)

@@ -50,6 +50,11 @@ def _on_the_bus(settings: Settings) -> Iterator[str]:
         yield f"the topic {topic}: its retention removes the records; ingest drops those it still reads"
     for topic in [settings.kafka.topic] if settings.queue.kind else topic_sources(settings):
         yield f"the topic {topic}.dlq, if dead letters were ever published (ingest.publish_dead_letters): by retention"
+    if settings.relays_feed:
+        yield (
+            f"the topic {settings.feed.topic}: each user named to `erase` has a record without a value there, after "
+            "which compaction removes the others; consumers remove what they have of the user when they read it"
+        )
 
 
 def _at_destinations(settings: Settings) -> Iterator[str]:

@@ -27,7 +27,7 @@ def compare_policies(
     return _by_change(frames[0].join(frames[1], on="user_id"), pl.col("score_before"))
 
 
-def score_changes(
+def change_between(
     source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, since: datetime, until: datetime
 ) -> pl.DataFrame:
     """Return every user's all-time score at two moments, as known now, largest change first.

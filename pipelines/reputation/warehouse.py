@@ -28,7 +28,7 @@ from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
 from pipelines.reputation.activation import activated_in
 from pipelines.reputation.base import attach_base, base_folder, has_base
-from pipelines.reputation.compare import compare_policies, score_changes
+from pipelines.reputation.compare import change_between, compare_policies
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.lake_paths import files_of_views, look_in
@@ -67,6 +67,23 @@ _EVENTS = """
     ORDER BY event_time, event_id
 """
 
+
+_CHANGES = """
+    SELECT
+        number,
+        user_id,
+        CAST(before ->> 'all_time_score' AS DOUBLE) AS score_before,
+        CAST(after ->> 'all_time_score' AS DOUBLE) AS score_after,
+        before,
+        after,
+        policy,
+        lake_version,
+        as_of,
+        recorded
+    FROM score_changes
+    WHERE ($user_id IS NULL OR user_id = $user_id) AND ($since IS NULL OR as_of >= $since)
+    ORDER BY number
+"""
 
 _TABLES = """
     SELECT table_name
@@ -465,6 +482,16 @@ class Warehouse:
         values = {"user_id": user_id, "action_type": action_type, "since": begin, "until": end}
         return with_fields(self.sql(_EVENTS, values))
 
+    def changes(self, user_id: str | None = None, since: TimeLike | None = None) -> pl.DataFrame:
+        """Return what publications changed of one user, or of all, from a moment of publication on, by number.
+
+        Columns: number; user_id; score_before and score_after, all-time, in points (Float64; null if there was no row,
+        or is none any more); before and after, the whole rows of `reputation` as JSON; policy; lake_version and as_of
+        (UTC) of the publication; recorded (UTC). No row unless `feed.enabled` was set.
+        """
+        moment = None if since is None else to_utc(since)
+        return self.sql(_CHANGES, {"user_id": user_id, "since": moment})
+
     def sample(self, users: int = 100, seed: int = 0) -> pl.DataFrame:
         """Return status and scores of users at random, the same ones for the same seed; columns as of `scores()`.
 
@@ -539,7 +566,7 @@ class Warehouse:
         """
         end = self.info.as_of if until is None else to_utc(until)
         with _running("the changes of all users"):
-            return score_changes(self._connection, self.info.policy, to_utc(since), end)
+            return change_between(self._connection, self.info.policy, to_utc(since), end)
 
     def explain(
         self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time", scope: str | None = None

@@ -1,0 +1,197 @@
+"""The topic of the feed: `karmalake stream` and `karmalake serve` relay the table `score_changes` to it, in order.
+
+Changes are read from the lake after their commit, so what is on the topic is on record. The last number that the
+brokers have acknowledged is an application transaction of the table. After a crash before that commit some changes are
+sent again, with the same number and the same bytes. Relaying is best effort: a failure delays no publication
+(`isolated`).
+
+A user who is erased gets a record without a value. The erasure sends it; if a relay was just sending a change of that
+user, so does the relay, after the change. After a kill of the relay at that moment, erasing again does.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Collection, Generator, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipelines.best_effort import best_effort
+from pipelines.bus.clients import translate_errors
+from pipelines.bus.topics import ensure_compacted_topic, topic_exists
+from pipelines.delivery import deliver_until, delivering
+from pipelines.emit.producer import BulkProducer, Record, produce_records
+from pipelines.errors import ConfigurationError
+from pipelines.ingest.sources import topic_sources
+from pipelines.lake.score_changes import mark_relayed, read_in_order, read_position, read_relayed
+from pipelines.lake.tables import CachedLake, create_lake
+from pipelines.lake.tombstones import Tombstones, open_tombstones
+from pipelines.retries import OnIteration
+from pipelines.settings import KafkaSettings, Settings
+
+_SEND_ROWS = 1_000
+"""Rows to hold as Python values at a time."""
+
+
+class RelayProgress(NamedTuple):
+    """Changes relayed in the last step, and those that are waiting."""
+
+    relayed: int
+    waiting: int
+    """At most so many: numbers of erased users count, too."""
+
+
+OnRelayed = Callable[[RelayProgress], None]
+
+
+@dataclass(slots=True)
+class FeedTopic:
+    """The topic of the feed; connects once there is something to relay. Not thread-safe."""
+
+    lake: CachedLake
+    tombstones: Tombstones
+    kafka: KafkaSettings
+    """With the topic of the feed."""
+    producer: BulkProducer | None = None
+
+    def relay_pending(self, report: OnRelayed) -> None:
+        """Relay all changes after the last number; call `report` first and after each step.
+
+        Raises TransientError or ConfigurationError, and what reading the lake raises; the next call continues from the
+        last number that was recorded.
+        """
+        table = self.lake.table("score_changes")  # before the tombstones: an erasure commits to it after those
+        done, newest = read_relayed(table), read_position(table).number
+        report(RelayProgress(0, newest - done))
+        try:
+            for rows in read_in_order(table, done):
+                sent = self._relay(rows)
+                mark_relayed(self.lake, done := rows["number"][-1].as_py())
+                report(RelayProgress(sent, newest - done))
+        except BaseException:
+            self.close()
+            raise
+        if newest > done:  # of erased users
+            mark_relayed(self.lake, newest)
+            report(RelayProgress(0, 0))
+
+    def close(self) -> None:
+        """Close the client."""
+        if self.producer is not None:
+            producer, self.producer = self.producer, None
+            with contextlib.suppress(Exception):  # `_send` has raised it already
+                producer.close()
+
+    def _relay(self, rows: pa.Table) -> int:
+        """Send changes, and a tombstone to each of their users who was erased meanwhile; return how many were sent."""
+        self.tombstones.read()
+        rows = rows.filter(pa.array([not erased for erased in self._are_erased(rows)], pa.bool_()))
+        self._send(change for batch in rows.to_batches(_SEND_ROWS) for change in map(_as_record, batch.to_pylist()))
+        self.tombstones.read()
+        erased = rows["user_id"].filter(pa.array(self._are_erased(rows), pa.bool_()))
+        if len(erased):
+            self._send(map(_tombstone, erased.unique().to_pylist()))
+        return len(rows)
+
+    def _are_erased(self, rows: pa.Table) -> list[bool]:
+        if not self.tombstones.digests:
+            return [False] * len(rows)
+        return [self.tombstones.contains(user.encode()) for user in rows["user_id"].to_pylist()]
+
+    def _send(self, records: Iterable[Record]) -> None:
+        """Send records in order, and wait for the brokers."""
+        with translate_errors(self.kafka, f"relaying the feed to {self.kafka.topic}"):
+            if self.producer is None:
+                ensure_compacted_topic(self.kafka)
+                self.producer = BulkProducer(self.kafka)
+            for record in records:
+                self.producer.send(record)
+            self.producer.flush()
+
+
+def open_feed_topic(settings: Settings) -> FeedTopic:
+    """Return the topic of the feed of a lake."""
+    lake = CachedLake(create_lake(settings.lake_root).root)
+    return FeedTopic(lake, open_tombstones(lake, settings), _feed_kafka(settings))
+
+
+@contextlib.contextmanager
+def relayed_feed(
+    settings: Settings, stopping: threading.Event, on_relayed: OnRelayed, on_iteration: OnIteration
+) -> Generator[Callable[[], None]]:
+    """Relay the feed in a thread, if enabled, a last time on exit; yield the function to call after a publication.
+
+    Raises ConfigurationError if the topic is one that is ingested.
+    """
+    if not settings.relays_feed:
+        yield lambda: None
+        return
+    _require_own_topic(settings)
+    report = best_effort(on_relayed, "reporting the feed")
+    report_outage = partial(best_effort(on_iteration, "reporting a turn of the feed"), "feed")
+
+    def relay(new: threading.Event) -> None:
+        doing = f"relaying the feed to {settings.feed.topic}"
+        deliver_until(
+            lambda: open_feed_topic(settings), lambda topic: topic.relay_pending(report), doing, stopping, new,
+            report_outage,
+        )  # fmt: skip
+
+    with delivering("feed", relay, stopping) as new:
+        yield new.set
+
+
+def feed_topic_exists(settings: Settings) -> bool:
+    """Return whether the feed is relayed to a topic that exists. Raises TransientError if no broker answers."""
+    return settings.relays_feed and topic_exists(_feed_kafka(settings))
+
+
+def send_tombstones(settings: Settings, user_ids: Collection[str]) -> None:
+    """Send a record without a value for each user to the topic of the feed. Raises like `produce_records`."""
+    produce_records(_feed_kafka(settings), map(_tombstone, user_ids))
+
+
+def _feed_kafka(settings: Settings) -> KafkaSettings:
+    return settings.kafka.model_copy(update={"topic": settings.feed.topic})
+
+
+def _require_own_topic(settings: Settings) -> None:
+    if not settings.queue.kind and settings.feed.topic in topic_sources(settings):
+        raise ConfigurationError(
+            f"feed.topic is {settings.feed.topic}, whose records are ingested: choose a topic of its own for the feed"
+        )
+
+
+def _tombstone(user_id: str) -> Record:
+    return Record(user_id.encode(), None)
+
+
+def _as_record(change: dict[str, Any]) -> Record:
+    """Return a change as a record: the same bytes each time. `before` and `after` are JSON in the table already."""
+    members = {
+        "number": str(change["number"]),
+        "user_id": _json(change["user_id"]),
+        "before": change["before"] or "null",
+        "after": change["after"] or "null",
+        "policy": _json(change["policy"]),
+        "lake_version": str(change["lake_version"]),
+        "as_of": _json(_utc(change["as_of"])),
+    }
+    value = ",".join(f'"{name}":{text}' for name, text in members.items())
+    return Record(change["user_id"].encode(), f"{{{value}}}".encode())
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _utc(moment: datetime) -> str:
+    """Return a moment in UTC with microseconds and Z."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

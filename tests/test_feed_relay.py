@@ -1,0 +1,267 @@
+"""The topic of the feed: a consumer that knows only its records has each change once, and what is published."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer
+from kafka.structs import TopicPartition
+
+from pipelines.emit.producer import BulkProducer
+from pipelines.errors import ConfigurationError, TransientError
+from pipelines.feed_relay import RelayProgress, open_feed_topic
+from pipelines.lake.erasure import erase_users
+from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tombstones import open_tombstones
+from pipelines.lake.upkeep import compact
+from pipelines.operate.erase import erase_without_documents
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.settings import FeedSettings, KafkaSettings, Settings
+from tests.commands import KARMALAKE, Started
+from tests.conftest import REPOSITORY
+from tests.draining import send, valid_records, with_ingest
+from tests.emit.test_producer import read_topic
+from tests.services.kafka_cluster import KafkaCluster
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.test_crashes import environment
+from tests.test_feed import opened, record
+from tests.test_stream import THREE, activate, score, streaming
+
+
+def with_feed(settings: Settings) -> Settings:
+    """Return settings with the feed on, and a topic of its own for it."""
+    topic = f"scores-{uuid.uuid4().hex[:12]}"
+    reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
+    feed = FeedSettings(enabled=True, topic=topic)
+    return with_ingest(settings.model_copy(update={"feed": feed, "reputation": reputation}))
+
+
+@pytest.fixture
+def fed(settings: Settings) -> Settings:
+    """Return settings of a lake without an event, with the feed on."""
+    settings = with_feed(settings)
+    create_lake(settings.lake_root)
+    return settings
+
+
+def relay(settings: Settings) -> list[RelayProgress]:
+    """Relay what is pending, as a new process would."""
+    turns = list[RelayProgress]()
+    with closing(open_feed_topic(settings)) as topic:
+        topic.relay_pending(turns.append)
+    return turns
+
+
+def scores_topic(settings: Settings) -> KafkaSettings:
+    return settings.kafka.model_copy(update={"topic": settings.feed.topic})
+
+
+def relayed(settings: Settings) -> list[tuple[bytes, bytes | None]]:
+    """Return key and value of all records of the topic, by topic partition."""
+    return [(each.key, each.value) for each in read_topic(scores_topic(settings))]
+
+
+def rebuilt(servers: str, topic: str) -> dict[str, Any]:
+    """Rebuild what is published from the topic alone, as any consumer may: it keeps the last number of a partition."""
+    consumer = KafkaConsumer(bootstrap_servers=servers)
+    with closing(consumer):
+        places = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+        shown = dict[str, Any]()
+        for place in places:
+            consumer.assign([place])
+            consumer.seek_to_beginning(place)
+            end, last = consumer.end_offsets([place])[place], 0
+            while (consumer.position(place) or 0) < end:
+                for each in consumer.poll(timeout_ms=1000).get(place, []):
+                    last = _take(shown, each.key.decode(), each.value, last)
+        return shown
+
+
+def _take(shown: dict[str, Any], user_id: str, value: bytes | None, last: int) -> int:
+    """Take one record over; return the last number."""
+    change: dict[str, Any] = json.loads(value) if value else {"number": last + 1, "after": None}
+    if change["number"] <= last:
+        return last
+    if value:
+        assert change["user_id"] == user_id
+        assert change["before"] == shown.get(user_id)
+    shown.pop(user_id, None)
+    shown |= {} if change["after"] is None else {user_id: change["after"]}
+    return change["number"] if value else last
+
+
+def rebuilt_from(settings: Settings) -> dict[str, Any]:
+    return rebuilt(str(settings.kafka.bootstrap_servers), settings.feed.topic)
+
+
+def test_changes_are_on_the_topic_in_order(fed: Settings) -> None:
+    """`feed-equals-reputation`: once each, by number in a topic partition, also from files that were merged."""
+    with opened(fed) as feed:
+        for version in range(1, 4):
+            record(feed, version, ann=version, bob=version // 2)
+        compact(open_lake(fed.lake_root), 2)
+        record(feed, 4, "ann", ann=9, bob=1)
+    turns = relay(fed)
+    assert turns[0].waiting == sum(turn.relayed for turn in turns) == len(relayed(fed))
+    assert turns[-1].waiting == 0
+    assert rebuilt_from(fed) == {"ann": 9, "bob": 1}
+    assert relay(fed) == [RelayProgress(0, 0)]
+    (first,) = [value for key, value in relayed(fed) if key == b"ann"][:1]
+    assert first == (
+        b'{"number":1,"user_id":"ann","before":null,"after":1,"policy":"default@1","lake_version":1,'
+        b'"as_of":"2023-11-14T22:13:20.000000Z"}'
+    )
+
+
+@pytest.mark.parametrize("step", ["BulkProducer.flush", "mark_relayed"])
+def test_what_is_repeated_has_the_same_bytes(fed: Settings, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`feed-equals-reputation`: killed before or after the brokers acknowledged; a consumer takes each change once."""
+    with opened(fed) as feed:
+        record(feed, 1, ann=1, bob=1)
+        record(feed, 2, ann=2, bob=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipelines.feed_relay.{step}", _fail)
+            with pytest.raises(TransientError):
+                relay(fed)
+        record(feed, 3, ann=3)
+    relay(fed)
+    sent = relayed(fed)
+    assert len(set(sent)) == 5
+    assert step != "mark_relayed" or len(sent) == 8
+    assert rebuilt_from(fed) == {"ann": 3}
+
+
+def _fail(*_: object) -> None:
+    raise TransientError("killed")
+
+
+def test_an_erased_user_gets_a_record_without_a_value(fed: Settings) -> None:
+    """`erasable`: consumers remove what they have of the user; later changes of others are still relayed."""
+    with opened(fed) as feed:
+        record(feed, 1, ann=1, bob=1)
+        relay(fed)
+        erase_without_documents(fed, ["ann"])
+        erase_without_documents(fed, ["ann"])
+    with opened(fed) as feed:
+        record(feed, 2, bob=2)
+    relay(fed)
+    assert [value for key, value in relayed(fed) if key == b"ann"][1:] == [None, None]
+    assert rebuilt_from(fed) == {"bob": 2}
+
+
+def test_a_user_who_is_erased_while_relayed_gets_it_too(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`erasable`: the erasure may have sent its record before the relay sends a change that it read earlier."""
+    lake, flush = open_lake(fed.lake_root), BulkProducer.flush
+
+    def erase_before(producer: BulkProducer) -> None:
+        monkeypatch.undo()
+        erase_users(lake, open_tombstones(lake, fed), ["ann"])
+        flush(producer)
+
+    with opened(fed) as feed:
+        record(feed, 1, ann=1, bob=1)
+    monkeypatch.setattr(BulkProducer, "flush", erase_before)
+    relay(fed)
+    assert [value for key, value in relayed(fed) if key == b"ann"][1:] == [None]
+    assert rebuilt_from(fed) == {"bob": 1}
+    assert relay(fed) == [RelayProgress(0, 0)]
+
+
+def test_a_topic_that_is_ingested_is_refused(fed: Settings) -> None:
+    """Its records would be read as events."""
+    feed = FeedSettings(enabled=True, topic=fed.kafka.topic)
+    with pytest.raises(ConfigurationError, match=r"feed\.topic"), streaming(fed.model_copy(update={"feed": feed})):
+        pass
+
+
+def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`isolated`: scores are served while the topic cannot be written; then the topic has all changes of them."""
+    monkeypatch.setattr("pipelines.delivery._RETRY_SECONDS", 0.05)
+    activate(open_lake(fed.lake_root), THREE)
+    send(fed, valid_records(range(3)))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.feed_relay.ensure_compacted_topic", _fail)
+        with streaming(fed):
+            wait_for("a score", lambda: score(fed, "u-1") is not None)
+    with streaming(fed):
+        send(fed, valid_records(range(10, 14)))
+    assert rebuilt_from(fed) == consumed_as_documented(fed) == reputation(fed)
+    with Warehouse(fed.warehouse_path) as warehouse:
+        changes, replayed = (warehouse.sql(query.replace("1200", "0")).rows() for query in examples("sql"))
+        of_user = warehouse.changes("u-1")
+        everything = warehouse.changes()
+        newest = everything["as_of"].to_list()[-1]
+        from_then = warehouse.changes(since=newest)
+    assert [number for number, *_ in changes] == list(range(1, len(changes) + 1)) == everything["number"].to_list()
+    assert of_user.equals(everything.filter(user_id="u-1"))
+    assert of_user["score_before"].to_list() == [None, *of_user["score_after"][:-1]]
+    assert of_user["score_after"][-1] == score(fed, "u-1")
+    assert from_then.equals(everything.filter(as_of=newest))
+    assert {user_id: json.loads(shown) for user_id, shown in replayed} == reputation(fed)
+
+
+def examples(language: str) -> list[str]:
+    """Return the code in a language on the page about the feed."""
+    page = (REPOSITORY / "docs" / "score-changes.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def consumed_as_documented(settings: Settings) -> dict[str, Any]:
+    """Return what the documented consumer has, once it had a second without a record."""
+    (code,) = examples("python")
+    names = {"karmalake.scores": settings.feed.topic, "localhost:9092": str(settings.kafka.bootstrap_servers)}
+    for documented, name in names.items():
+        code = code.replace(documented, name)
+    scope = dict[str, Any]()
+    exec(code.replace("auto_offset_reset", "consumer_timeout_ms=1000, auto_offset_reset"), scope)  # noqa: S102
+    scope["consumer"].close()
+    return {user_id: shown for user_id, shown in scope["shown"].items() if shown is not None}
+
+
+def reputation(settings: Settings) -> dict[str, Any]:
+    """Return the rows of `reputation`, by user."""
+    with Warehouse(settings.warehouse_path) as warehouse:
+        rows = warehouse.sql("SELECT user_id, CAST(to_json(shown) AS VARCHAR) FROM reputation AS shown").rows()
+    return {user_id: json.loads(shown) for user_id, shown in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.jvm
+def test_a_plain_consumer_rebuilds_reputation_after_kills(
+    settings: Settings, kafka: KafkaCluster, tmp_path: Path
+) -> None:
+    """`feed-equals-reputation`: `karmalake stream`, killed while it relays, on Apache Kafka."""
+    topic = kafka.new_topic(2)
+    settings = with_feed(settings.model_copy(update={"kafka": kafka.settings(topic=topic)}))
+    activate(create_lake(settings.lake_root), THREE)
+    rng = random.Random(7)  # noqa: S311 - reproducible, not secret
+    variables = environment(settings) | {
+        "KARMALAKE_FEED_ENABLED": "true",
+        "KARMALAKE_FEED_TOPIC": settings.feed.topic,
+        "KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS": "0.2",
+    }
+    for kill in range(4):
+        send(settings, valid_records(rng.sample(range(10_000), 400)))
+        before = _relayed_records(settings)
+        started = Started([*KARMALAKE, "stream"], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        with ended(started) as process:
+            wait_for("changes on the topic", lambda before=before: _relayed_records(settings) > before)
+            process.send_signal(signal.SIGKILL if kill < 3 else signal.SIGTERM)
+            process.wait(PATIENCE_SECONDS)
+    assert rebuilt_from(settings) == reputation(settings)
+    assert len(rebuilt_from(settings)) == 7
+
+
+def _relayed_records(settings: Settings) -> int:
+    consumer = KafkaConsumer(bootstrap_servers=str(settings.kafka.bootstrap_servers))
+    with closing(consumer):
+        partitions = consumer.partitions_for_topic(settings.feed.topic) or ()
+        return sum(consumer.end_offsets([TopicPartition(settings.feed.topic, each) for each in partitions]).values())
