@@ -72,7 +72,7 @@ def _load(
     commits = backfill(settings, path, rows)
     if commits:
         source = open_file(path, rows, settings)
-        close_accepted(settings, source.topic_id, source.topic)
+        close_accepted(settings, [(source.topic_id, source.topic)])
     context.log.info("%s: %d commits", day, commits)
     return {day: path}
 

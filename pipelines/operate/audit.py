@@ -209,10 +209,9 @@ def audit(settings: Settings) -> Audit:
 def _describe(settings: Settings, name: str) -> Topic:
     topic = describe_topic(settings.kafka.model_copy(update={"topic": name}))
     if topic is None:
-        own = (
-            "; if the lake was ingested from another one, set kafka.topic to it" if name == settings.kafka.topic else ""
-        )
-        raise UsageError(f"{explain_missing_topic(settings, name)}{own}")
+        missing, is_own = explain_missing_topic(settings, name), name == settings.kafka.topic
+        remedy = "; if the lake was ingested from another one, set kafka.topic to it" if is_own else ""
+        raise UsageError(f"{missing}{remedy}")
     return topic
 
 
