@@ -42,7 +42,7 @@ def _in_notebook() -> bool:
 
 
 def _update(task: str, done: threading.Event) -> None:
-    from IPython.display import display  # noqa: PLC0415
+    from IPython.core.display_functions import display  # noqa: PLC0415 - marimo replaces IPython.display
 
     started = time.monotonic()
     if done.wait(DELAY_SECONDS):

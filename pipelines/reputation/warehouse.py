@@ -587,6 +587,7 @@ class Warehouse:
         - weight: that of its rater on the day, from 0 to 1; only where the policy has raters' weights
         - earned: points that it adds to the score now
         - score: points so far, the running sum of `earned`
+        - level: the level after the event; null without levels, and in other views than `all_time`
 
         policy: another one than the warehouse's.
         view: `all_time` or `last_N_days`.
@@ -719,7 +720,8 @@ class AsOf:
         """Return every contribution to a user's score in a view at this moment with its reason, in the order of events.
 
         Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
-        rule, related_event_id, points, rating, earned (points; they add up to the score) and score (points so far).
+        rule, related_event_id, points, rating, earned (points; they add up to the score), score (points so far) and
+        level.
         """
         with _running(f"the explanation of {user_id}"):
             return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view, scope)
