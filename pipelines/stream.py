@@ -97,11 +97,8 @@ def serve(
         relayed_feed(settings, stopping, on_relayed, on_iteration) as changed,
         _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
     ):
-        lake, seen, retries = (
-            CachedLake(create_lake(settings.lake_root).root),
-            -1,
-            Retries("follow", stopping, on_iteration),
-        )
+        retries = Retries("follow", stopping, on_iteration)
+        lake, seen = CachedLake(create_lake(settings.lake_root).root), -1
         while not stopping.wait(_FOLLOW_SECONDS):
             try:
                 newest = lake.table("events").version()
