@@ -199,7 +199,7 @@ def _count_in_warehouse(settings: Settings, tombstones: Tombstones) -> int:
 def _elsewhere(settings: Settings) -> str:
     """Return where an erased user may remain that no check can read."""
     bus = f"the queue {settings.queue.name}" if settings.queue.kind else ", ".join(topic_sources(settings))
-    return f"{bus} and what was copied from there or from the lake, such as backups: `karmalake erase` lists them"
+    return f"{bus} and what was copied from there or from the lake, such as backups, which each erasure lists"
 
 
 def verify_index(settings: Settings) -> Check:

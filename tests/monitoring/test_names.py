@@ -18,7 +18,18 @@ from tests.services.requirements import require
 _NOT_BASE = re.compile(
     r"_(ms|millis|milliseconds|micro\w*|minutes|hours|days|kb|kib|mb|mib|kilobytes|megabytes|percent)(_|$)"
 )
-_UNITS = ("_records", "_seconds", "_bytes", "_rows", "_offset", "_version", "_info", "_advices", "_partitions")
+_UNITS = (
+    "_records",
+    "_changes",
+    "_seconds",
+    "_bytes",
+    "_rows",
+    "_offset",
+    "_version",
+    "_info",
+    "_advices",
+    "_partitions",
+)
 _FROM_ELSEWHERE = "process_"
 
 
