@@ -284,11 +284,12 @@ class Draft:
             )
             histories = self._resolved_histories(connection)
             since = (before.lake_version, epoch_us(before.as_of))
-            if in_force.rules.raters is not None:
-                changed = changed_events(connection, histories, since, epoch_us(as_of))
-                if before.merges != merges_mark(merges) or needs_rebuild(connection, in_force, changed):
-                    return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
-            affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
+            changed = changed_events(connection, histories, in_force, since, epoch_us(as_of))
+            if in_force.rules.raters is not None and (
+                before.merges != merges_mark(merges) or needs_rebuild(connection, in_force, changed)
+            ):
+                return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
+            affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of), changed)
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)

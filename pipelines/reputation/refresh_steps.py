@@ -137,6 +137,7 @@ def find_affected_users(
     policy: EffectivePolicy,
     since: tuple[int, int],
     as_of_us: int,
+    changed: pa.Table,
 ) -> np.ndarray:
     """Return the users whose rows may differ from the warehouse's, as sorted hashes: uint64, shape (users,).
 
@@ -145,34 +146,36 @@ def find_affected_users(
     affects all users with events at its key, and so does an erased one; nothing else of one user affects another.
 
     since: lake version and as_of (microseconds since 1970) of the warehouse.
+    changed: the result of `changed_events`.
     A hash stands for all users who share it.
     """
     version, since_us = since
     users = histories.changed_users(
         version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
     )
-    users = union(users, _removed_events(connection)["user_hash"].to_numpy())
-    if not has_completions(policy):
-        return users
-    changed = changed_events(connection, histories, since, as_of_us)
-    return union(users, users_of_completions(connection, histories, changed))
+    users = union(users, changed["user_hash"].to_numpy())
+    return union(users, users_of_completions(connection, histories, changed)) if has_completions(policy) else users
 
 
 def changed_events(
-    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, since: tuple[int, int], as_of_us: int
+    connection: duckdb.DuckDBPyConnection,
+    histories: ResolvedHistories,
+    policy: EffectivePolicy,
+    since: tuple[int, int],
+    as_of_us: int,
 ) -> pa.Table:
-    """Return the events (ROWS) that became known since a warehouse, were erased, or moved to another user by a merge.
+    """Return the events (ROWS) that were erased since a warehouse, or moved to another user by a merge.
+
+    Also those that became known, if events of one user matter to others: where the policy has completions, or raters
+    have weights.
 
     since, as_of_us: as of `find_affected_users`.
     """
-    version, since_us = since
-    return pa.concat_tables([histories.events_after(version, since_us, as_of_us), _removed_events(connection)])
-
-
-def _removed_events(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Return the events (ROWS) that were erased or moved to another user by a merge."""
     moved = connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
-    return pa.concat_tables([_erased_events(connection), moved])
+    found = [_erased_events(connection), moved]
+    if has_completions(policy) or policy.rules.raters is not None:
+        found.append(histories.events_after(since[0], since[1], as_of_us))
+    return pa.concat_tables(found)
 
 
 @contextmanager
