@@ -18,12 +18,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.commit_log import commit_rows, complete_commits
 from pipelines.lake.dead_letter_rows import RowGroup, batches_by_row_group, read_dead_letter_rows, row_groups
-from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable
+from pipelines.lake.marks import raise_mark, save_mark
 from pipelines.lake.tables import CachedLake, Lake, data_files, read_rows
 
 _TABLE = "dead_letters"
@@ -53,7 +51,7 @@ def init_checkpoint(lake: Lake, name: str) -> None:
         known, newest = letters.transaction_version(name), lake.table("events").version()
         if known is not None and known <= newest:
             return
-        if _save_checkpoint(lake, letters, name, newest):
+        if save_mark(lake, _TABLE, letters, name, newest):
             return
 
 
@@ -97,9 +95,7 @@ class DeadLetterOutbox:
 
     def mark_delivered(self, version: int) -> None:
         """Move the checkpoint to a version of `events`, durably. A crash before that causes a second delivery."""
-        letters = self.lake.table(_TABLE)
-        while self._checkpoint(letters) < version and not _save_checkpoint(self.lake, letters, self.name, version):
-            letters = self.lake.table(_TABLE)
+        raise_mark(self.lake, _TABLE, self.name, version)
         while self.pending and self.pending[0].version <= version:
             self.pending.popleft()
 
@@ -125,16 +121,6 @@ def _read_commits_table(lake: Lake, after: int, upto: int) -> list[dict[str, Any
     found = pa.concat_tables(read_rows("commits", path, _RECORD_COLUMNS) for path in data_files(lake.table("commits")))
     new = pc.and_(pc.greater(found["version"], after), pc.less_equal(found["version"], upto))
     return found.filter(pc.and_(new, pc.greater(found["dead_letters"], 0))).sort_by("version").to_pylist()
-
-
-def _save_checkpoint(lake: Lake, letters: DeltaTable, name: str, version: int) -> bool:
-    """Commit a checkpoint on a handle's version; return false if another commit came first."""
-    try:
-        commit_actions(letters, [], {name: version})
-    except CommitFailedError:
-        return False
-    make_durable([lake.entry_path(_TABLE, letters.version() + 1)])
-    return True
 
 
 def _find_row_groups(lake: Lake, wanted: set[str]) -> Iterator[RowGroup]:

@@ -9,7 +9,6 @@ the other (`fenced`). Numbers rise by one, without gaps, until an erasure remove
 # (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from pipelines.errors import TransientError, one_line
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable
+from pipelines.lake.marks import raise_mark
 from pipelines.lake.table_files import write_rows
 from pipelines.lake.tables import Lake, data_files, discard_uncommitted, erasures_done, read_rows
 
@@ -126,12 +126,7 @@ def read_relayed(table: DeltaTable) -> int:
 
 def mark_relayed(lake: Lake, number: int) -> None:
     """Record durably that all changes up to a number are on the topic. A crash before that repeats some of them."""
-    table = lake.table(_TABLE)
-    while read_relayed(table) < number:
-        with suppress(CommitFailedError):  # another commit came first
-            commit_actions(table, [], {_RELAYED: number})
-            make_durable([lake.entry_path(_TABLE, table.version() + 1)])
-        table = lake.table(_TABLE)
+    raise_mark(lake, _TABLE, _RELAYED, number)
 
 
 def _last_number(path: str) -> float:
