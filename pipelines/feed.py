@@ -6,7 +6,7 @@ nothing is missing and nothing is recorded twice: the next publication finds the
 """
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.errors import ConfigurationError, FencedError, TransientError
-from pipelines.feed_state import FeedState, open_feed_state
+from pipelines.feed_state import FeedState
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
 from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, create_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
@@ -76,10 +76,8 @@ class Feed:
         return joined.filter(pl.col("before").ne_missing(pl.col("after"))).sort("user_id")
 
     def _without_erased(self, changes: pl.DataFrame) -> pl.DataFrame:
-        if not self._tombstones.digests:
-            return changes
-        erased = [self._tombstones.contains(user.encode()) for user in changes["user_id"]]
-        return changes.filter(~pl.Series(erased, dtype=pl.Boolean))
+        users = changes.select("user_id").to_arrow(compat_level=pl.CompatLevel.oldest())["user_id"]
+        return changes.filter(~pl.Series(self._tombstones.match_users(users)))
 
 
 @contextmanager
@@ -97,7 +95,7 @@ def open_feed(settings: Settings) -> Generator[Feed | None]:
             "feed.enabled = false where another policy is served beside it"
         )
     lake = CachedLake(create_lake(settings.lake_root).root)
-    with open_feed_state(settings.feed_path) as state:
+    with closing(FeedState(settings.feed_path)) as state:
         yield Feed(lake, state, open_tombstones(lake, settings))
 
 

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.best_effort import best_effort
 from pipelines.bus.clients import translate_errors
@@ -92,18 +93,13 @@ class FeedTopic:
     def _relay(self, rows: pa.Table) -> int:
         """Send changes, and a tombstone to each of their users who was erased meanwhile; return how many were sent."""
         self.tombstones.read()
-        rows = rows.filter(pa.array([not erased for erased in self._are_erased(rows)], pa.bool_()))
+        rows = rows.filter(pc.invert(self.tombstones.match_users(rows["user_id"])))
         self._send(change for batch in rows.to_batches(_SEND_ROWS) for change in map(_as_record, batch.to_pylist()))
         self.tombstones.read()
-        erased = rows["user_id"].filter(pa.array(self._are_erased(rows), pa.bool_()))
+        erased = rows["user_id"].filter(self.tombstones.match_users(rows["user_id"]))
         if len(erased):
             self._send(map(_tombstone, erased.unique().to_pylist()))
         return len(rows)
-
-    def _are_erased(self, rows: pa.Table) -> list[bool]:
-        if not self.tombstones.digests:
-            return [False] * len(rows)
-        return [self.tombstones.contains(user.encode()) for user in rows["user_id"].to_pylist()]
 
     def _send(self, records: Iterable[Record]) -> None:
         """Send records in order, and wait for the brokers."""

@@ -6,8 +6,6 @@ asked for, not by all.
 """
 
 import sqlite3
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -98,16 +96,6 @@ def delete_feed_state(file: Path) -> None:
     """Delete the state, which names every user; the next publication rebuilds it from the lake."""
     for path in (file, *(file.with_name(f"{file.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def open_feed_state(file: Path) -> Generator[FeedState]:
-    """Yield the state of a file, and close it on exit."""
-    state = FeedState(file)
-    try:
-        yield state
-    finally:
-        state.close()
 
 
 def _open(file: Path) -> sqlite3.Connection:

@@ -46,6 +46,7 @@ def erase(
     """
     import pipelines.operate.erase as erasure  # noqa: PLC0415
     from pipelines.lake.tombstone_file import find_tombstones  # noqa: PLC0415
+    from pipelines.lake.tombstones import is_link  # noqa: PLC0415
     from pipelines.operate.erase_limits import list_unreached  # noqa: PLC0415
 
     users = [utf8(user_id) for user_id in user_ids or ()]
@@ -61,7 +62,7 @@ def erase(
             _print_rows(erasure.preview(settings, users, imported))
         return
     if not yes:
-        others_count = sum("=" not in each for each in imported)
+        others_count = sum(not is_link(each) for each in imported)
         count = f"{len(users)} users" + (f" and the users of {others_count} tombstones" if imported else "")
         typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids can never be used again", abort=True)
     mentions = None

@@ -21,6 +21,7 @@ replaced (`erased_events.py`).
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
+from itertools import filterfalse
 from uuid import uuid4
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ from pipelines.lake.tables import (
     withdrawals_done,
 )
 from pipelines.lake.tokens import contain_any
-from pipelines.lake.tombstones import Tombstones, tombstone
+from pipelines.lake.tombstones import Tombstones, is_link, tombstone
 from pipelines.lake.user_files import find_files, list_users
 
 _ATTEMPTS = 20
@@ -128,7 +129,7 @@ def preview_erasure(
     """Return what `erase_users` would remove and replace; change nothing. Reads user_ids of all events."""
     tombstones.read()
     added = {tombstone(name.encode(), tombstones.lake_id) for name in user_ids}
-    tombstones.assume(added | {each for each in digests if "=" not in each})
+    tombstones.assume(added | set(filterfalse(is_link, digests)))
     search = _EventSearch(tombstones, set(), frozenset())
     paths = search.find(data_files(lake.table("events")))
     found = (read_rows("events", path, ["user_id", "event_id"]) for path in paths)
@@ -253,11 +254,7 @@ class _ConflictSearch:
     orphaned: pa.ChunkedArray
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
-        return [
-            path
-            for path in paths
-            if pc.any(self.match(read_rows("conflicts", path, _MATCHED_COLUMNS["conflicts"]))).as_py()
-        ]
+        return _matching(self, "conflicts", paths)
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         orphaned = pc.is_in(rows["event_id"], value_set=self.orphaned).combine_chunks()
@@ -284,10 +281,16 @@ class _ChangeSearch:
     tombstones: Tombstones
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
-        return [path for path in paths if pc.any(self.match(read_rows("score_changes", path, ["user_id"]))).as_py()]
+        return _matching(self, "score_changes", paths)
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         return self.tombstones.match_users(rows["user_id"])
+
+
+def _matching(search: Search, name: str, paths: Sequence[str]) -> list[str]:
+    """Return the files of a table with rows that a search matches; only the columns that decide it are read."""
+    matched = ((path, search.match(read_rows(name, path, _MATCHED_COLUMNS[name]))) for path in paths)
+    return [path for path, rows in matched if pc.any(rows).as_py()]
 
 
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:

@@ -48,6 +48,11 @@ def keys_of(tombstones: Iterable[str]) -> frozenset[str]:
     return frozenset(each.partition(":")[0] for each in tombstones)
 
 
+def is_link(entry: str) -> bool:
+    """Return whether an entry beside tombstones is a link, which erases no user by itself."""
+    return "=" in entry
+
+
 @dataclass(frozen=True, slots=True)
 class Filtered:
     """A decoded batch without records of erased users."""
@@ -94,7 +99,7 @@ class Tombstones:
         """Read all tombstones, also those of erasures under way; return the number of rows of `erasures`."""
         rows = self._rows()
         entries = {qualify(row, self.lake_id) for row in rows} | read_tombstones(self.file)
-        links = {entry for entry in entries if "=" in entry}
+        links = set(filter(is_link, entries))
         self.digests, self.persons = frozenset(entries - links), dict(sorted(link.split("=") for link in links))
         self.keys = keys_of(self.digests)
         return len(rows)
@@ -202,7 +207,7 @@ class Tombstones:
 
     def match_users(self, user_ids: pa.ChunkedArray) -> pa.BooleanArray:
         """Return which of many user_ids (string or binary) are of erased users; a null is not."""
-        names = pc.unique(user_ids.cast(pa.binary()))
+        names = pc.unique(user_ids.cast(pa.binary())) if self.digests else pa.array([], pa.binary())
         erased = [name for name in names.to_pylist() if name is not None and self.contains(name)]
         return pc.is_in(user_ids.cast(pa.binary()), value_set=pa.array(erased, pa.binary())).combine_chunks()
 
