@@ -11,7 +11,7 @@ from functools import partial
 
 import polars as pl
 
-from pipelines.feed import Feed, Record, ShownRows
+from pipelines.feed import Feed, Record
 from pipelines.refresh import publish_views
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.draft_tables import DraftTables
@@ -74,7 +74,7 @@ class LivePublisher:
             self._unpublished = _NO_USERS
         else:
             self._written, self._unpublished = users, _NO_USERS
-            record = self._feed and shown is not None and partial(self._feed.record, _among_shown(shown))
+            record = self._feed and shown is not None and partial(self._feed.record, _among(shown))
             self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record or None)
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
@@ -120,24 +120,13 @@ class LivePublisher:
         self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users, record))
 
 
-def _among(made: pl.DataFrame) -> _DocumentsOf:
-    """Return a function that returns documents made before, which are of some users; it cannot return those of all."""
+def _among(rows: pl.DataFrame) -> Callable[..., pl.DataFrame]:
+    """Return a function that returns rows of some users, which were made before; it cannot return those of all."""
 
-    def documents_of(users: pl.Series | None, _leaderboards: Sequence[str]) -> pl.DataFrame:
+    def rows_of(users: pl.Series | None, *_options: object) -> pl.DataFrame:
         if users is None:
             raise _AllNeededError
-        return made
-
-    return documents_of
-
-
-def _among_shown(shown: pl.DataFrame) -> ShownRows:
-    """Return a function that returns what is shown of some users; it cannot return that of all."""
-
-    def rows_of(users: pl.Series | None) -> pl.DataFrame:
-        if users is None:
-            raise _AllNeededError
-        return shown
+        return rows
 
     return rows_of
 

@@ -3,7 +3,8 @@
 Owns the document's members; the serving stage decides where and when documents are published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,17 +59,15 @@ def documents_of(
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     of_scopes = map(_scope_members, in_force.rules.scopes)
     own = [_defaults(in_force), *_level(in_force), *_members(in_force), *of_scopes]
-    members = ",\n        ".join(own)
-    fragments = {"source": source, "members": members, "scores": _scores(leaderboards, in_force)}
     sources = scopes or {name: scope_relation(name) for name in in_force.rules.scopes}
-    if users is None:
-        return connection.sql(statement("documents", only="", scopes=_scopes(sources, in_force, ""), **fragments)).pl()
-    connection.register("document_user", users.unique().to_frame("user_id"))
-    only = "SEMI JOIN document_user USING (user_id)"
-    fragments |= {"only": only, "scopes": _scopes(sources, in_force, only)}
-    frame = connection.sql(statement("documents", **fragments)).pl()
-    connection.unregister("document_user")
-    return frame
+    fragments = {
+        "source": source,
+        "members": ",\n        ".join(own),
+        "scores": _scores(leaderboards, in_force),
+    }
+    with _only(connection, users) as only:
+        joins = _scopes(sources, in_force, only)
+        return connection.sql(statement("documents", only=only, scopes=joins, **fragments)).pl()
 
 
 def shown_rows(
@@ -79,13 +78,19 @@ def shown_rows(
     users: user_ids (String); unknown ones are ignored.
     source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
     """
+    with _only(connection, users) as only:
+        return connection.sql(statement("shown_rows", source=source, only=only)).pl()
+
+
+@contextmanager
+def _only(connection: duckdb.DuckDBPyConnection, users: pl.Series | None) -> Generator[str]:
+    """Yield the join that restricts rows to some users (String), or nothing for all of them (None)."""
     if users is None:
-        return connection.sql(statement("shown_rows", source=source, only="")).pl()
-    connection.register("shown_user", users.unique().to_frame("user_id"))
-    only = "SEMI JOIN shown_user USING (user_id)"
-    frame = connection.sql(statement("shown_rows", source=source, only=only)).pl()
-    connection.unregister("shown_user")
-    return frame
+        yield ""
+        return
+    connection.register("document_user", users.unique().to_frame("user_id"))
+    yield "SEMI JOIN document_user USING (user_id)"
+    connection.unregister("document_user")
 
 
 def rfc3339(moment: datetime) -> str:
