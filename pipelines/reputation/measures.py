@@ -3,8 +3,6 @@
 Owns the formulas. A value is a fraction of whole numbers (ratings are in millionths), so that rounding is exact.
 """
 
-from collections.abc import Callable
-
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MICRO, Number, micro
 
@@ -50,22 +48,16 @@ def _conditions(measure: Measure, within: str) -> tuple[str, str]:
     return judged, positive
 
 
-def value(name: str, measure: Measure) -> str:
-    """Return the SQL of a measure's value from its aggregates: a BIGINT for counts, else a DOUBLE or null."""
-    return _value(name, measure, _fraction)
+def value(name: str, measure: Measure, *, weighted: bool) -> str:
+    """Return the SQL of a measure's value from its aggregates: a BIGINT for counts, else a DOUBLE or null.
 
-
-def weighted_value(name: str, measure: Measure) -> str:
-    """Return the SQL of the value of a measure whose ratings have weights; counts are those of the ratings."""
-    return _value(name, measure, _weighted_fraction)
-
-
-def _value(name: str, measure: Measure, fraction: Callable[[str, Measure], tuple[str, str]]) -> str:
+    weighted: whether the aggregates are those of `weighted_tally_columns`; counts are those of the ratings.
+    """
     if measure.formula == "positives":
         return f"{name}_p"
     if measure.formula == "negatives":
         return f"{name}_n - {name}_p"
-    numerator, denominator = fraction(name, measure)
+    numerator, denominator = _fraction(name, measure, weighted=weighted)
     if measure.digits is not None:
         scale = 10**measure.digits
         numerator, denominator = f"round_{measure.rounding}(({numerator}) * {scale}, {denominator})", str(scale)
@@ -74,35 +66,20 @@ def _value(name: str, measure: Measure, fraction: Callable[[str, Measure], tuple
     return f"CASE WHEN {name}_n >= {measure.minimum_count} THEN {known} ELSE CAST({below} AS DOUBLE) END"
 
 
-def _fraction(name: str, measure: Measure) -> tuple[str, str]:
-    """Return numerator and denominator; the denominator is above 0 whenever there is a rating."""
-    total, n, p = f"{name}_sum", f"CAST({name}_n AS HUGEINT)", f"CAST({name}_p AS HUGEINT)"
-    match measure.formula:
-        case "mean":
-            return total, f"{n} * {MICRO}"
-        case "bayesian":
-            weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
-            return f"{weight} * {mean} + {total} * {MICRO}", f"({weight} + {n} * {MICRO}) * {MICRO}"
-        case "beta":
-            positive, negative = _micro(measure.prior_positive), _micro(measure.prior_negative)
-            return f"{p} * {MICRO} + {positive}", f"{n} * {MICRO} + {positive} + {negative}"
-        case "share":
-            return p, n
-        case "wilson":
-            bound = f"wilson({name}_p, {name}_n, CAST('{measure.z!r}' AS DOUBLE))"
-            return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
-        case "positives" | "negatives":
-            raise AssertionError("counts are not fractions: `_value` returns them")
+def _fraction(name: str, measure: Measure, *, weighted: bool) -> tuple[str, str]:
+    """Return numerator and denominator; the denominator is above 0 whenever there is a rating.
 
-
-def _weighted_fraction(name: str, measure: Measure) -> tuple[str, str]:
-    """Return numerator and denominator, as of `_fraction`, where a rating counts by its weight instead of one."""
+    Ratings count by their weights in millionths; without weights, each by a million of them.
+    """
     total, n, p = f"{name}_sum", f"{name}_weight", f"{name}_positive_weight"
+    if not weighted:
+        n, p = (f"CAST({name}_{count} AS HUGEINT) * {MICRO}" for count in "np")
     match measure.formula:
         case "mean":
-            return total, f"{n} * {MICRO}"
+            return total, f"{n} * {MICRO}" if weighted else n
         case "bayesian":
             weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
+            total = total if weighted else f"{total} * {MICRO}"
             return f"{weight} * {mean} + {total}", f"({weight} + {n}) * {MICRO}"
         case "beta":
             positive, negative = _micro(measure.prior_positive), _micro(measure.prior_negative)
@@ -110,11 +87,13 @@ def _weighted_fraction(name: str, measure: Measure) -> tuple[str, str]:
         case "share":
             return p, n
         case "wilson":
-            counts = ", ".join(f"CAST(CAST({count} AS HUGEINT) AS DOUBLE) / 1e6" for count in (p, n))
+            counts = f"{name}_p, {name}_n"
+            if weighted:
+                counts = ", ".join(f"CAST(CAST({count} AS HUGEINT) AS DOUBLE) / 1e6" for count in (p, n))
             bound = f"wilson({counts}, CAST('{measure.z!r}' AS DOUBLE))"
             return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
         case "positives" | "negatives":
-            raise AssertionError("counts are not fractions: `_value` returns them")
+            raise AssertionError("counts are not fractions: `value` returns them")
 
 
 def _number(number: Number) -> str:

@@ -15,7 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.scopes import MAX_VALUE_CHARS
 from pipelines.reputation.sql import statement
-from pipelines.reputation.views import View, exact, shown_columns, summed_columns, tally, views
+from pipelines.reputation.views import View, exact, shown_columns, view_sums, views
 
 _SCORES, _SUMS, _DAYS = "reputation_by_", "reputation_sums_by_", "user_days_by_"
 
@@ -44,7 +44,7 @@ def value_columns(policy: EffectivePolicy) -> str:
 def fact_columns(policy: EffectivePolicy) -> str:
     """Return the columns of `fact` for the scopes, each after a comma; ranks only if a measure needs them."""
     columns = [f"scope_{name}" for name in policy.rules.scopes]
-    if _needs_ranks(policy):
+    if policy.rules.ranks_ratings:
         columns += [statement("scope_rank", scope=name) for name in policy.rules.scopes]
     return "".join(f",\n    {column}" for column in columns)
 
@@ -122,18 +122,13 @@ def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:
     return found, value
 
 
-def _needs_ranks(policy: EffectivePolicy) -> bool:
-    return any(measure.last for measure in policy.rules.all_measures.values())
-
-
 def _summed_query(policy: EffectivePolicy, scope: str) -> str:
     """Return the query of a row per user and value with the sums, counts and measures of every view."""
-    tallies = [column for view in views(policy) for column in tally(view, policy)]
-    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in summed_columns(view, policy).items()]
+    tallies, columns = view_sums(policy)
     return statement(
         "scope_summed",
         scope=scope,
-        rank=f"scope_{scope}_rank" if _needs_ranks(policy) else "CAST(NULL AS BIGINT)",
+        rank=f"scope_{scope}_rank" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)",
         weight="" if policy.rules.raters is None else "\n            weight,",
         tallies=",\n        ".join(tallies),
         columns=",\n    ".join(columns),

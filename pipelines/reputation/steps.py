@@ -220,8 +220,7 @@ def _half_life(policy: EffectivePolicy) -> str:
 
 def _rating_rank(policy: EffectivePolicy) -> str:
     """Return the rank of a rating from the latest; null unless a measure needs the last N, because it costs a sort."""
-    needed = any(measure.last for measure in policy.rules.all_measures.values())
-    return "row_number() OVER latest_first" if needed else "CAST(NULL AS BIGINT)"
+    return "row_number() OVER latest_first" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)"
 
 
 def epoch_us(moment: datetime) -> int:

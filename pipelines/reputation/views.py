@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
-from pipelines.reputation.measures import tally_columns, value, weighted_tally_columns, weighted_value
+from pipelines.reputation.measures import tally_columns, value, weighted_tally_columns
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.decay import SCORE_DIGITS, SUM_DIGITS, HalfLife
 from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
@@ -63,12 +63,18 @@ def exact(total: str, digits: int) -> str:
 
 def summed_query(policy: EffectivePolicy) -> str:
     """Return the query of a row per user with the sums, counts and measures of every view, from `fact`."""
-    tallies = [column for view in views(policy) for column in tally(view, policy)]
-    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in summed_columns(view, policy).items()]
+    tallies, columns = view_sums(policy)
     if policy.rules.levels and not policy.decays:
         tallies.append("arg_max(level_no, event_rank) AS level_no")
         columns.append("level_no")
     return statement("step_17_summed", tallies=",\n        ".join(tallies), columns=",\n    ".join(columns))
+
+
+def view_sums(policy: EffectivePolicy) -> tuple[list[str], list[str]]:
+    """Return the aggregates of every view over contributions, and the columns of a row of sums over these."""
+    tallies = [column for view in views(policy) for column in _tally(view, policy)]
+    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in _summed_columns(view, policy).items()]
+    return tallies, columns
 
 
 def reputation_query(policy: EffectivePolicy, summed: str | None = None) -> str:
@@ -97,7 +103,7 @@ def view_columns(policy: EffectivePolicy) -> list[str]:
     return ["score", "events", *policy.rules.all_measures, "rating_count"]
 
 
-def tally(view: View, policy: EffectivePolicy) -> list[str]:
+def _tally(view: View, policy: EffectivePolicy) -> list[str]:
     """Return the aggregates of a view, exact sums; a window is [as_of - N x 86,400 s, as_of)."""
     within = "true" if view.window_us is None else f"t >= getvariable('as_of') - {view.window_us}"
     columns = [
@@ -130,13 +136,14 @@ def _sums(view: View, policy: EffectivePolicy) -> list[str]:
     return [f"earned_{view.name}_{number}" for number, _ in enumerate(policy.half_lives)]
 
 
-def summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
+def _summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
-    name, measured = view.name, value if policy.rules.raters is None else weighted_value
+    name, weighted = view.name, policy.rules.raters is not None
+    measures = policy.rules.all_measures.items()
     return {
         **{column: column for column in _sums(view, policy)},
         f"{name}_events": f"{name}_count",
-        **{f"{name}_{key}": measured(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()},
+        **{f"{name}_{key}": value(f"{name}_{key}", measure, weighted=weighted) for key, measure in measures},
         f"{name}_rating_count": f"{name}_ratings",
     }
 

@@ -148,6 +148,11 @@ class Rules(Section):
         return {"rating_average": Measure(formula="mean"), **self.measures}
 
     @property
+    def ranks_ratings(self) -> bool:
+        """Whether a measure is of the last N ratings, so that ratings have to be ranked."""
+        return any(measure.last for measure in self.all_measures.values())
+
+    @property
     def score_digits(self) -> int:
         """The most digits after the point that a score can have; 0 means whole numbers."""
         bounds = [self.score.start, self.score.floor, self.score.ceiling, self.status.shown]
