@@ -22,6 +22,7 @@ from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.verify import verify_lake
 from pipelines.reputation.lake_views import create_lake_views
+from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings
 
 _LINGER_MS = 60_000
@@ -112,6 +113,12 @@ def answers(settings: Settings, queries: Mapping[str, str]) -> dict[str, list[tu
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
         return {name: connection.execute(sql).fetchall() for name, sql in queries.items()}
+
+
+def score(settings: Settings, user_id: str) -> Any:
+    """Return the all-time score that is served of a user; None without a document."""
+    document = read_reputation(user_id, settings)
+    return document and document["reputation_all_time"]["score"]
 
 
 def contents(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:

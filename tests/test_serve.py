@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,9 +17,9 @@ from pipelines.refresh import policy_in_force, publish_warehouse, refresh_wareho
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.serving.read import read_reputation
 from pipelines.settings import LakeSettings, Settings, load_settings
 from pipelines.stream import serve
+from tests.draining import score
 from tests.lake.builders import commit, make_events
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -63,11 +62,6 @@ def serving(settings: Settings) -> Generator[None]:
         finally:
             stopping.set()
         done.result(PATIENCE_SECONDS)
-
-
-def score(settings: Settings, user_id: str) -> Any:
-    document = read_reputation(user_id, settings)
-    return document and document["reputation_all_time"]["score"]
 
 
 def add(settings: Settings, *ids: str) -> None:

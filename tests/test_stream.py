@@ -38,7 +38,7 @@ from pipelines.sources.files import ColumnMapping
 from pipelines.stream import stream
 from tests.clocks import replaced_clock
 from tests.commands import KARMALAKE, Started
-from tests.draining import query, send, valid_records, with_ingest
+from tests.draining import query, score, send, valid_records, with_ingest
 from tests.services.process import ended
 from tests.services.proxy import Proxy
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -67,11 +67,6 @@ def streaming(settings: Settings) -> Generator["Future[None]"]:
         finally:
             stopping.set()
         done.result(PATIENCE_SECONDS)
-
-
-def score(settings: Settings, user_id: str) -> Any:
-    document = read_reputation(user_id, settings)
-    return document and document["reputation_all_time"]["score"]
 
 
 def serves(settings: Settings, user_id: str, points: int) -> None:

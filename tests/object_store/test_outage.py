@@ -10,10 +10,9 @@ from pipelines.lake.tables import create_lake
 from pipelines.operate.verify import verify
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
-from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings
 from pipelines.stream import stream
-from tests.draining import send, valid_records, with_ingest
+from tests.draining import score, send, valid_records, with_ingest
 from tests.services.object_store import ObjectStore
 from tests.services.waiting import wait_for
 
@@ -24,11 +23,7 @@ _SECONDS = 120.0
 
 
 def _serves(settings: Settings, points: int) -> None:
-    def served() -> bool:
-        document = read_reputation("u-0", settings)
-        return document is not None and document["reputation_all_time"]["score"] == points
-
-    wait_for(f"u-0 to have {points} points", served, _SECONDS)
+    wait_for(f"u-0 to have {points} points", lambda: score(settings, "u-0") == points, _SECONDS)
 
 
 def test_a_store_that_goes_away_for_a_while(settings: Settings, object_store: ObjectStore) -> None:
