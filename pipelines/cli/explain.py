@@ -125,9 +125,9 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
         if since is None:
             ledger = _ledger(connection, rules, asked, end, known)
             _explain(ledger, asked, end)
-            if not asked.wants_rows and asked.view == _ALL_TIME:
-                _print_level(rules.at(end).rules.levels, ledger)
             if not asked.wants_rows:
+                if asked.view == _ALL_TIME:
+                    _print_level(rules.at(end).rules.levels, ledger)
                 _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()), known)
         else:
             _explain_change(connection, rules, asked, (to_utc(since), end))
