@@ -80,8 +80,8 @@ def test_no_title_lies_over_the_names_of_users(warehouse: Warehouse) -> None:
 
 def test_a_chart_of_unknown_users_is_refused(warehouse: Warehouse) -> None:
     """The message names those that the chart would leave out, also among known ones."""
-    with pytest.raises(UsageError, match=r"^no events of 'nobody': check the user_id"):
-        warehouse.plot.timeline("nobody")
+    with pytest.raises(UsageError, match=r"^no events of 'zed': check the user_id"):
+        warehouse.plot.timeline("zed")
     with pytest.raises(UsageError, match=r"^no events of 'cid', 'dan': "):
         warehouse.plot.timeline(["dan", "ann", "cid"])
 
