@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from uuid import uuid4
 
 DELAY_SECONDS = 2.0
 _UPDATE_SECONDS = 1.0
@@ -42,16 +43,16 @@ def _in_notebook() -> bool:
 
 
 def _update(task: str, done: threading.Event) -> None:
-    from IPython.core.display_functions import display  # noqa: PLC0415 - marimo replaces IPython.display
+    from IPython.core.display_functions import publish_display_data  # noqa: PLC0415 - marimo replaces `display`
 
     started = time.monotonic()
+    place = {"display_id": uuid4().hex}
     if done.wait(DELAY_SECONDS):
         return
-    handle = display(_describe(f"{task}: under way", started), raw=True, display_id=True, metadata=PROGRESS)
-    while handle is not None and not done.wait(_UPDATE_SECONDS):
-        handle.update(_describe(f"{task}: under way", started), raw=True, metadata=PROGRESS)
-    if handle is not None:
-        handle.update(_describe(f"{task}: took", started), raw=True, metadata=PROGRESS)
+    publish_display_data(_describe(f"{task}: under way", started), PROGRESS, transient=place)
+    while not done.wait(_UPDATE_SECONDS):
+        publish_display_data(_describe(f"{task}: under way", started), PROGRESS, transient=place, update=True)
+    publish_display_data(_describe(f"{task}: took", started), PROGRESS, transient=place, update=True)
 
 
 def _describe(text: str, started: float) -> dict[str, str]:

@@ -22,7 +22,7 @@ _COPYING = {
 _BEGINNING = {
     "pipelines.dlq:ensure_copy_checkpoints": 1,
     "pipelines.dlq:init_checkpoint": 2,
-    "pipelines.lake.dead_letter_outbox:commit_actions": 2,
+    "pipelines.lake.dead_letter_outbox:save_mark": 1,
 }
 
 

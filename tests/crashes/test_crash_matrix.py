@@ -20,7 +20,7 @@ from pipelines.reputation.base import base_folder, published_base
 from pipelines.settings import Settings
 from tests.crashes import dlq_flows, ingest_flows, publish_flows, relay_flows, upkeep_flows, view_flows
 from tests.crashes.flows import Flow, parts
-from tests.crashes.kills import Moment, kill, moments, trace
+from tests.crashes.kills import Moment, find_function, kill, moments, trace
 from tests.draining import send, with_ingest
 from tests.rides import rides, to_rides
 from tests.share import share
@@ -139,8 +139,11 @@ def test_a_kill_is_harmless(stage: Stage, number: int) -> None:
 
 
 def test_the_matrix_is_large() -> None:
-    """There are at least 300 moments; one that never comes fails its test."""
+    """There are at least 300 moments, each at a function that exists; one that never comes fails its test."""
     assert len(set(ALL_KILLS)) == len(ALL_KILLS) >= 300
+    for place in {moment.place for _, moment in ALL_KILLS}:
+        owner, name = find_function(place)
+        assert hasattr(owner, name), place
 
 
 def _left_over(settings: Settings) -> set[Path]:

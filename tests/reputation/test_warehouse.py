@@ -118,7 +118,9 @@ def test_slow_calls_show_progress_in_their_cell(monkeypatch: pytest.MonkeyPatch)
     """It shows the task and its duration; a quick call shows nothing."""
     shown: list[tuple[str, object]] = []
     monkeypatch.setattr(notebook_progress, "_in_notebook", lambda: True)
-    monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)  # as marimo does in its processes
+    for module in ("IPython.display", "IPython.core.display_functions"):  # as marimo does in its processes
+        monkeypatch.setattr(f"{module}.display", lambda *_, **__: None)
+        monkeypatch.setattr(f"{module}.update_display", lambda *_, **__: None)
     publisher = InteractiveShell.instance().display_pub  # where `display` shows, whichever test made that shell
     monkeypatch.setattr(
         publisher, "publish", lambda data, metadata=None, **_: shown.append((data["text/plain"], metadata))
