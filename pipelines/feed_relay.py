@@ -179,13 +179,15 @@ def _as_record(change: dict[str, Any]) -> Record:
         "policy": _json(change["policy"]),
         "lake_version": str(change["lake_version"]),
         "as_of": _json(_utc(change["as_of"])),
+        "causes": _json(change["causes"]),
+        "more_causes": str(change["more_causes"]),
     }
     value = ",".join(f'"{name}":{text}' for name, text in members.items())
     return Record(change["user_id"].encode(), f"{{{value}}}".encode())
 
 
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _utc(moment: datetime) -> str:

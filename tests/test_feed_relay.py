@@ -117,7 +117,7 @@ def test_changes_are_on_the_topic_in_order(fed: Settings) -> None:
     (first,) = [value for key, value in relayed(fed) if key == b"ann"][:1]
     assert first == (
         b'{"number":1,"user_id":"ann","before":null,"after":1,"policy":"default@1","lake_version":1,'
-        b'"as_of":"2023-11-14T22:13:20.000000Z"}'
+        b'"as_of":"2023-11-14T22:13:20.000000Z","causes":[{"cause":"start","event_id":null}],"more_causes":0}'
     )
 
 

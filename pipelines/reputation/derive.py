@@ -17,6 +17,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -60,7 +61,7 @@ from pipelines.reputation.histories import (
     read_commits,
 )
 from pipelines.reputation.lake_paths import look_in, relative_to
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import create_lake_views, stored_rows
 from pipelines.reputation.merged_users import (
     NO_ALIASES,
     aliases,
@@ -71,6 +72,7 @@ from pipelines.reputation.merged_users import (
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.raters import needs_rebuild, use_stored_weights
+from pipelines.reputation.recent_events import recent_in_histories, recent_in_lake
 from pipelines.reputation.refresh_steps import (
     Counts,
     changed_events,
@@ -301,6 +303,7 @@ class Draft:
             with transaction(connection):
                 self._describe(connection, snapshot, policy, as_of)
             tables.reload_info()
+            tables.recent_events = partial(recent_in_histories, connection, histories, in_force, epoch_us(as_of))
         decayed = in_force.decayed_to != before.decayed_to
         return self._result(started, None, len(affected), None if decayed else replaced.scores)
 
@@ -449,6 +452,7 @@ class Draft:
             connection.close()  # writes the file
             make_durable([base])
             self._continue(base, counts)
+            self.tables.recent_events = partial(self._recent_in_lake, snapshot, policy.at(as_of), epoch_us(as_of))
         result = self._result(started, reason, 0, None)
         return replace(result, affected_users=result.users)
 
@@ -497,6 +501,16 @@ class Draft:
             return "the events that an erasure removed are no longer on record"
         self._has_erased |= erased > 0
         return None
+
+    def _recent_in_lake(
+        self, snapshot: Snapshot, policy: EffectivePolicy, as_of_us: int, since: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Return what happened to users like `recent_in_lake`: a rebuild does not follow the lake with histories."""
+        connection = self.tables.connection
+        read_commits(connection, snapshot)
+        events = f"({stored_rows(connection, 'events', snapshot)})"
+        known = aliases(merges_of(snapshot))
+        return recent_in_lake(connection, (events, "committed"), known, policy, as_of_us, since)
 
     def _open_histories(self) -> Histories:
         self._histories = self._histories or Histories(histories_folder(self.path))
