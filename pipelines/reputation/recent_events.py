@@ -80,7 +80,7 @@ def recent_in_lake(
 
 
 def recent_in_warehouse(connection: duckdb.DuckDBPyConnection, info: Info, since: pl.DataFrame) -> pl.DataFrame:
-    """Return what happened to users until the moment of a warehouse (`info`), by a scan of the lake's views in it."""
+    """Return what happened to users until the moment of a warehouse, by a scan of the lake's views in it."""
     in_force, known = info.policy.at(info.as_of), aliases_in(connection)
     return recent_in_lake(connection, ("events", "commits"), known, in_force, epoch_us(info.as_of), since)
 
