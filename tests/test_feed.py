@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from pipelines import feed as feed_module
 from pipelines.errors import ConfigurationError, FencedError
 from pipelines.feed import Feed, Shown, open_feed
 from pipelines.lake.erasure import erase_users
+from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.score_changes import append_changes, read_changes
 from pipelines.lake.tables import Snapshot, create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
@@ -324,3 +325,31 @@ def test_a_pinned_policy_has_no_feed(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigurationError, match="one feed"), open_feed(settings):
         pass
+
+
+def test_retention_keeps_a_whole_feed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`feed-equals-reputation`: the newest change of each user stays, also of one who is gone; numbers go on."""
+    lake, days = open_lake(settings.lake_root), settings.feed.model_copy(update={"keep_days": 1, "topic": ""})
+    with opened(settings) as feed:
+        for version in range(1, 4):
+            record(feed, version, ann=version, bob=1, **({"cid": 1} if version < 3 else {}))
+        assert drop_old_changes(lake, settings.feed) == drop_old_changes(lake, days) == 0
+        monkeypatch.setattr("pipelines.lake.feed_retention.datetime", _Tomorrow)
+        assert drop_old_changes(lake, days.model_copy(update={"topic": "t"})) == 0  # not relayed yet
+        assert drop_old_changes(lake, days) == 3
+        assert drop_old_changes(lake, days) == 0
+        assert [(number, user, after) for number, user, _, after in changes(settings)] == [
+            (2, "bob", "1"), (5, "ann", "3"), (6, "cid", None)
+        ]  # fmt: skip
+        record(feed, 4, "ann", ann=4, bob=1)
+    settings.feed_path.unlink()
+    with opened(settings) as feed:
+        record(feed, 4, ann=4, bob=1)
+        record(feed, 5, ann=4, bob=2)
+    assert [change[:2] for change in changes(settings)[3:]] == [(7, "ann"), (8, "bob")]
+
+
+class _Tomorrow(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return datetime.now(tz) + timedelta(days=1, hours=1)

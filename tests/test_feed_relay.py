@@ -14,6 +14,7 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
+from pipelines.dashboard import queries
 from pipelines.emit.producer import BulkProducer
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.feed_relay import RelayProgress, open_feed_topic
@@ -200,11 +201,14 @@ def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.Mo
         everything = warehouse.changes()
         newest = everything["as_of"].to_list()[-1]
         from_then = warehouse.changes(since=newest)
+        listed = queries.changes(warehouse, "u-1", 2)
     assert [number for number, *_ in changes] == list(range(1, len(changes) + 1)) == everything["number"].to_list()
     assert of_user.equals(everything.filter(user_id="u-1"))
     assert of_user["score_before"].to_list() == [None, *of_user["score_after"][:-1]]
     assert of_user["score_after"][-1] == score(fed, "u-1")
     assert from_then.equals(everything.filter(as_of=newest))
+    assert listed["score"].to_list() == of_user["score_after"].to_list()[:-3:-1]
+    assert listed["causes"].to_list()[-1] in {"start", "new event e-1"}
     assert {user_id: json.loads(shown) for user_id, shown in replayed} == reputation(fed)
 
 
