@@ -71,10 +71,10 @@ class Feed:
         raise TransientError("other writers kept committing to the lake's table score_changes: publish again")
 
     def _record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
-        table = self._lake.table("score_changes")  # before the tombstones: an erasure commits to it after those
+        table = self._lake.table("score_changes")
         position = read_position(table)
         _require_newest(position, info)
-        self._tombstones.read()
+        self._tombstones.catch_up_changes(table)
         self._state.sync(table, position)
         users = changed if position.number == self._number else None
         changes = self._without_erased(self._changes(shown.rows_of(users), users))

@@ -85,7 +85,11 @@ class LivePublisher:
         if self._feed is None or shown is None or self._written is None:
             return None
         recent = tables.recent_events(self._feed.since(self._written))  # after `_wait`: nothing else uses the feed
-        return partial(self._feed.record, Shown(_among(shown), lambda _since: recent))
+
+        def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
+            return recent
+
+        return partial(self._feed.record, Shown(_among(shown), recent_events))
 
     def settle(self) -> None:
         """Wait for the publication in progress; if it failed, the next `publish` repeats it, without raising its error.

@@ -16,7 +16,7 @@ import polars as pl
 from pipelines.clock import MonotonicClock
 from pipelines.errors import NewerFormatError, TransientError, UsageError
 from pipelines.feed import Record, Shown, open_feed
-from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.commit_log import take_snapshot_without_feed
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
@@ -95,8 +95,8 @@ def derive_draft(
 
 
 def snapshot_of(lake: Lake, settings: Settings) -> Snapshot:
-    """Return the newest snapshot of a lake; for a pinned policy, without the activations of others."""
-    snapshot = take_snapshot(lake)
+    """Return the newest snapshot of a lake without the feed; for a pinned policy, without the activations of others."""
+    snapshot = take_snapshot_without_feed(lake)
     return without_activations(snapshot) if settings.reputation.pinned else snapshot
 
 

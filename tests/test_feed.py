@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
@@ -19,9 +20,10 @@ from pipelines.feed import Feed, Shown, open_feed
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.score_changes import append_changes, read_changes
-from pipelines.lake.tables import Snapshot, create_lake, open_lake
+from pipelines.lake.tables import Lake, Snapshot, create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
+from pipelines.refresh import refresh_draft
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.merged_users import Aliases
@@ -304,6 +306,29 @@ def test_a_compaction_changes_nothing(settings: Settings) -> None:
     with opened(settings) as feed:
         record(feed, 5, ann=5, bob=1)
     assert replayed(changes(settings)) == {"ann": "5", "bob": "1"}
+
+
+class _Opened(Lake):
+    """Notes which tables are opened."""
+
+    names: ClassVar[list[str]] = []
+
+    def table(self, name: str) -> DeltaTable:
+        self.names.append(name)
+        return Lake.table(self, name)
+
+
+def test_a_refresh_opens_no_table_of_the_feed(settings: Settings, tmp_path: Path) -> None:
+    """Off costs nothing; readers of the warehouse see the feed of the moment of its publication."""
+    lake = _Opened(settings.lake_root)
+    with open_draft(tmp_path / "warehouse.duckdb") as draft:
+        refresh_draft(draft, lake, settings)
+        assert "score_changes" not in lake.names
+        with opened(settings) as feed:
+            record(feed, 1, ann=1)
+        draft.publish()
+    with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:
+        assert warehouse.changes()["user_id"].to_list() == ["ann"]
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:

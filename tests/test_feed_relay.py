@@ -23,11 +23,12 @@ from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
 from pipelines.operate.erase import erase_without_documents
+from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import FeedSettings, KafkaSettings, Settings
 from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
-from tests.draining import send, valid_records, with_ingest
+from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.emit.test_producer import read_topic
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
@@ -210,6 +211,20 @@ def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.Mo
     assert listed["score"].to_list() == of_user["score_after"].to_list()[:-3:-1]
     assert listed["causes"].to_list()[-1] in {"start", "new event e-1"}
     assert {user_id: json.loads(shown) for user_id, shown in replayed} == reputation(fed)
+    assert_published_apart(fed)
+
+
+def assert_published_apart(fed: Settings) -> None:
+    """Check that `karmalake publish`, which has no draft, finds the events behind changes in the lake."""
+    send(fed, valid_records(range(20, 22)))
+    drain_all(fed)
+    refresh_warehouse(fed)
+    publish_warehouse(fed)
+    refresh_warehouse(fed)  # its views have the feed of now
+    with Warehouse(fed.warehouse_path) as warehouse:
+        found = [each["event_id"] for causes in warehouse.changes()["causes"] for each in causes if each["event_id"]]
+    assert {"e-20", "e-21"} <= set(found)
+    assert len(set(found)) == len(found)
 
 
 def examples(language: str) -> list[str]:

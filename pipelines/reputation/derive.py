@@ -31,8 +31,9 @@ from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
+from pipelines.lake.commit_log import with_feed
 from pipelines.lake.files import make_durable
-from pipelines.lake.tables import Snapshot
+from pipelines.lake.tables import Lake, Snapshot
 from pipelines.reputation.base import (
     attach_base,
     base_folder,
@@ -169,6 +170,11 @@ def derive_in_duckdb(
 def is_draft_open(path: Path) -> bool:
     """Return whether a process has a draft of the warehouse at `path` open."""
     return is_locked(_lock(path))
+
+
+def _complete(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the files of the feed, for readers of the warehouse."""
+    return with_feed(Lake(snapshot.root), snapshot) if snapshot.root else snapshot
 
 
 def _lock(path: Path) -> Path:
@@ -334,7 +340,7 @@ class Draft:
         begins = self._folding is None and self._has_many_changes()
         if begins:
             self.tables.begin_newer()
-        create_lake_views(self.connection, relative_to(self.path.parent, self._snapshot))
+        create_lake_views(self.connection, relative_to(self.path.parent, _complete(self._snapshot)))
         self._checkpoint()
         self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
         return self._publication
