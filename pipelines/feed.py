@@ -52,7 +52,7 @@ class Feed:
 
     def since(self, users: pl.Series) -> pl.DataFrame:
         """Return the publication that last said something of each of some users (String), as SINCE."""
-        return _since(users.to_frame("user_id").join(self._state.of(users), on="user_id", how="left"))
+        return _since(users.to_frame("user_id").join(self._state.since(users), on="user_id", how="left"))
 
     def record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
         """Record how what is shown differs from what the feed said last, as the changes of one publication.

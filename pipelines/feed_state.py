@@ -7,6 +7,7 @@ asked for, not by all.
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from deltalake import DeltaTable
@@ -15,24 +16,26 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import FEED_STATE
 from pipelines.lake.score_changes import FeedPosition, read_changes
 from pipelines.lake.tables import table_id
+from pipelines.reputation.recent_events import SINCE
 
 SAID = pl.Schema(
-    {"user_id": pl.String, "shown": pl.String, "lake_version": pl.Int64, "as_of_us": pl.Int64, "policy": pl.String}
+    {"user_id": pl.String, "lake_version": pl.Int64, "as_of_us": pl.Int64, "policy": pl.String, "shown": pl.String}
 )
 """What was said of users, and the publication that said it."""
 _TABLES = """
 CREATE TABLE said (
     user_id TEXT PRIMARY KEY,
-    shown TEXT NOT NULL,
     lake_version INTEGER NOT NULL,
     as_of_us INTEGER NOT NULL,
-    policy TEXT NOT NULL
+    policy TEXT NOT NULL,
+    shown TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE position (number INTEGER NOT NULL, table_id TEXT NOT NULL, erasures INTEGER NOT NULL);
 """
-_ASKED = "CREATE TEMP TABLE asked (user_id TEXT PRIMARY KEY) WITHOUT ROWID"
-_ALL = "SELECT user_id, shown, lake_version, as_of_us, policy FROM said"
-_OF = f"{_ALL} JOIN asked USING (user_id)"
+_ALL = "SELECT user_id, lake_version, as_of_us, policy, shown FROM said"
+_SINCE = "SELECT user_id, lake_version, as_of_us FROM said"
+_MAX_PARAMETERS = 900
+"""Of one statement; SQLite allows 999 in all versions. An array as JSON would cut a user_id at a NUL."""
 _SAY = "INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?, ?)"
 _MOVE = "UPDATE position SET number = ? WHERE number = ?"
 _STORED = ["user_id", "after", "lake_version", "as_of", "policy"]
@@ -59,10 +62,18 @@ class FeedState:
 
     def of(self, users: pl.Series) -> pl.DataFrame:
         """Return what was said of those of some users (String) who were shown, as SAID, in no order."""
-        with self._database:
-            self._database.execute("DELETE FROM temp.asked")
-            self._database.executemany("INSERT INTO temp.asked VALUES (?)", ((user,) for user in users.unique()))
-            return pl.DataFrame(self._database.execute(_OF).fetchall(), SAID, orient="row")
+        return pl.DataFrame(self._rows_of(_ALL, users), SAID, orient="row")
+
+    def since(self, users: pl.Series) -> pl.DataFrame:
+        """Return the publication (SINCE) that last said something of each of some users (String), of whom one did."""
+        return pl.DataFrame(self._rows_of(_SINCE, users), SINCE, orient="row")
+
+    def _rows_of(self, query: str, users: pl.Series) -> list[tuple[Any, ...]]:
+        found = list[tuple[Any, ...]]()
+        for part in users.unique().to_frame().iter_slices(_MAX_PARAMETERS):
+            marks = ",".join("?" * part.height)
+            found += self._database.execute(f"{query} WHERE user_id IN ({marks})", part.to_series().to_list())
+        return found
 
     def all(self) -> pl.DataFrame:
         """Return what was said of all users who are shown, as SAID."""
@@ -136,5 +147,4 @@ def _connect(file: Path) -> sqlite3.Connection:
         raise sqlite3.DatabaseError(f"format {found}")
     if not found:
         database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FEED_STATE.number}; COMMIT")
-    database.execute(_ASKED)
     return database

@@ -233,9 +233,11 @@ def test_changes_are_recorded_once(settings: Settings) -> None:
         record(feed, 1, ann=1, bob=1)
         record(feed, 2, "ann", ann=2, bob=1)
         record(feed, 2, "ann", "bob", ann=2)
-        record(feed, 3, ann=2)
+        record(feed, 3, **{"ann": 2, "ann\0": 1})
+        record(feed, 4, "ann\0", **{"ann": 2, "ann\0": 2})
     assert changes(settings) == [
-        (1, "ann", None, "1"), (2, "bob", None, "1"), (3, "ann", "1", "2"), (4, "bob", "1", None)
+        (1, "ann", None, "1"), (2, "bob", None, "1"), (3, "ann", "1", "2"), (4, "bob", "1", None),
+        (5, "ann\0", None, "1"), (6, "ann\0", "1", "2"),
     ]  # fmt: skip
 
 

@@ -49,6 +49,7 @@ class DraftTables:
         self.counts = Counts(*one_row(connection.execute(statement("base_read_counts"))))
         self.recent_events: RecentEvents = partial(recent_in_warehouse, connection, self.info)
         """Returns what happened to users until as_of; the draft replaces it when it is rebuilt or refreshed."""
+        self._found: tuple[pl.Series, np.ndarray, pa.Table] | None = None
         self._unwritten_users = 0  # at most: a user who changes twice counts twice
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
         connection.execute(statement("base_pending_users"))
@@ -56,6 +57,7 @@ class DraftTables:
 
     def replace(self, replaced: Replaced) -> None:
         """Take over what `replace_rows` returned."""
+        self._found = None
         self.counts = self.counts.plus(replaced.counts)
         if len(replaced.users):
             self.rows.replace(replaced.users, replaced.tables)
@@ -73,9 +75,9 @@ class DraftTables:
         if users is None:
             self.write_changes()
             return documents_of(self.connection, self.info, "reputation", None, leaderboards)
-        hashes = self._hashes_of(users)
+        hashes, rows = self._scores_of(users)
         scopes = self._shown_scopes(hashes)
-        with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), hashes)):
+        with arrow_rows(self.connection, rows):
             return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards, scopes)
 
     def shown_rows(self, users: pl.Series | None = None) -> pl.DataFrame:
@@ -83,8 +85,15 @@ class DraftTables:
         if users is None:
             self.write_changes()
             return shown_rows(self.connection)
-        with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), self._hashes_of(users))):
+        with arrow_rows(self.connection, self._scores_of(users)[1]):
             return shown_rows(self.connection, users, self._shown_scores())
+
+    def _scores_of(self, users: pl.Series) -> tuple[np.ndarray, pa.Table]:
+        """Return users as sorted hashes, and their stored scores; a second call with the same series finds them."""
+        if self._found is None or self._found[0] is not users:
+            hashes = self._hashes_of(users)
+            self._found = users, hashes, self.rows.rows_of(self._table_of_scores(), hashes)
+        return self._found[1:]
 
     def _hashes_of(self, users: pl.Series) -> np.ndarray:
         with arrow_rows(self.connection, users.to_frame("user_id").to_arrow()):
@@ -133,6 +142,7 @@ class DraftTables:
 
     def adopt(self, base: Path) -> None:
         """Continue with a base that has the rows as of `begin_newer`; only newer ones are changes to it."""
+        self._found = None
         users = np.sort(self.connection.execute(statement("base_newer_hashes")).fetchnumpy()["user_hash"])
         rows = {name: self.rows.rows_of(name, users) for name in self._columns}
         self.close()

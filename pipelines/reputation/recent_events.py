@@ -86,7 +86,7 @@ def recent_in_warehouse(connection: duckdb.DuckDBPyConnection, info: Info, since
 
 
 def _with_causes(rows: pa.Table, policy: EffectivePolicy, as_of_us: int, since: pl.DataFrame) -> pl.DataFrame:
-    facts = pl.DataFrame(rows.select(_FACTS)).join(since, on="user_id")
+    facts = pl.DataFrame(rows.select(_FACTS)).lazy().join(since.lazy(), on="user_id")
     is_new = (pl.col("version") > pl.col("lake_version")) | (pl.col("t") >= pl.col("as_of_us"))
     cause = (
         pl.when(is_new)
@@ -97,7 +97,7 @@ def _with_causes(rows: pa.Table, policy: EffectivePolicy, as_of_us: int, since: 
         .then(pl.lit(_LEFT))
     )
     named = facts.filter(pl.col("t") < as_of_us).with_columns(cause=cause)
-    return named.filter(pl.col("cause").is_not_null()).select(RECENT.names()).cast(RECENT)
+    return named.filter(pl.col("cause").is_not_null()).select(RECENT.names()).cast(RECENT).collect()
 
 
 def _crossed(shifts: Sequence[int], as_of_us: int) -> pl.Expr:
