@@ -1,5 +1,6 @@
 """Pseudonyms: an erased person's user_ids at personal keys of other people's events (`erasable`)."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipelines.emit.producer import Record
 from pipelines.lake import removal
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import ErasureCounts
+from pipelines.lake.pseudonyms import replace_in_value
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit
@@ -158,6 +160,23 @@ def test_a_kill_before_the_names_are_replaced(lake: Settings, monkeypatch: pytes
     erase_without_documents(lake, ["zed"])
     assert verify_erased(lake).passed
     assert len({rater for (rater,) in query(lake, _BY_RATER)}) == 4
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b'{"rater_id":"jane-doe"}',
+        b'{"a":"\\"rater_id","rater_id" : "jane\\u002ddoe"}',
+        b'{"rater\\u005fid":"jane-doe"}',
+    ],
+)
+def test_a_name_in_json_is_replaced_however_it_is_written(metadata: bytes) -> None:
+    """Escapes and numbers of any length: a dead letter cannot stop ingest or an erasure, and every other byte stays."""
+    before = b'{"skipped":%s,"metadata":%s}' % (b"9" * 5_000, metadata)
+    written = re.compile(rb'"jane.*?doe"')
+    found = replace_in_value(before, "json", ["rater_id"], {"jane-doe": "erased-1"}.get)
+    assert found == written.sub(b'"erased-1"', before) != before
+    assert replace_in_value(before, "json", ["other"], {"jane-doe": "erased-1"}.get) == before
 
 
 def test_names_on_a_topic(settings: Settings, tmp_path: Path) -> None:
