@@ -14,15 +14,19 @@ from pipelines.emit.producer import Record
 from pipelines.lake import removal
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import ErasureCounts
+from pipelines.lake.mentions import Mentions
 from pipelines.lake.pseudonyms import replace_in_value
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit
 from pipelines.operate.erase import erase_without_documents, preview
+from pipelines.operate.erase_limits import list_unreached
 from pipelines.operate.merge_users import merge_user
 from pipelines.operate.replay import compare, fresh, open_replay, replay
 from pipelines.operate.verify import verify_erased, verify_index
 from pipelines.refresh import refresh_warehouse
+from pipelines.reputation.activation import activate
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import ContractSettings, Settings
 from pipelines.sources.files import ColumnMapping
@@ -100,6 +104,27 @@ def test_one_pseudonym_stands_for_the_person(lake: Settings) -> None:
     assert holding(lake.data_dir, ["rider-one"]) == {}
     assert all(check.passed is not False for check in (verify_erased(lake), verify_index(lake)))
     assert erase_without_documents(lake, ["rider-one"]).rows.named_by_others == 0
+
+
+def test_a_policy_that_names_the_person(lake: Settings, tmp_path: Path) -> None:
+    """What an erasure does not reach names the pseudonym to write instead; with it, scores of others do not change."""
+    file = tmp_path / "trusting.toml"
+    settings = lake.model_copy(update={"reputation": lake.reputation.model_copy(update={"policy": str(file)})})
+    rules = (
+        'name = "trusting"\nversion = "1"\n[raters]\nweight = "trust"\nseeds = ["rider-one"]\nminimum = 0.1\n'
+        '[actions.ReviewPosted]\nrating = { from = "rating", minimum = 1, maximum = 5 }\n'
+    )
+    file.write_text(rules)
+    before = _scores(settings)
+    activate(open_lake(lake.lake_root), load_policy(str(file)))
+    erase_without_documents(settings, ["rider-one"])
+    (named,) = [line for line in list_unreached(settings, Mentions()) if "raters.seeds" in line]
+    (pseudonym,) = re.findall(r"erased-[0-9a-f]{32}", named)
+    assert "1 notes of operators" in verify_erased(settings).evidence
+    file.write_text(rules.replace("rider-one", pseudonym).replace('version = "1"', 'version = "2"'))
+    activate(open_lake(lake.lake_root), load_policy(str(file)))
+    assert _scores(settings) == before
+    assert not [line for line in list_unreached(settings, Mentions()) if "raters.seeds" in line]
 
 
 def test_later_events_get_the_same_pseudonym(lake: Settings) -> None:
