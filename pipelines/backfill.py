@@ -58,7 +58,7 @@ ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic = ? AND source = ? AND source_digest <> ?
 """
 _REASONS = """
-SELECT topic_id, reason, count(*)::BIGINT AS rows
+SELECT topic_id, reason, count(*)::BIGINT AS rows, arg_min(detail, "offset") AS example
 FROM dead_letters
 ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic_id IN (SELECT unnest(?))
@@ -89,6 +89,8 @@ class FileSummary:
     erased: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     """The file's dead letters that are still in the lake, by reason."""
+    example: str = ""
+    """What is wrong with the first one of the most frequent reason."""
 
     @property
     def reconciles(self) -> bool:
@@ -269,10 +271,17 @@ def summarize_commits(settings: Settings, sources: Sequence[FileSource | RecordS
     with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         fates = {row["topic_id"]: row for row in connection.sql(_FATES, params=[topic_ids]).pl().to_dicts()}
         reasons: dict[str, dict[str, int]] = {}
-        for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():
+        examples: dict[str, str] = {}
+        for topic_id, reason, rows, example in connection.execute(_REASONS, [topic_ids]).fetchall():
             reasons.setdefault(topic_id, {})[reason] = rows
+            examples.setdefault(topic_id, example or "")
     return [
-        FileSummary(source.path, reasons=reasons.get(source.topic_id, {}), **_fate(fates.get(source.topic_id, {})))
+        FileSummary(
+            source.path,
+            reasons=reasons.get(source.topic_id, {}),
+            example=examples.get(source.topic_id, ""),
+            **_fate(fates.get(source.topic_id, {})),
+        )
         for source in sources
     ]
 

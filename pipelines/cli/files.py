@@ -221,8 +221,8 @@ def _without_events(
             errors[file] = RejectedError(f"none of its {account.rows:,} rows is an event: its source filters them all")
         elif account.rows == account.dead_letters + account.filtered:
             errors[file] = RejectedError(
-                f"none of its {account.rows:,} rows is a valid event: check the options. `karmalake dead-letters list` "
-                "has the reasons, `karmalake dead-letters discard` discards the rows"
+                f"none of its {account.rows:,} rows is a valid event: check the options.{_example(account)} `karmalake "
+                "dead-letters list` has the reasons, `karmalake dead-letters discard` discards the rows"
             )
         elif account.conflicts and not account.accepted:
             errors[file] = RejectedError(
@@ -282,10 +282,15 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())
         yield (
             f"{account.dead_letters:,} rows are dead letters ({reasons or 'discarded or requeued since'}): "
-            "karmalake dead-letters list shows them; fix the file and load it again: each event counts once"
+            "karmalake dead-letters list shows them; fix the file or the options and load it again: each event counts "
+            f"once.{_example(account)}"
         )
     if account.erased:
         yield f"{account.erased:,} rows are of erased users, and were dropped"
+
+
+def _example(account: "FileSummary") -> str:
+    return f" The first: {account.example}" if account.example else ""
 
 
 def _preview_all(settings: "Settings", addresses: list[str], rows: "ColumnMapping | SourceFile") -> None:
