@@ -4,8 +4,8 @@ A rating names its rater. The values of the metadata keys in `contract.personal_
 person are replaced by one pseudonym, so counts by rater stay right. It is a function of the tombstone alone, so ingest
 replaces names in later events in the same way, before deduplication: the same event read again is a duplicate.
 
-In a dead letter, names are replaced in a bare Protobuf or JSON value. Other values stay as they are: they are counted
-as mentions (`mentions.py`).
+In a dead letter, names are replaced in a bare Protobuf or JSON value. A dead letter whose value has a schema id, as
+Avro has, cannot be written again and is removed (`Tombstones.match_dead_letters`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipelines.backfill import backfill
+from pipelines.contract.schema import REJECTED
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.lake import removal
@@ -16,7 +18,8 @@ from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import ErasureCounts
 from pipelines.lake.mentions import Mentions
 from pipelines.lake.pseudonyms import replace_in_value
-from pipelines.lake.tables import open_lake
+from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tombstones import open_tombstones, tombstone
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit
 from pipelines.operate.erase import erase_without_documents, preview
@@ -30,6 +33,7 @@ from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import ContractSettings, Settings
 from pipelines.sources.files import ColumnMapping
+from tests.contract.encoding import avro_schema, framed, to_avro
 from tests.draining import NOON, assert_verified, drain_all, query, send, with_ingest
 from tests.operate.test_erase import KilledError, killing
 from tests.operate.test_erase_reach import value
@@ -202,6 +206,21 @@ def test_a_name_in_json_is_replaced_however_it_is_written(metadata: bytes) -> No
     found = replace_in_value(before, "json", ["rater_id"], {"jane-doe": "erased-1"}.get)
     assert found == written.sub(b'"erased-1"', before) != before
     assert replace_in_value(before, "json", ["other"], {"jane-doe": "erased-1"}.get) == before
+
+
+def test_a_dead_letter_in_avro_that_names_the_person_is_removed(tmp_path: Path) -> None:
+    """It cannot be written again: it goes as an undecodable one does; others, and names elsewhere, stay."""
+    (tmp_path / "7.avsc").write_text(avro_schema(1))
+    contract = ContractSettings(format="avro", schemas_dir=tmp_path, personal_keys=("rater_id",))
+    settings = Settings(data_dir=tmp_path / "data", contract=contract)
+    tombstones = open_tombstones(create_lake(settings.lake_root), settings)
+    tombstones.assume({tombstone(b"jane-doe", tombstones.lake_id)})
+    event = {"event_id": "e", "user_id": "d", "action_type": "A", "timestamp": NOON}
+    named = ({"rater_id": "jane-doe"}, {"rater_id": "bob"}, {"comment": "jane-doe"})
+    rows = [{"value": framed(7, to_avro(avro_schema(1), event | {"metadata": each})), "headers": []} for each in named]
+    letters = pa.Table.from_pylist(rows, REJECTED)
+    assert tombstones.match_dead_letters(letters).to_pylist() == [True, False, False]
+    assert tombstones.replace_in_dead_letters(letters).count == 0
 
 
 def test_names_on_a_topic(settings: Settings, tmp_path: Path) -> None:
