@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.reputation.merged_users import Aliases
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.actions import Rating
 from pipelines.reputation.policy.numbers import DAY_US, micro
+from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 
 _SCALE = pa.schema([("action_type", pa.string()), ("minimum", pa.int64()), ("maximum", pa.int64())])
@@ -28,6 +30,13 @@ def define_trust(connection: duckdb.DuckDBPyConnection) -> None:
     """Define the macros `trust_rounds` and `trust_weight`."""
     for name in ("trust_rounds", "trust_weight"):
         connection.execute(statement(f"macro_{name}"))
+
+
+def set_seeds(connection: duckdb.DuckDBPyConnection, raters: Raters, known: Aliases) -> None:
+    """Set the seeds of a policy, under current user_ids where those of the ratings are (`resolved_events`)."""
+    is_resolved = raters.key in known.personal_keys
+    seeds = {known.resolve(name) if is_resolved else name for name in raters.seeds}
+    connection.execute("SET VARIABLE trust_seeds = ?", [sorted(seeds)])
 
 
 def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:

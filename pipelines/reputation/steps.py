@@ -15,7 +15,7 @@ from pipelines.reputation.level_history import contributions_with_levels
 from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
-from pipelines.reputation.raters import compute_weights
+from pipelines.reputation.raters import compute_weights, set_seeds
 from pipelines.reputation.scopes import fact_columns, value_columns
 from pipelines.reputation.sql import statement, use_utc
 
@@ -61,6 +61,7 @@ def define_steps(
     if known:
         load_aliases(connection, known)
     if in_force.rules.raters is not None:
+        set_seeds(connection, in_force.rules.raters, known)
         weigh(connection, in_force, [*first_steps(in_force, "events", committed, known), *_given_steps(in_force)])
     for step in (*first_steps(in_force, source, committed, known), *step_statements(in_force)):
         connection.execute(step)

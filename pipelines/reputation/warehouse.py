@@ -303,11 +303,9 @@ class Warehouse:
 
     def _repr_html_(self) -> str:
         """Return the HTML that notebooks show: version, moment and policy, and the names of tables and trends."""
-        rows = [
-            *self._described(),
-            ("tables", ", ".join(self._ipython_key_completions_())),
-            ("trends", ", ".join(trends())),
-        ]
+        rows = self._described()
+        if not self._is_closed():
+            rows += [("tables", ", ".join(self._ipython_key_completions_())), ("trends", ", ".join(trends()))]
         left = 'style="text-align: left"'  # notebooks right-align cells by default
         cells = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>" for name, value in rows)
         return f"<table>{''.join(cells)}</table>"
@@ -315,11 +313,19 @@ class Warehouse:
     def _described(self) -> list[tuple[str, str]]:
         info = self.info
         return [
+            *([("closed", "open it again with open_warehouse()")] if self._is_closed() else []),
             ("at", self._lake_uri or str(self.path)),
             ("lake version", str(info.lake_version)),
             ("as of", f"{info.as_of:%Y-%m-%d %H:%M:%S} UTC"),
             ("policy", f"{info.policy.name} {info.policy_version}"),
         ]
+
+    def _is_closed(self) -> bool:
+        try:
+            self._connection.execute("SELECT 1")
+        except duckdb.ConnectionException:
+            return True
+        return False
 
     def __getitem__(self, table: str) -> duckdb.DuckDBPyRelation:
         """Return a table or view as a lazy DuckDB relation; in notebooks the tab key completes its name.

@@ -137,6 +137,18 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
                 )
 
 
+def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
+    """The policy names the former user_id, and events have either: every score and weight but the name stays."""
+    rules, late = parse_policy(RULES), rated("anna", "dan", 2, 0.3)
+    for pairs, history in (([], [*HISTORY, rated("ann", "dan", 2, 0.3)]), ([("ann", "anna")], [*HISTORY, late])):
+        snapshot = lake(tmp_path / f"lake{len(pairs)}", [history], pairs=pairs)
+        derive(snapshot, rules, AS_OF, tmp_path / f"{len(pairs)}" / "warehouse.duckdb")
+    for table in ("reputation", "rater_weights"):
+        before, after = (rows_of(tmp_path / name / "warehouse.duckdb", table) for name in ("0", "1"))
+        assert len(before) > 2
+        assert before.with_columns(pl.col("user_id").replace("ann", "anna")).equals(after)
+
+
 def rows_of(path: Path, table: str) -> pl.DataFrame:
     with Warehouse(path) as warehouse:
         return warehouse.sql(f"FROM {table} ORDER BY ALL")

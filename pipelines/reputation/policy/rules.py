@@ -133,6 +133,17 @@ class Rules(Section):
         return [(name, key, condition) for name, action in actions for key, condition in action.where.items()]
 
     @property
+    def metadata_keys(self) -> set[str]:
+        """Every metadata key whose values decide what an event does, except those of retractions and corrections."""
+        grouped = (*self.once.values(), *self.caps.values())
+        numbers = [emission.points for emission in self.emissions]
+        ratings = [action.rating for action in self.all_actions.values()]
+        keys = {number.key for number in (*numbers, *ratings) if number} | {self.order_by}
+        keys |= {key for _, key, _ in self.conditions} | {key for rule in grouped for key in rule.per}
+        keys |= {each.key for each in (*self.completion.values(), *self.scopes.values(), self.raters) if each}
+        return {key for key in keys if key is not None}
+
+    @property
     def emissions(self) -> list[Emission]:
         """Return the emissions of all actions."""
         return [emission for action in self.all_actions.values() for emission in action.emissions]

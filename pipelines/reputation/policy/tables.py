@@ -116,11 +116,11 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
 
 
 def _raters(raters: Raters | None) -> dict[str, Any]:
-    """Return the variables of raters' weights, shares in millionths."""
+    """Return the variables of raters' weights, shares in millionths; `raters.py` sets the seeds."""
     if raters is None:
         return {}
     shares = {"trust_damping": micro(raters.damping), "trust_minimum": micro(raters.minimum)}
-    return {"rater_key": raters.key, "trust_seeds": list(raters.seeds), "trust_rounds": raters.rounds, **shares}
+    return {"rater_key": raters.key, "trust_rounds": raters.rounds, **shares}
 
 
 def _keys(per: tuple[str, ...]) -> dict[str, str]:
