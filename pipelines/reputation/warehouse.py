@@ -79,7 +79,9 @@ _CHANGES = """
         policy,
         lake_version,
         as_of,
-        recorded
+        recorded,
+        causes,
+        more_causes
     FROM score_changes
     WHERE ($user_id IS NULL OR user_id = $user_id) AND ($since IS NULL OR as_of >= $since)
     ORDER BY number
@@ -493,7 +495,8 @@ class Warehouse:
 
         Columns: number; user_id; score_before and score_after, all-time, in points (Float64; null if there was no row,
         or is none any more); before and after, the whole rows of `reputation` as JSON; policy; lake_version and as_of
-        (UTC) of the publication; recorded (UTC). No row unless `feed.enabled` was set.
+        (UTC) of the publication; recorded (UTC); causes, a list of structs of cause and event_id (null where no event
+        is behind it), and more_causes, how many are not named. No row unless `feed.enabled` was set.
         """
         moment = None if since is None else to_utc(since)
         return self.sql(_CHANGES, {"user_id": user_id, "since": moment})
