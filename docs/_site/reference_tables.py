@@ -38,7 +38,8 @@ _WAREHOUSE = """## The warehouse
 `warehouse.duckdb` in the data folder, derived from the lake: read-only, replaced atomically, never locked. It holds
 changes to a file in `base/`: read it with `open_warehouse()` or `karmalake sql`, or `karmalake export` it to one file
 that any DuckDB opens. Types are those of the policy `default`. One with `[raters]` adds `rater_weights`: day, user_id
-and weight, in millionths, of the raters on each day with ratings, and of all users on the newest one.
+and weight, in millionths, of the raters on each day with ratings, and of all users on the newest one. One with `[time]`
+adds `time_starts`: user_id, the name and version of the rule, and the first_day that it counts from.
 """
 _VIEW = re.compile(r"^(?:all_time|last_[0-9]+_days)_")
 _SQL = """

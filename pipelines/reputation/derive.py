@@ -77,6 +77,7 @@ from pipelines.reputation.refresh_steps import (
     count_all,
     create_affected_event,
     create_refresh_tables,
+    due_days,
     find_affected_users,
     load_affected_events,
     load_erased_events,
@@ -84,6 +85,7 @@ from pipelines.reputation.refresh_steps import (
     recompute_pending_trends,
     replace_rows,
     threads_for,
+    users_due,
 )
 from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.resolved_histories import ResolvedHistories
@@ -290,6 +292,8 @@ class Draft:
             ):
                 return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of), changed)
+            if days := due_days(in_force, since[1], epoch_us(as_of)):
+                affected = union(affected, users_due(self.connection, days))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)

@@ -131,7 +131,7 @@ def explain_change(
     """
     before, after = (explain(connection, policy, user_id, as_of, view=view, scope=scope) for as_of in (since, until))
     named = {"reason": "reason_before", "earned": "earned_before"}
-    marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
+    marks = pl.when(pl.col("event_time").is_null()).then(pl.col("reason")).alias("mark")
     left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
     right = after.with_columns(marks).select(*_KEYS, "mark", "related_event_id", *named)
     joined = right.join(left, on=[*_KEYS, "mark"], how="full", nulls_equal=True, coalesce=True)

@@ -23,7 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Weigh = Callable[[duckdb.DuckDBPyConnection, EffectivePolicy, Sequence[str]], None]
 """Fills `rater_weight`, given the first steps over all events."""
 MACROS = (
-    *("parse_micro", "utc_day", "bucket", "governed", "floor_divide", "wilson"),
+    *("parse_micro", "utc_day", "bucket", "time_periods", "time_date", "governed", "floor_divide", "wilson"),
     *("round_half_up", "round_half_even", "round_floor", "round_ceiling"),
 )
 
@@ -99,6 +99,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
     corrects = bool(policy.rules.correction.actions)
     emits_several = any(len(action.emissions) > 1 for action in actions)
     gates, gated = _chain("judged", _gates(policy))
+    timed, earning = _timed(policy, gated)
     caps, capped = _chain("earned", _caps(policy))
     earned = statement("earned_at_epoch") if policy.decays else "granted"
     return [
@@ -112,7 +113,8 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
         *gates,
-        statement("step_13_earned", source=gated),
+        *timed,
+        statement("step_13_earned", source=earning),
         *caps,
         statement(
             "step_15_contribution", source=capped, earned=earned, scopes=value_columns(policy), **_weights(policy)
@@ -156,6 +158,14 @@ def _matched(policy: EffectivePolicy) -> str:
             rule = {"rule": f"where_{number}_{i}", "edition": f"edition_{number}"}
             parts.append(statement("matched", has=statement(kind, **rule), **rule))
     return " AND ".join(parts) or "true"
+
+
+def _timed(policy: EffectivePolicy, source: str) -> tuple[list[str], str]:
+    """Return the steps that add points from time to the events that gates let through, and the last view."""
+    if not policy.has_time_points:
+        return [], source
+    last = statement("with_time_points", source=source)
+    return [statement("time_start"), statement("time_points"), last], "with_time_points"
 
 
 def _chain(source: str, links: list[dict[str, str]]) -> tuple[list[str], str]:

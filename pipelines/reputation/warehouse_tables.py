@@ -19,8 +19,10 @@ ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
-_USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods"})
-"""A warehouse has either `reputation` or the sums as a table."""
+_USER_TABLES = frozenset(
+    {"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods", "time_starts"}
+)
+"""A warehouse has either `reputation` or the sums as a table, and `time_starts` if users earn points from time."""
 TABLES_BY_DAY = ("user_days", "user_reasons", "user_levels")
 """The tables of users that trends are computed from, which have a column `day`."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
@@ -30,7 +32,7 @@ _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHER
 def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
     """Return the queries of the tables whose rows belong to one user each, over `fact` and `status_period`.
 
-    only: a clause that restricts `status_periods` to some users; `fact` has its own restriction.
+    only: a clause that restricts `status_periods` and `time_starts` to some users; `fact` has its own restriction.
     """
     sums = {"points": exact("sum(granted)", policy.score_digits), "ratings": exact("sum(rating)", policy.rating_digits)}
     return {
@@ -38,6 +40,7 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
         "user_reasons": statement("table_user_reasons"),
         "user_levels": statement("table_user_levels", **_level_names(policy)),
         "status_periods": statement("table_status_periods", only=only),
+        **({"time_starts": statement("table_time_starts", only=only)} if policy.has_time_points else {}),
         **_scores(policy),
         **scope_tables(policy),
     }

@@ -3,11 +3,13 @@
 It is independent: it shares the policy model with the engine, and none of the computation.
 """
 
+import calendar
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import groupby
@@ -17,6 +19,7 @@ from pipelines.reputation.policy.actions import Action, Condition, Emission, Poi
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.scopes import Scope
+from pipelines.reputation.policy.time import TimePoints
 from tests.reputation.history import DAY, MINUTE, Event, at, us
 from tests.reputation.naive_raters import weight_of
 
@@ -226,6 +229,15 @@ def bucket(t: int, period: str | None) -> object:
             return None
 
 
+def later(day: date, every: str, periods: int) -> date:
+    """Return the day that is some periods after another; the last one of a month that is too short."""
+    if every in ("day", "week"):
+        return day + timedelta(days=periods * (7 if every == "week" else 1))
+    months = day.year * 12 + day.month - 1 + periods * (12 if every == "year" else 1)
+    year, month = months // 12, months % 12 + 1
+    return date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
+
+
 class _Account:
     """One user: applies the events in order, then returns contributions and views."""
 
@@ -244,6 +256,8 @@ class _Account:
                 self.retracted.setdefault(event.metadata[self.policy.retraction.target], event.event_id)
         self._correct()
         self.contributions: list[Contribution] = []
+        self.changes: list[tuple[int, bool]] = []
+        """The times at which the status changed, and whether that suspended the user."""
 
     def _correct(self) -> None:
         """Apply the latest correction to each event that has one."""
@@ -274,6 +288,8 @@ class _Account:
     def play(self, accounts: list["_Account"]) -> Reputation:
         for event in self.history:
             self._take(event)
+        timed = [c for rules in self.whole.versions for c in self._timed(rules)]
+        self.contributions = sorted([*timed, *self.contributions], key=lambda c: c.event.t)
         if self.policy.status.rule == "reset":
             self._reset()
         for rules in self.whole.versions:
@@ -292,6 +308,30 @@ class _Account:
         shown["all_time"] = self._with_bounds(shown["all_time"])
         scopes = {name: self._scope(scope, windows) for name, scope in self.policy.scopes.items()}
         return Reputation("suspended" if self.suspended else "active", shown, self.contributions, scopes, self._level())
+
+    def _timed(self, rules: Rules) -> Iterator[Contribution]:
+        """Yield the points from time by one version; what an event earns at the same time comes after them."""
+        for name, rule in rules.time.items():
+            for t in self._due(rule):
+                event = Event("", next(iter(self.by_id.values())).user_id, name, t)
+                if self.rules_of(event) is rules:
+                    frozen = [suspends for changed, suspends in self.changes if changed <= t][-1:] == [True]
+                    reason = "suspended" if frozen and self.policy.status.rule != "hide" else "granted"
+                    yield Contribution(event, None, rule.emission, Fraction(rule.points), reason)
+
+    def _due(self, rule: TimePoints) -> Iterator[int]:
+        """Yield the times before now at which a rule gives points."""
+        times = [
+            event.t
+            for event in self.history
+            if event.event_id not in self.retracted and (not rule.since or event.action_type in rule.since)
+        ]
+        for number in range(1, (rule.times or 10**6) + 1) if times else ():
+            day = later(at(min(times)).date(), rule.every, number)
+            t = us(datetime(day.year, day.month, day.day, tzinfo=UTC))
+            if t >= self.as_of:
+                return
+            yield t
 
     def _scope(self, scope: Scope, windows: dict[str, int | None]) -> dict[str, dict[str, Shown]]:
         """Return the views of each value that a counted event has, from the contributions of its events alone."""
@@ -328,7 +368,7 @@ class _Account:
     def _scores(self) -> list[Fraction]:
         """Return the score before the first event, and after each."""
         scores, total = [self._bounded(Fraction(0))], Fraction(0)
-        for _, emissions in groupby(self.contributions, key=lambda c: c.event.event_id):
+        for _, emissions in groupby(self.contributions, key=lambda c: (c.event.event_id, c.event.action_type)):
             total += sum((c.granted for c in emissions), Fraction(0))
             scores.append(self._bounded(total))
         return scores
@@ -386,6 +426,8 @@ class _Account:
         reason = "no effect" if suspends == self.suspended else "status"
         if reason == "status" and not suspends:
             self.reset_at = event.t
+        if reason == "status":
+            self.changes.append((event.t, suspends))
         self.suspended = suspends
         self.contributions.append(Contribution(event, None, None, None, reason))
 

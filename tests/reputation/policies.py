@@ -161,6 +161,19 @@ def scopes() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["city", "tag"]), one, min_size=1)
 
 
+def time_points() -> st.SearchStrategy[Table]:
+    """Return points from time, of any period, from any event or from some, which may end or decay."""
+    one = st.fixed_dictionaries(
+        {"points": st.sampled_from(["1.5", -1]), "every": st.sampled_from(["day", "week", "month", "year"])},
+        optional={
+            "since": st.sampled_from([("Done",), ("Unknown", "Reinstated")]),
+            "times": st.integers(1, 3),
+            "half_life_days": st.just("30"),
+        },
+    )
+    return st.dictionaries(st.sampled_from(["member", "'"]), one, min_size=1)
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
@@ -194,6 +207,7 @@ def everything() -> st.SearchStrategy[Table]:
     tables = {
         "status": status(),
         "adjustment": adjustments(),
+        "time": time_points(),
         "score": scores(),
         "actions": emissions() | conditions() | values(),
         "completion": completion(),

@@ -64,7 +64,8 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
         sums = ("reputation_sums",) if warehouse.info.decayed_to else ()
-        tables = (*TABLES, *sums, *filter(is_scope_table, warehouse.tables()))
+        others = (name for name in warehouse.tables() if is_scope_table(name) or name == "time_starts")
+        tables = (*TABLES, *sums, *others)
         return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in tables}
 
 
@@ -147,6 +148,14 @@ def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None
 def test_scopes(story: list[tuple[list[Event], int]], scopes: Table, actions: Table) -> None:
     """The tables of scopes, of sums where points decay, after corrections that move events between values."""
     assert_refreshes_equal_rebuilds(story, policy(scopes=scopes, actions=actions))
+
+
+@pytest.mark.slow
+@FEWER
+@given(stories(histories(*EVENTS)), policies.time_points(), st.sampled_from([(30,), (1, 7)]))
+def test_points_from_time(story: list[tuple[list[Event], int]], time: Table, windows: tuple[int, ...]) -> None:
+    """Midnights pass, first events arrive late or are retracted, and days without events change their trends."""
+    assert_refreshes_equal_rebuilds(story, policy(time=time, windows_days=windows))
 
 
 @pytest.mark.slow
