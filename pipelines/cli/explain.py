@@ -217,6 +217,9 @@ def print_contributions(rows: Sequence[dict[str, Any]]) -> None:
     if any(row["level"] for row in rows):
         columns.append("level")
         cells = [[*each, row["level"] or "-"] for each, row in zip(cells, rows, strict=True)]
+    if any(row.get("prior") for row in rows):
+        columns.append("prior")
+        cells = [[*each, _number(row["prior"])] for each, row in zip(cells, rows, strict=True)]
     _print(columns, cells, numbers=range(3, 7))
 
 

@@ -246,7 +246,8 @@ class _Steps:
     def move(self, policy: Policy, as_of: datetime, known_at: datetime, known: Aliases) -> EffectivePolicy:
         """Move to a moment, and compute `fact` of the explained user; return the policy in force."""
         in_force = policy.at(as_of)
-        if (in_force, known) == self._defined and in_force.rules.raters is None:  # weights are those of a moment
+        learned = in_force.rules.raters is not None or in_force.rules.has_global_prior  # from the events of a moment
+        if (in_force, known) == self._defined and not learned:
             set_as_of(self._connection, as_of)
             set_known_at(self._connection, known_at)
         else:

@@ -21,8 +21,10 @@ SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
 _USER_TABLES = frozenset(
     {"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods", "time_starts"}
+    | {"user_ratings_given"}
 )
-"""A warehouse has either `reputation` or the sums as a table, and `time_starts` if users earn points from time."""
+"""A warehouse has either `reputation` or the sums as a table, `time_starts` if users earn points from time, and
+`user_ratings_given` if a measure has a prior from all ratings."""
 TABLES_BY_DAY = ("user_days", "user_reasons", "user_levels")
 """The tables of users that trends are computed from, which have a column `day`."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
@@ -41,6 +43,7 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
         "user_levels": statement("table_user_levels", **_level_names(policy)),
         "status_periods": statement("table_status_periods", only=only),
         **({"time_starts": statement("table_time_starts", only=only)} if policy.has_time_points else {}),
+        **({"user_ratings_given": statement("table_user_ratings_given", only=only)} if _learns(policy) else {}),
         **_scores(policy),
         **scope_tables(policy),
     }
@@ -72,8 +75,13 @@ def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
 
 
 def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the query of the raters' weights, if they have any: DuckDB computes them, whatever the engine."""
-    return {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
+    """Return the queries of raters' weights and of priors, if any: DuckDB computes them, whatever the engine."""
+    weights = {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
+    return weights | ({"rating_priors": statement("table_rating_priors")} if _learns(policy) else {})
+
+
+def _learns(policy: EffectivePolicy) -> bool:
+    return policy.rules.has_global_prior
 
 
 def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:

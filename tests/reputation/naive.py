@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import cache, partial
 from itertools import groupby
 
 from pipelines.reputation.policy import Policy, Rules
@@ -112,8 +113,15 @@ def holds(condition: Condition, text: str | None) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
-def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> float | int | None:
-    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing."""
+def measured(
+    ratings: list[tuple[Fraction, Fraction]], measure: Measure, prior: Fraction | None = None
+) -> float | int | None:
+    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing.
+
+    prior: that of the day of the latest rating that weighs anything; None for none.
+    """
+    if measure.prior and prior is not None:
+        measure = measure.model_copy(update={"prior_mean": prior})
     used = [(rating, weight) for rating, weight in (ratings[-measure.last :] if measure.last else ratings) if weight]
     if measure.positive_from is not None and measure.negative_to is not None:
         used = [each for each in used if each[0] >= measure.positive_from or each[0] <= measure.negative_to]
@@ -183,7 +191,20 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
     everything = [event for history in histories.values() for event in history]
     weigh = weight_of(everything, version_at(policy, as_of), rating_of)
     accounts = {user_id: _Account(policy, as_of, history, weigh) for user_id, history in histories.items()}
+    given = [each for account in accounts.values() for each in account.given()]
+    for account in accounts.values():
+        account.prior_of = cache(partial(mean_before, given))
     return {user_id: account.play(list(accounts.values())) for user_id, account in accounts.items()}
+
+
+def mean_before(given: list[tuple[Fraction, Fraction, date, date]], day: date) -> Fraction | None:
+    """Return the mean of the ratings that were given before a day and not retracted by then, with six decimals.
+
+    given: rating, weight, day and last day of each.
+    """
+    known = [(rating, weight) for rating, weight, first, last in given if first < day <= last]
+    total = sum((weight for _, weight in known), Fraction(0))
+    return rounded(sum((r * w for r, w in known), Fraction(0)) / total, 6, "half_even") if total else None
 
 
 def resolved(events: Iterable[Event], merges: Iterable[tuple[str, str]], keys: Iterable[str]) -> list[Event]:
@@ -256,6 +277,7 @@ class _Account:
                 self.retracted.setdefault(event.metadata[self.policy.retraction.target], event.event_id)
         self._correct()
         self.contributions: list[Contribution] = []
+        self.prior_of: Callable[[date], Fraction | None] = lambda _: None
         self.changes: list[tuple[int, bool]] = []
         """The times at which the status changed, and whether that suspended the user."""
 
@@ -273,6 +295,18 @@ class _Account:
             else event
             for event in self.history
         ]
+
+    def given(self) -> Iterator[tuple[Fraction, Fraction, date, date]]:
+        """Yield each readable rating with its weight, its day and the day on which it was retracted."""
+        for event in self.history:
+            action = self.rules_of(event).all_actions.get(event.action_type) if self._is_plain(event) else None
+            rating = rating_of(action.rating, event) if action and action.rating else None
+            if action is None or rating is None:
+                continue
+            if all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
+                withdrawn = self.by_id.get(self.retracted.get(event.event_id, ""))
+                last = at(withdrawn.t).date() if withdrawn else date.max
+                yield rating, self.weigh(event), at(event.t).date(), last
 
     def completed(self, gate: Completion) -> set[str]:
         return {
@@ -517,7 +551,9 @@ class _Account:
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
         ratings = [(c.rating, self.weigh(c.event)) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
-        measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
+        last = next((c for c in reversed(within) if c.rating is not None and self.weigh(c.event)), None)
+        prior = self.prior_of(at(last.event.t).date()) if last else None
+        measures = {name: measured(ratings, measure, prior) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
             score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)
         return Shown(score, sum(c.counted for c in within), measures, len(ratings))

@@ -53,6 +53,7 @@ def measures() -> st.SearchStrategy[Table]:
     names = st.sampled_from(get_args(Measure.model_fields["formula"].annotation))
     prior = {"prior_mean": "2.5", "prior_weight": "1.5"}
     of_one = st.builds(lambda name, between: {"formula": name} | prior | between, names, thresholds)
+    learned = {"formula": "bayesian", "prior": "global"} | prior
     options = st.fixed_dictionaries(
         {},
         optional={
@@ -63,7 +64,7 @@ def measures() -> st.SearchStrategy[Table]:
             "rounding": st.sampled_from(["half_up", "half_even", "floor", "ceiling"]),
         },
     )
-    return st.builds(lambda a, b: a | b, of_one, options)
+    return st.builds(lambda a, b: a | b, of_one | st.just(learned), options)
 
 
 PERIODS = ("day", "week", "month", "year", None)

@@ -40,6 +40,8 @@ TABLES = (
     "trends_reasons",
     "trends_levels",
 )
+SOME = ("time_starts", "user_ratings_given", "rating_priors")
+"""Tables that only some policies have."""
 MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
 
 
@@ -64,7 +66,7 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
         sums = ("reputation_sums",) if warehouse.info.decayed_to else ()
-        others = (name for name in warehouse.tables() if is_scope_table(name) or name == "time_starts")
+        others = (name for name in warehouse.tables() if is_scope_table(name) or name in SOME)
         tables = (*TABLES, *sums, *others)
         return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in tables}
 

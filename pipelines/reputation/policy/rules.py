@@ -154,6 +154,11 @@ class Rules(Section):
         return {"rating_average": Measure(formula="mean"), **self.measures}
 
     @property
+    def has_global_prior(self) -> bool:
+        """Whether a measure has a prior from all ratings."""
+        return any(measure.prior for measure in self.all_measures.values())
+
+    @property
     def ranks_ratings(self) -> bool:
         """Whether a measure is of the last N ratings, so that ratings have to be ranked."""
         return any(measure.last for measure in self.all_measures.values())
