@@ -19,6 +19,7 @@ def tally_columns(name: str, measure: Measure, within: str) -> list[str]:
         f"count(rating) FILTER ({judged}) AS {name}_n",
         f"CAST(coalesce(sum(rating) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
         f"count(*) FILTER ({positive}) AS {name}_p",
+        *_prior(name, measure, judged),
     ]
 
 
@@ -35,7 +36,16 @@ def weighted_tally_columns(name: str, measure: Measure, within: str) -> list[str
         f"count(*) FILTER ({positive}) AS {name}_p",
         f"CAST(coalesce(sum(weight) FILTER ({judged}), 0) AS HUGEINT) AS {name}_weight",
         f"CAST(coalesce(sum(weight) FILTER ({positive}), 0) AS HUGEINT) AS {name}_positive_weight",
+        *_prior(name, measure, judged),
     ]
+
+
+def _prior(name: str, measure: Measure, judged: str) -> list[str]:
+    """Return the aggregate `{name}_prior` of a measure with a prior from all ratings: that of the latest rating."""
+    if measure.prior is None:
+        return []
+    prior = f"coalesce(prior, {_micro(measure.prior_mean)})"
+    return [f"arg_max({prior}, t) FILTER ({judged} AND rating IS NOT NULL) AS {name}_prior"]
 
 
 def _conditions(measure: Measure, within: str) -> tuple[str, str]:
@@ -79,6 +89,7 @@ def _fraction(name: str, measure: Measure, *, weighted: bool) -> tuple[str, str]
             return total, f"{n} * {MICRO}" if weighted else n
         case "bayesian":
             weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
+            mean = f"{name}_prior" if measure.prior else mean
             total = total if weighted else f"{total} * {MICRO}"
             return f"{weight} * {mean} + {total}", f"({weight} + {n}) * {MICRO}"
         case "beta":

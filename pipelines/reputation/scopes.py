@@ -15,7 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.scopes import MAX_VALUE_CHARS
 from pipelines.reputation.sql import statement
-from pipelines.reputation.views import View, exact, shown_columns, view_sums, views
+from pipelines.reputation.views import View, exact, rating_columns, shown_columns, view_sums, views
 
 _SCORES, _SUMS, _DAYS = "reputation_by_", "reputation_sums_by_", "user_days_by_"
 
@@ -129,7 +129,7 @@ def _summed_query(policy: EffectivePolicy, scope: str) -> str:
         "scope_summed",
         scope=scope,
         rank=f"scope_{scope}_rank" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)",
-        weight="" if policy.rules.raters is None else "\n            weight,",
+        weight="".join(f"\n            {column}," for column in rating_columns(policy)),
         tallies=",\n        ".join(tallies),
         columns=",\n    ".join(columns),
     )

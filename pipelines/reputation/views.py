@@ -98,6 +98,12 @@ def level_name(policy: EffectivePolicy, number: str) -> str:
     return f"CASE {number}{names} END" if names else "CAST(NULL AS VARCHAR)"
 
 
+def rating_columns(policy: EffectivePolicy) -> list[str]:
+    """Return the columns of contributions that ratings have beside their value: none unless the policy needs them."""
+    rules = policy.rules
+    return [*(["weight"] if rules.raters is not None else []), *(["prior"] if rules.has_global_prior else [])]
+
+
 def view_columns(policy: EffectivePolicy) -> list[str]:
     """Return the columns of every view, without the prefix of its name."""
     return ["score", "events", *policy.rules.all_measures, "rating_count"]

@@ -594,6 +594,7 @@ class Warehouse:
         - points: points before caps and decay
         - rating: in the policy's unit, such as stars; null without one
         - weight: that of its rater on the day, from 0 to 1; only where the policy has raters' weights
+        - prior: that of the rating's day; only where a measure has a prior from all ratings
         - earned: points that it adds to the score now
         - score: points so far, the running sum of `earned`
         - level: the level after the event; null without levels, and in other views than `all_time`

@@ -53,6 +53,7 @@ def measures() -> st.SearchStrategy[Table]:
     names = st.sampled_from(get_args(Measure.model_fields["formula"].annotation))
     prior = {"prior_mean": "2.5", "prior_weight": "1.5"}
     of_one = st.builds(lambda name, between: {"formula": name} | prior | between, names, thresholds)
+    learned = {"formula": "bayesian", "prior": "global"} | prior
     options = st.fixed_dictionaries(
         {},
         optional={
@@ -63,7 +64,7 @@ def measures() -> st.SearchStrategy[Table]:
             "rounding": st.sampled_from(["half_up", "half_even", "floor", "ceiling"]),
         },
     )
-    return st.builds(lambda a, b: a | b, of_one, options)
+    return st.builds(lambda a, b: a | b, of_one | st.just(learned), options)
 
 
 PERIODS = ("day", "week", "month", "year", None)
@@ -161,6 +162,19 @@ def scopes() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["city", "tag"]), one, min_size=1)
 
 
+def time_points() -> st.SearchStrategy[Table]:
+    """Return points from time, of any period, from any event or from some, which may end or decay."""
+    one = st.fixed_dictionaries(
+        {"points": st.sampled_from(["1.5", -1]), "every": st.sampled_from(["day", "week", "month", "year"])},
+        optional={
+            "since": st.sampled_from([("Done",), ("Unknown", "Reinstated")]),
+            "times": st.integers(1, 3),
+            "half_life_days": st.just("30"),
+        },
+    )
+    return st.dictionaries(st.sampled_from(["member", "'"]), one, min_size=1)
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
@@ -194,6 +208,7 @@ def everything() -> st.SearchStrategy[Table]:
     tables = {
         "status": status(),
         "adjustment": adjustments(),
+        "time": time_points(),
         "score": scores(),
         "actions": emissions() | conditions() | values(),
         "completion": completion(),

@@ -64,6 +64,14 @@ def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @FEWER
+@given(histories(*EVENTS), policies.time_points(), policies.everything())
+def test_points_from_time(events: list[Event], tables: dict[str, Any], others: dict[str, Any]) -> None:
+    """Dated points without an event, whatever else the policy has."""
+    assert_agreement(events, policy(**policies.allowed((others | {"time": tables},))[0]), NOW)
+
+
+@pytest.mark.slow
+@FEWER
 @given(histories(*EVENTS), policies.scopes(), policies.everything())
 def test_scopes(events: list[Event], tables: dict[str, Any], others: dict[str, Any]) -> None:
     """The views of each value are those of its contributions alone, whatever else the policy has."""

@@ -40,6 +40,8 @@ TABLES = (
     "trends_reasons",
     "trends_levels",
 )
+SOME = ("time_starts", "user_ratings_given", "rating_priors")
+"""Tables that only some policies have."""
 MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
 
 
@@ -64,7 +66,8 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
         sums = ("reputation_sums",) if warehouse.info.decayed_to else ()
-        tables = (*TABLES, *sums, *filter(is_scope_table, warehouse.tables()))
+        others = (name for name in warehouse.tables() if is_scope_table(name) or name in SOME)
+        tables = (*TABLES, *sums, *others)
         return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in tables}
 
 
@@ -147,6 +150,14 @@ def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None
 def test_scopes(story: list[tuple[list[Event], int]], scopes: Table, actions: Table) -> None:
     """The tables of scopes, of sums where points decay, after corrections that move events between values."""
     assert_refreshes_equal_rebuilds(story, policy(scopes=scopes, actions=actions))
+
+
+@pytest.mark.slow
+@FEWER
+@given(stories(histories(*EVENTS)), policies.time_points(), st.sampled_from([(30,), (1, 7)]))
+def test_points_from_time(story: list[tuple[list[Event], int]], time: Table, windows: tuple[int, ...]) -> None:
+    """Midnights pass, first events arrive late or are retracted, and days without events change their trends."""
+    assert_refreshes_equal_rebuilds(story, policy(time=time, windows_days=windows))
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ rating = { from = "vote", map = { up = 1, down = -1 } }
 rating_average = { formula = "mean", digits = 3 }
 newest = { formula = "mean", last = 2, minimum_count = 2, below_minimum = 3 }
 prior = { formula = "bayesian", prior_mean = 3.5, prior_weight = 2, digits = 9 }
+learned = { formula = "bayesian", prior = "global", prior_mean = 3, prior_weight = 2 }
 trusted = { formula = "beta", positive_from = 4 }
 sure = { formula = "wilson", positive_from = 4, negative_to = 2 }
 liked = { formula = "share", positive_from = 4 }
@@ -131,7 +132,7 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
             assert (result.rebuild_reason is not None) == rebuilds, added
             draft.publish()
             derive(snapshot, rules, as_of, folder / "other" / "warehouse.duckdb")
-            for table in ("reputation", "rater_weights", "user_days"):
+            for table in ("reputation", "rater_weights", "user_days", "rating_priors", "user_ratings_given"):
                 assert rows_of(folder / "warehouse.duckdb", table).equals(
                     rows_of(folder / "other" / "warehouse.duckdb", table)
                 )

@@ -26,6 +26,9 @@ class Measure(Section):
     """p counts the ratings from this value upwards."""
     negative_to: Number | None = None
     """Ratings above this and below `positive_from` are neutral and not in n. None: n counts all."""
+    prior: Literal["global"] | None = None
+    """`global`: the mean of all ratings, of any user, before the UTC day of the latest rating that the measure uses,
+    instead of `prior_mean`, which stands for it while there are none. None: `prior_mean`."""
     prior_mean: Number | None = None
     prior_weight: Positive | None = None
     prior_positive: Positive = Decimal(1)
@@ -47,6 +50,8 @@ class Measure(Section):
             raise ValueError(f"{self.formula} needs positive_from: the smallest rating that counts as positive")
         if self.formula == "bayesian" and (self.prior_mean is None or self.prior_weight is None):
             raise ValueError("bayesian needs prior_mean and prior_weight")
+        if self.prior is not None and self.formula != "bayesian":
+            raise ValueError(f"prior belongs to bayesian, and the formula is {self.formula}: remove it")
         if None not in (self.negative_to, self.positive_from) and self.negative_to >= self.positive_from:  # pyright: ignore[reportOperatorIssue]
             raise ValueError(f"negative_to {self.negative_to} must be below positive_from {self.positive_from}")
         return self

@@ -49,6 +49,11 @@ class EffectivePolicy:
     """The end of the decay step that contains the moment, to which scores are decayed; microseconds since 1970."""
 
     @property
+    def has_time_points(self) -> bool:
+        """Whether users earn points from time alone in any version."""
+        return any(edition.rules.time for edition in self.editions)
+
+    @property
     def decayed_to(self) -> datetime | None:
         """`decayed_to_us` as a datetime in UTC; None if no points decay."""
         return _EPOCH + timedelta(microseconds=self.decayed_to_us) if self.decays else None

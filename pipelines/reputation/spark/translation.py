@@ -59,6 +59,8 @@ def _function(node: exp.Anonymous) -> exp.Expr:
     name = node.name.lower()
     if name == "getvariable":
         return exp.column(node.expressions[0].name, table="session")
+    if name == "to_months":
+        return exp.func("make_ym_interval", exp.Literal.number(0), *node.expressions)
     return exp.func(_RENAMED[name], *node.expressions) if name in _RENAMED else node
 
 
