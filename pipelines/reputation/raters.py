@@ -86,8 +86,5 @@ def _scales(policy: EffectivePolicy) -> pa.Table:
 def _bounds(rating: Rating, constant: list[int]) -> tuple[int, int]:
     if rating.fixed is not None:
         return min(constant), max(constant)
-    if rating.map is not None:
-        listed = [micro(number) for number in rating.map.values()]
-        return min(listed), max(listed)
-    assert rating.minimum is not None and rating.maximum is not None  # noqa: S101, PT018 - tells the type checker
-    return micro(rating.minimum), micro(rating.maximum)
+    lowest, highest = rating.bounds
+    return micro(lowest), micro(highest)

@@ -93,6 +93,8 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
     if rating.fixed is not None:
         return Fraction(rating.fixed)
     text = event.metadata.get(rating.key or "")
+    if text is None and rating.missing is not None:
+        return Fraction(rating.missing)
     if rating.map is not None:
         return Fraction(rating.map[text]) if text in rating.map else None
     value = number(text, rating.digits)

@@ -147,7 +147,9 @@ def values() -> st.SearchStrategy[Table]:
     texts = {"from": "rating", "map": {"five": 2, 5: 1, "+4": "0.5", " 5": -1, "5.0000001": 3}}
     missing = st.fixed_dictionaries({}, optional={"missing": st.sampled_from([0, "-1.5"])})
     words = {"from": "rating", "map": {"five": "-0.5", " 5": 2}}
-    rating = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {}])
+    stars = {"from": "rating", "minimum": -10, "maximum": 10, "digits": 1}
+    rated = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {"rating": words | {"missing": "1.25"}}, {}])
+    rating = rated | st.just({"rating": stars | {"missing": "-0.5"}})
     points = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
     one = st.builds(lambda a, b: a | b, points, rating)
     return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)

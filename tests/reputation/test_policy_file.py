@@ -125,6 +125,16 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "are of a number in the metadata: remove",
         ),
         ("[actions.A]\nrating = { map = { a = 1 } }", "p.toml:4: actions.A.rating: give either a number, or a table"),
+        (
+            "[actions.A]\nrating = { from = 'r', minimum = 1, maximum = 5, missing = 6 }",
+            "p.toml:4: actions.A.rating.missing: 6 is no rating: choose one from 1 to 5",
+        ),
+        (
+            "[actions.A]\nrating = { from = 'r', map = { up = 1, down = -1 }, missing = 1.5 }",
+            "p.toml:4: actions.A.rating.missing: 1.5 is no rating: choose one from -1 to 1",
+        ),
+        ("[actions.A]\nrating = { fixed = 1, missing = 0 }", 'missing belongs to a table with "from"'),
+        ("[actions.A]\nrating = { from = 'r', map = {} }", "p.toml:4: actions.A.rating.map: "),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),

@@ -212,6 +212,25 @@ def test_votes_are_ratings_by_text_or_by_action() -> None:
     assert (constant["all_time_liked"], constant["all_time_rating_average"]) == (0.5, 0)
 
 
+@pytest.mark.parametrize(
+    ("rating", "metadata", "reason", "mean"),
+    [
+        ("minimum = 1, maximum = 5", {}, "unreadable", None),
+        ("minimum = 1, maximum = 5, missing = 2.5", {}, "granted", 2.5),
+        ("minimum = 1, maximum = 5, missing = 2.5", {"vote": ""}, "unreadable", None),
+        ("minimum = 1, maximum = 5, missing = 2.5", {"vote": "6"}, "unreadable", None),
+        ("map = { up = 1, down = -1 }, missing = 0.5", {}, "granted", 0.5),
+        ("map = { up = 1, down = -1 }, missing = 0.5", {"vote": "down"}, "granted", -1),
+    ],
+)
+def test_a_rating_without_its_key_is_what_the_policy_says(
+    rating: str, metadata: dict[str, str], reason: str, mean: float | None
+) -> None:
+    """Only an absent key is missing; a text that is no rating stays unreadable."""
+    case = Case(f"[actions.Up]\nrating = {{ from = 'vote', {rating} }}", up("a", **metadata))
+    assert (case.reasons["a"], case["all_time_rating_average"]) == (reason, mean)
+
+
 def test_once_ignores_retracted_events() -> None:
     """After the retraction of the first event the second one counts."""
     retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})

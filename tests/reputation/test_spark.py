@@ -66,6 +66,7 @@ _VOTES = {
     "rating": {"from": "rating", "map": {"five": "4.5", " 5": 2}},
 }
 _TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
+_UNRATED = {"rating": {"from": "target", "minimum": 0, "maximum": 5, "missing": "3.5"}}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "order_by": "amount",
@@ -76,6 +77,7 @@ _EVERYTHING = {
         "Done": {"half_life_days": 30, "where": _WHERE},
         "Starred": _VOTES,
         "Tipped": _TIPS,
+        "Many": _UNRATED,
     },
     "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
     "once": {

@@ -1,7 +1,7 @@
 """What an event of one action_type does: carry a rating, and emit points."""
 
 from decimal import Decimal
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ class EventNumber(Section):
     fixed: Number | None = None
     key: Name | None = Field(default=None, alias="from")
     """The metadata key."""
+    missing: Number | None = None
+    """The number of an event without the metadata key; None: it is `unreadable`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,6 +38,8 @@ class EventNumber(Section):
     def _one_source(self) -> Self:
         if (self.fixed is None) == (self.key is None):
             raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.missing is not None and self.key is None:
+            raise ValueError('missing belongs to a table with "from" (the metadata key)')
         return self
 
 
@@ -45,7 +49,7 @@ class Rating(EventNumber):
     Outside the bounds, with more digits, or not in the map, it is `unreadable`.
     """
 
-    map: dict[Name, Number] | None = None
+    map: Annotated[dict[Name, Number], Field(min_length=1)] | None = None
     """Ratings by text."""
     minimum: Number | None = None
     maximum: Number | None = None
@@ -60,6 +64,7 @@ class Rating(EventNumber):
             raise ValueError("minimum, maximum and digits are of a number in the metadata: remove them")
         if self.map is not None and (numbers := [key for key in self.map if isinstance(number_or_text(key), Decimal)]):
             raise RuleError(("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts")
+        self._check_missing()
         return self
 
     def _check_bounds(self) -> None:
@@ -70,10 +75,22 @@ class Rating(EventNumber):
         _check_order(self.minimum, self.maximum)
         _check_digits(self.minimum, self.maximum, self.digits)
 
+    def _check_missing(self) -> None:
+        lowest, highest = self.bounds
+        if self.missing is not None and not lowest <= self.missing <= highest:
+            raise RuleError(("missing",), f"{self.missing} is no rating: choose one from {lowest} to {highest}")
+
+    @property
+    def bounds(self) -> tuple[Decimal, Decimal]:
+        """The lowest and the highest rating that an event can have."""
+        numbers = [*(self.map or {}).values(), self.fixed, self.minimum, self.maximum]
+        given = [number for number in numbers if number is not None]
+        return min(given), max(given)
+
     @property
     def rating_digits(self) -> int:
         """Digits after the point that a rating can have."""
-        listed = [*(self.map or {}).values(), self.fixed or Decimal(0)]
+        listed = [*(self.map or {}).values(), self.fixed or Decimal(0), self.missing or Decimal(0)]
         return max(self.digits, *map(decimals, listed))
 
 
@@ -82,8 +99,6 @@ class Points(EventNumber):
 
     map: dict[NumberOrText, Number] | None = None
     """Points by value, a number or a text; a value that is not in the map is `unreadable`."""
-    missing: Number | None = None
-    """Points of an event without the metadata key; None: it is `unreadable`."""
     scale: Number = Decimal(1)
     minimum: Number = Decimal(-MAX_POINTS)
     """Values below are `unreadable`."""
@@ -94,8 +109,6 @@ class Points(EventNumber):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        if self.missing is not None and self.key is None:
-            raise ValueError('missing belongs to a table with "from" (the metadata key)')
         if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
             raise ValueError("map excludes scale, minimum, maximum and digits: remove them")
         _check_order(self.minimum, self.maximum)

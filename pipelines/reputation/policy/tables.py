@@ -39,6 +39,7 @@ EMISSION = pa.schema(
         ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
         ("rating_fixed", pa.int64()),
+        ("rating_missing", pa.int64()),
         ("rating_minimum", pa.int64()),
         ("rating_maximum", pa.int64()),
         ("rating_step", pa.int64()),
@@ -191,6 +192,7 @@ def _rating(rating: Rating | None) -> dict[str, object]:
     return {
         "rating_key": rating.key,
         "rating_fixed": _optional(rating.fixed),
+        "rating_missing": _optional(rating.missing),
         "rating_minimum": _optional(rating.minimum),
         "rating_maximum": _optional(rating.maximum),
         "rating_step": 10 ** (MICRO_DIGITS - rating.digits),

@@ -32,6 +32,8 @@ FROM (
         parsed.rating_key IS NOT NULL OR parsed.rating_fixed IS NOT NULL AS rates,
         CASE
             WHEN parsed.rating_fixed IS NOT NULL THEN parsed.rating_fixed
+            WHEN parsed.rating_missing IS NOT NULL AND parsed.metadata[parsed.rating_key] IS NULL
+                THEN parsed.rating_missing
             $rating_of_text
             WHEN parsed.rating_number BETWEEN parsed.rating_minimum AND parsed.rating_maximum
                 AND parsed.rating_number % parsed.rating_step = 0
