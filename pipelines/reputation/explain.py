@@ -168,8 +168,8 @@ def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
 
 
 def _weight(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the column of raters' weights, from 0 to 1; none where all weigh alike."""
-    if policy.rules.raters is None:
+    """Return the column of ratings' weights; none where all weigh alike."""
+    if not policy.weighs_ratings:
         return {"weighed": "", "unweighed": "", "weight": ""}
     weight = "\n    CAST(micro_weight AS DOUBLE) / 1e6 AS weight,"
     return {"weighed": "\n        weight AS micro_weight,", "unweighed": " NULL,", "weight": weight}

@@ -129,7 +129,7 @@ def _summed_query(policy: EffectivePolicy, scope: str) -> str:
         "scope_summed",
         scope=scope,
         rank=f"scope_{scope}_rank" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)",
-        weight="" if policy.rules.raters is None else "\n            weight,",
+        weight="\n            weight," if policy.weighs_ratings else "",
         tallies=",\n        ".join(tallies),
         columns=",\n    ".join(columns),
     )

@@ -108,7 +108,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
         statement("step_07_corrected_event" if corrects else "step_07_nothing_corrected"),
-        statement("step_08_emitted", matched=_matched(policy), **_maps(policy)),
+        _emitted(policy),
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
         *gates,
@@ -122,15 +122,22 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
 
 def _given_steps(policy: EffectivePolicy) -> list[str]:
     """Return the steps up to `emitted` without corrections: what ratings said when they were given."""
-    emitted = statement("step_08_emitted", matched=_matched(policy), **_maps(policy))
-    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), emitted]
+    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), _emitted(policy)]
+
+
+def _emitted(policy: EffectivePolicy) -> str:
+    return statement("step_08_emitted", matched=_matched(policy), **_maps(policy), **_rating_weight(policy))
 
 
 def _weights(policy: EffectivePolicy) -> dict[str, str]:
     """Return how step_15 weighs ratings; nothing where all weigh alike."""
-    if policy.rules.raters is None:
+    if not policy.weighs_ratings:
         return {"weight": "", "weights": ""}
-    return {"weight": f"\n    {statement('raters_weight')}", "weights": f"\n{statement('raters_join')}"}
+    if policy.rules.raters is None:
+        return {"weight": f"\n    {statement('weight', weight='rating_weight')}", "weights": ""}
+    of_rater = statement("raters_weight")
+    weight = statement("weight_of_both", of_rater=of_rater) if policy.reads_weights else of_rater
+    return {"weight": f"\n    {statement('weight', weight=weight)}", "weights": f"\n{statement('raters_join')}"}
 
 
 def _maps(policy: EffectivePolicy) -> dict[str, str]:
@@ -145,6 +152,16 @@ def _maps(policy: EffectivePolicy) -> dict[str, str]:
         parts |= {"rating_of_text": "WHEN rating_word.value IS NOT NULL THEN rating_word.value"}
         parts |= {"rating_words": statement("words", number="rating")}
     return parts
+
+
+def _rating_weight(policy: EffectivePolicy) -> dict[str, str]:
+    """Return how step_08 reads the weights of ratings; nothing where events have none."""
+    if not policy.reads_weights:
+        return {"weight_is_read": "", "rating_weight": ""}
+    return {
+        "weight_is_read": " AND rating_weight IS NOT NULL",
+        "rating_weight": f",\n        {statement('rating_weight')}",
+    }
 
 
 def _matched(policy: EffectivePolicy) -> str:
@@ -209,7 +226,7 @@ def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
     columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy), "scopes": fact_columns(policy)}
     levels = statement("without_levels") if policy.decays else contributions_with_levels(policy)
-    weight = "" if policy.rules.raters is None else "\n    weight,"
+    weight = "\n    weight," if policy.weighs_ratings else ""
     return statement("step_16_fact", only=only, contributions=levels, weight=weight, **columns)
 
 

@@ -111,7 +111,7 @@ def _tally(view: View, policy: EffectivePolicy) -> list[str]:
         f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
         f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
-    aggregates = tally_columns if policy.rules.raters is None else weighted_tally_columns
+    aggregates = weighted_tally_columns if policy.weighs_ratings else tally_columns
     for name, measure in policy.rules.all_measures.items():
         columns += aggregates(f"{view.name}_{name}", measure, within)
     return columns
@@ -138,7 +138,7 @@ def _sums(view: View, policy: EffectivePolicy) -> list[str]:
 
 def _summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
-    name, weighted = view.name, policy.rules.raters is not None
+    name, weighted = view.name, policy.weighs_ratings
     measures = policy.rules.all_measures.items()
     return {
         **{column: column for column in _sums(view, policy)},

@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import groupby
 
 from pipelines.reputation.policy import Policy, Rules
-from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
+from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating, Weight
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.scopes import Scope
@@ -33,6 +33,7 @@ class Contribution:
     points: Fraction | None
     reason: str
     rating: Fraction | None = None
+    weight: Fraction | None = None
     granted: Fraction = Fraction(0)
     counted: bool = False
     related: str | None = None
@@ -101,6 +102,17 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
     assert rating.minimum is not None
     assert rating.maximum is not None
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
+
+
+def weight_of_event(weight: Weight | None, event: Event) -> Fraction | None:
+    """Return how much a rating counts, apart from its rater; None if the event does not say so readably."""
+    if weight is None or weight.fixed is not None:
+        return Fraction(1 if weight is None or weight.fixed is None else weight.fixed)
+    text = event.metadata.get(weight.key or "")
+    value, other = number(text, weight.digits), weight.missing if text is None else weight.unreadable
+    if value is not None and Fraction(weight.minimum or 0) <= value <= Fraction(weight.maximum or 0):
+        return value
+    return None if other is None else Fraction(other)
 
 
 def holds(condition: Condition, text: str | None) -> bool:
@@ -393,6 +405,7 @@ class _Account:
 
     def _earn(self, event: Event, action: Action) -> None:
         rating = action.rating and rating_of(action.rating, event)
+        weight = weight_of_event(action.rating.weight, event) if action.rating else Fraction(1)
         points = [points_of(emission.points, event) for emission in action.emissions]
         if event.event_id in self.retracted:
             reason = "retracted"
@@ -400,13 +413,15 @@ class _Account:
             reason = "suspended"
         elif not all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
             reason = "not matched"
-        elif None in points or (action.rating is not None and rating is None):
+        elif None in points or weight is None or (action.rating is not None and rating is None):
             reason = "unreadable"
         else:
             reason = "granted"
         for number, (emission, earned) in enumerate(zip(action.emissions, points, strict=True)):
             related = self.retracted.get(event.event_id)
-            self.contributions.append(Contribution(event, number, emission, earned, reason, rating, related=related))
+            self.contributions.append(
+                Contribution(event, number, emission, earned, reason, rating, weight, related=related)
+            )
 
     def _reset(self) -> None:
         """Void the events before the end of the last suspension, or all while one lasts."""
@@ -475,12 +490,16 @@ class _Account:
     def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
-        ratings = [(c.rating, self.weigh(c.event)) for c in within if c.rating is not None]
+        ratings = [(c.rating, self._weight(c)) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
         measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
             score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)
         return Shown(score, sum(c.counted for c in within), measures, len(ratings))
+
+    def _weight(self, c: Contribution) -> Fraction:
+        """Return the weight of a rating and of its rater together, in whole millionths."""
+        return Fraction(int((c.weight or 0) * self.weigh(c.event) * 10**6), 10**6)
 
     def _with_bounds(self, shown: Shown) -> Shown:
         """Return the overall view of all time with start, floor and ceiling, unless it is hidden."""

@@ -149,10 +149,20 @@ def values() -> st.SearchStrategy[Table]:
     words = {"from": "rating", "map": {"five": "-0.5", " 5": 2}}
     stars = {"from": "rating", "minimum": -10, "maximum": 10, "digits": 1}
     rated = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {"rating": words | {"missing": "1.25"}}, {}])
-    rating = rated | st.just({"rating": stars | {"missing": "-0.5"}})
+    weighed = weights().map(lambda weight: {"rating": stars | {"missing": "-0.5", "weight": weight}})
+    rating = rated | weighed
     points = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
     one = st.builds(lambda a, b: a | b, points, rating)
     return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
+
+
+def weights() -> st.SearchStrategy[Any]:
+    """Return weights of ratings: a fixed one, or a number, with and without what else counts."""
+    others = st.fixed_dictionaries(
+        {}, optional={"missing": st.sampled_from([0, "0.5"]), "unreadable": st.sampled_from(["0.000001", 2])}
+    )
+    read = {"from": "amount", "minimum": "0.5", "maximum": "99.99", "digits": 2}
+    return st.just("0.25") | others.map(lambda other: read | other)
 
 
 def scopes() -> st.SearchStrategy[Table]:

@@ -135,6 +135,27 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ),
         ("[actions.A]\nrating = { fixed = 1, missing = 0 }", 'missing belongs to a table with "from"'),
         ("[actions.A]\nrating = { from = 'r', map = {} }", "p.toml:4: actions.A.rating.map: "),
+        (
+            "[actions.A]\nrating = { from = 'r', minimum = 1, maximum = 5, weight = { from = 'h', minimum = 0 } }",
+            "p.toml:4: actions.A.rating.weight.maximum: is missing: add it",
+        ),
+        (
+            "[actions.A]\nrating = { fixed = 1, weight = { from = 'h', minimum = 0, maximum = 1, missing = 2 } }",
+            "p.toml:4: actions.A.rating.weight.missing: 2 is above maximum 1: choose one from 0 to it",
+        ),
+        (
+            "[actions.A]\nrating = { fixed = 1, weight = { from = 'h', minimum = 0, maximum = 0.5 } }",
+            "p.toml:4: actions.A.rating.weight: minimum 0 and maximum 0.5 need digits = 1, and digits is 0",
+        ),
+        ("[actions.A]\nrating = { fixed = 1, weight = -1 }", "actions.A.rating.weight: Input should be greater"),
+        (
+            "[actions.A]\nrating = { fixed = 1, weight = { fixed = 1, unreadable = 0 } }",
+            "minimum, maximum, digits and unreadable are of a number in the metadata: remove them",
+        ),
+        (
+            "[actions.A]\nrating = { fixed = 5, weight = 1000000 }",
+            "p.toml:4: actions.A.rating.weight: a rating times a weight exceeds 1000000: give a smaller maximum",
+        ),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),

@@ -67,6 +67,15 @@ _VOTES = {
 }
 _TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
 _UNRATED = {"rating": {"from": "target", "minimum": 0, "maximum": 5, "missing": "3.5"}}
+_WEIGHED = {
+    "rating": {
+        "from": "rating",
+        "minimum": -10,
+        "maximum": 10,
+        "digits": 1,
+        "weight": {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2, "missing": 1, "unreadable": "0.1"},
+    }
+}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "order_by": "amount",
@@ -102,7 +111,9 @@ _MERGED = [("u1", "u2"), ("u2", "Zoë"), ("u3", "o'hara"), ('r"\\', "rob"), ("r1
 _POLICIES = {
     **{name: load_policy(name) for name in ("ride-hailing-last-50", "stackexchange-2018")},
     "everything": policy(**_EVERYTHING),
-    "versions": versioned((at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]}, _HIDING),
+    "versions": versioned(
+        (at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]} | {"actions": {"Rated": _WEIGHED}}, _HIDING
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from pipelines.reputation.policy.numbers import (
     MAX_POINTS,
     MICRO_DIGITS,
     Name,
+    NonNegative,
     Number,
     NumberOrText,
     Positive,
@@ -43,6 +44,36 @@ class EventNumber(Section):
         return self
 
 
+class Weight(EventNumber):
+    """How much a rating counts in the measures: fixed, or a number of the metadata within bounds."""
+
+    fixed: NonNegative | None = None
+    missing: NonNegative | None = None
+    """The weight of an event without the metadata key; None: the event is `unreadable`."""
+    unreadable: NonNegative | None = None
+    """The weight of an event with another text at the key; None: the event is `unreadable`."""
+    minimum: NonNegative | None = None
+    maximum: NonNegative | None = None
+    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    """Digits after the point that a weight may have."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.key is not None:
+            _check_bounds(self.minimum, self.maximum, self.digits)
+        elif self.model_fields_set & {"minimum", "maximum", "digits", "unreadable"}:
+            raise ValueError("minimum, maximum, digits and unreadable are of a number in the metadata: remove them")
+        for name, given in {"missing": self.missing, "unreadable": self.unreadable}.items():
+            if given is not None and given > self.highest:
+                raise RuleError((name,), f"{given} is above maximum {self.highest}: choose one from 0 to it")
+        return self
+
+    @property
+    def highest(self) -> Decimal:
+        """The highest weight that a rating can have."""
+        return max(number for number in (self.fixed, self.maximum) if number is not None)
+
+
 class Rating(EventNumber):
     """The rating of an event: fixed, a number of the metadata within bounds, or what a text of the metadata stands for.
 
@@ -55,30 +86,26 @@ class Rating(EventNumber):
     maximum: Number | None = None
     digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a rating may have."""
+    weight: Weight | None = None
+    """How much the rating counts in the measures; None: 1."""
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if self.fixed is None and self.map is None:
-            self._check_bounds()
+            _check_bounds(self.minimum, self.maximum, self.digits)
         elif self.model_fields_set & {"minimum", "maximum", "digits"}:
             raise ValueError("minimum, maximum and digits are of a number in the metadata: remove them")
         if self.map is not None and (numbers := [key for key in self.map if isinstance(number_or_text(key), Decimal)]):
             raise RuleError(("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts")
-        self._check_missing()
+        self._check_size()
         return self
 
-    def _check_bounds(self) -> None:
-        for name, bound in {"minimum": self.minimum, "maximum": self.maximum}.items():
-            if bound is None:
-                raise RuleError((name,), "is missing: add it")
-        assert self.minimum is not None and self.maximum is not None  # noqa: S101, PT018 - tells the type checker
-        _check_order(self.minimum, self.maximum)
-        _check_digits(self.minimum, self.maximum, self.digits)
-
-    def _check_missing(self) -> None:
+    def _check_size(self) -> None:
         lowest, highest = self.bounds
         if self.missing is not None and not lowest <= self.missing <= highest:
             raise RuleError(("missing",), f"{self.missing} is no rating: choose one from {lowest} to {highest}")
+        if self.weight is not None and max(abs(lowest), abs(highest)) * self.weight.highest > MAX_POINTS:
+            raise RuleError(("weight",), f"a rating times a weight exceeds {MAX_POINTS}: give a smaller maximum")
 
     @property
     def bounds(self) -> tuple[Decimal, Decimal]:
@@ -221,6 +248,15 @@ class Adjustment(Section):
         """What events of the action do."""
         emission = {"points": self.points, "half_life_days": self.half_life_days}
         return Action(emit=(Emission.model_validate(emission),))
+
+
+def _check_bounds(minimum: Decimal | None, maximum: Decimal | None, digits: int) -> None:
+    for name, bound in {"minimum": minimum, "maximum": maximum}.items():
+        if bound is None:
+            raise RuleError((name,), "is missing: add it")
+    assert minimum is not None and maximum is not None  # noqa: S101, PT018 - tells the type checker
+    _check_order(minimum, maximum)
+    _check_digits(minimum, maximum, digits)
 
 
 def _check_order(minimum: Decimal, maximum: Decimal) -> None:

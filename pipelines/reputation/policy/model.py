@@ -49,6 +49,16 @@ class EffectivePolicy:
     """The end of the decay step that contains the moment, to which scores are decayed; microseconds since 1970."""
 
     @property
+    def reads_weights(self) -> bool:
+        """Whether events say how much their ratings count."""
+        return any(edition.rules.weighs_ratings for edition in self.editions)
+
+    @property
+    def weighs_ratings(self) -> bool:
+        """Whether ratings have weights in the measures: their own, those of raters, or both."""
+        return self.reads_weights or self.rules.raters is not None
+
+    @property
     def decayed_to(self) -> datetime | None:
         """`decayed_to_us` as a datetime in UTC; None if no points decay."""
         return _EPOCH + timedelta(microseconds=self.decayed_to_us) if self.decays else None

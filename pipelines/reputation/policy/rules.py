@@ -161,6 +161,11 @@ class Rules(Section):
         return max([*point_digits, *map(decimals, numbers)])
 
     @property
+    def weighs_ratings(self) -> bool:
+        """Whether the ratings of an action have weights."""
+        return any(action.rating is not None and action.rating.weight is not None for action in self.actions.values())
+
+    @property
     def rating_digits(self) -> int:
         """The most digits after the point that a sum of ratings can have."""
         return max((action.rating.rating_digits for action in self.actions.values() if action.rating), default=0)

@@ -4,7 +4,7 @@
 CREATE OR REPLACE TEMP VIEW emitted AS
 SELECT
     *,
-    points IS NOT NULL AND (rating IS NOT NULL OR NOT rates) AS readable
+    points IS NOT NULL AND (NOT rates OR rating IS NOT NULL$weight_is_read) AS readable
 FROM (
     SELECT
         parsed.event_id,
@@ -38,7 +38,7 @@ FROM (
             WHEN parsed.rating_number BETWEEN parsed.rating_minimum AND parsed.rating_maximum
                 AND parsed.rating_number % parsed.rating_step = 0
                 THEN parsed.rating_number
-        END AS rating
+        END AS rating$rating_weight
     FROM (
         SELECT
             *,
