@@ -224,7 +224,8 @@ def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePol
 
 def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
-    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy), "scopes": fact_columns(policy)}
+    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy)}
+    columns["more"] = "".join(_recencies(policy)) + fact_columns(policy)
     levels = statement("without_levels") if policy.decays else contributions_with_levels(policy)
     weight = "\n    weight," if policy.weighs_ratings else ""
     return statement("step_16_fact", only=only, contributions=levels, weight=weight, **columns)
@@ -233,6 +234,14 @@ def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
 def _half_life(policy: EffectivePolicy) -> str:
     """Return the half-life of a contribution; null unless sums by half-life need it."""
     return "half_life_us" if len(policy.half_lives) > 1 else "CAST(NULL AS BIGINT)"
+
+
+def _recencies(policy: EffectivePolicy) -> list[str]:
+    """Return the recency of a rating among the user's, by each half-life of the measures; each after a comma."""
+    return [
+        f",\n    {statement('recency', among='user_id', half_life=str(length), name=f'recency_{number}')}"
+        for number, length in enumerate(policy.rules.recencies_us)
+    ]
 
 
 def _rating_rank(policy: EffectivePolicy) -> str:

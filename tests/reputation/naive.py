@@ -8,9 +8,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from fractions import Fraction
 from itertools import groupby
+from statistics import median
 
 from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating, Weight
@@ -123,9 +124,10 @@ def holds(condition: Condition, text: str | None) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
-def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> float | int | None:
-    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing."""
-    used = [(rating, weight) for rating, weight in (ratings[-measure.last :] if measure.last else ratings) if weight]
+def measured(ratings: list[tuple[Fraction, Fraction, int]], measure: Measure) -> float | int | None:
+    """Return a measure of ratings with weights and times, oldest first; without those that weigh nothing."""
+    seen = [(rating, recent(weight, t - ratings[-1][2], measure)) for rating, weight, t in ratings]
+    used = [(rating, weight) for rating, weight in (seen[-measure.last :] if measure.last else seen) if weight]
     if measure.positive_from is not None and measure.negative_to is not None:
         used = [each for each in used if each[0] >= measure.positive_from or each[0] <= measure.negative_to]
     n = len(used)
@@ -139,6 +141,17 @@ def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> floa
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
+def recent(weight: Fraction, behind: int, measure: Measure) -> Fraction:
+    """Return a weight halved for each half-life that a rating is behind the latest one (a negative time)."""
+    if measure.half_life_days is None:
+        return weight
+    with localcontext() as context:
+        context.prec = 50
+        share = Decimal(2) ** (Decimal(behind) / DAY / measure.half_life_days) if behind > -DAY * 10**4 else Decimal(0)
+        billionths = int((share * 10**9).quantize(Decimal(1), ROUND_HALF_UP))
+    return Fraction(int(weight * billionths), 10**9)
+
+
 def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction) -> Fraction:
     """Return the exact value of a measure over the ratings that it uses; the positive ones weigh p."""
     total = sum((rating * weight for rating, weight in used), Fraction(0))
@@ -146,6 +159,8 @@ def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction
     match measure.formula:
         case "mean":
             return total / n
+        case "median":
+            return median(rating for rating, _ in used)
         case "bayesian":
             weight = Fraction(measure.prior_weight or 0)
             return (weight * Fraction(measure.prior_mean or 0) + total) / (weight + n)
@@ -490,7 +505,7 @@ class _Account:
     def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
-        ratings = [(c.rating, self._weight(c)) for c in within if c.rating is not None]
+        ratings = [(c.rating, self._weight(c), c.event.t) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
         measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":

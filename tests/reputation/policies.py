@@ -52,7 +52,11 @@ def measures() -> st.SearchStrategy[Table]:
     thresholds = st.sampled_from([{"positive_from": 1}, {"positive_from": 4, "negative_to": 2}, {"positive_from": 0}])
     names = st.sampled_from(get_args(Measure.model_fields["formula"].annotation))
     prior = {"prior_mean": "2.5", "prior_weight": "1.5"}
-    of_one = st.builds(lambda name, between: {"formula": name} | prior | between, names, thresholds)
+    halving = st.sampled_from([{}, {"half_life_days": "0.5"}, {"half_life_days": 30}])
+    of_one = st.builds(
+        lambda name, between, half: {"formula": name} | prior | between | (half if name == "mean" else {}),
+        *(names, thresholds, halving),
+    )
     options = st.fixed_dictionaries(
         {},
         optional={
@@ -189,9 +193,22 @@ def levels() -> st.SearchStrategy[Table]:
 
 
 def allowed(tables: tuple[Table, ...]) -> list[Table]:
-    """Return versions without levels above their ceiling, and where points decay with levels that have no history."""
-    decays = "half_life_days" in repr(tables)
+    """Return versions without levels above their ceiling, and where points decay with levels that have no history.
+
+    Where ratings have weights, medians become means.
+    """
+    if "'weight'" in repr(tables):
+        tables = tuple(table | {"measures": unweighted(table.get("measures", {}))} for table in tables)
+    decays = any("half_life_days" in repr(table.get("actions", {}) | table.get("adjustment", {})) for table in tables)
     return [table | {"levels": _allowed(table, decays=decays)} if "levels" in table else table for table in tables]
+
+
+def unweighted(measures: Table) -> Table:
+    """Return measures with means instead of medians."""
+    return {
+        name: measure | ({"formula": "mean"} if measure["formula"] == "median" else {})
+        for name, measure in measures.items()
+    }
 
 
 def _allowed(version: Table, *, decays: bool) -> Table:

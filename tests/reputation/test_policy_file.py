@@ -202,7 +202,20 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "p.toml:3: measures.score: every view already has a column of this name",
         ),
         ("[measures.m]\nformula = 'wilson'", "p.toml:3: measures.m: wilson needs positive_from"),
-        ("[measures.m]\nformula = 'median'", "p.toml:4: measures.m.formula: "),
+        ("[measures.m]\nformula = 'mode'", "p.toml:4: measures.m.formula: "),
+        (
+            "[measures.m]\nformula = 'median'\nhalf_life_days = 7",
+            "p.toml:5: measures.m.half_life_days: belongs to a mean, and the formula is median: remove it",
+        ),
+        ("[measures.m]\nformula = 'mean'\nhalf_life_days = 0", "p.toml:5: measures.m.half_life_days: "),
+        (
+            "[measures.m]\nformula = 'median'\n[actions.A]\nrating = { fixed = 1, weight = 2 }",
+            "p.toml:4: measures.m.formula: a median is of ratings that count alike, and this policy has weights",
+        ),
+        (
+            "[measures.m]\nformula = 'median'\n[raters]\nweight = 'trust'\nseeds = ['ann']",
+            "p.toml:4: measures.m.formula: a median is of ratings that count alike, and this policy has weights",
+        ),
         ("mode = 'both'", "p.toml:3: mode: Input should be 'retroactive' or 'prospective'"),
         ("x = = 1", "p.toml is not TOML: Invalid value (at line 3, column 5)"),
     ],

@@ -35,6 +35,7 @@ weight = { from = "helpful", minimum = 0, maximum = 9, digits = 2, missing = 1 }
 rating = { from = "vote", map = { up = 1, down = -1 } }
 [measures]
 rating_average = { formula = "mean", digits = 3 }
+recent = { formula = "mean", half_life_days = 0.5, minimum_count = 2 }
 newest = { formula = "mean", last = 2, minimum_count = 2, below_minimum = 3 }
 prior = { formula = "bayesian", prior_mean = 3.5, prior_weight = 2, digits = 9 }
 trusted = { formula = "beta", positive_from = 4 }

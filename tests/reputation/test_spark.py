@@ -100,6 +100,8 @@ _EVERYTHING = {
         "bound": {"formula": "wilson", **_BINARY},
         "expected": {"formula": "beta", **_BINARY, "digits": 3, "last": 4},
         "good": {"formula": "positives", **_BINARY},
+        "middle": {"formula": "median", "last": 6},
+        "recent": {"formula": "mean", "half_life_days": 30},
     },
 }
 _HIDING = {
@@ -107,12 +109,16 @@ _HIDING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "hide", "shown": "0.5"},
     "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
 }
+_RECENT = {"measures": {"recent": {"formula": "mean", "half_life_days": "0.5"}}, "scopes": {"city": {"from": "city"}}}
 _MERGED = [("u1", "u2"), ("u2", "Zoë"), ("u3", "o'hara"), ('r"\\', "rob"), ("r1", "r2")]
 _POLICIES = {
     **{name: load_policy(name) for name in ("ride-hailing-last-50", "stackexchange-2018")},
     "everything": policy(**_EVERYTHING),
     "versions": versioned(
-        (at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]} | {"actions": {"Rated": _WEIGHED}}, _HIDING
+        (at(NOW - 30 * DAY),),
+        "prospective",
+        {"once": _EVERYTHING["once"]} | {"actions": {"Rated": _WEIGHED}},
+        _HIDING | _RECENT,
     ),
 }
 

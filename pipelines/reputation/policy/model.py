@@ -122,6 +122,19 @@ class Policy(Section):
                     raise RuleError(("versions", str(i), "levels", name, "falls_below"), message)
         return self
 
+    @model_validator(mode="after")
+    def _medians_are_of_plain_ratings(self) -> Self:
+        for i, rules in enumerate(self.versions):
+            medians = [name for name, measure in rules.measures.items() if measure.formula == "median"]
+            read = self.versions if self.mode == "prospective" else (rules,)
+            if medians and (rules.raters is not None or any(each.weighs_ratings for each in read)):
+                message = (
+                    "a median is of ratings that count alike, and this policy has weights of ratings or raters: choose "
+                    "another formula, or remove the weights"
+                )
+                raise RuleError(("versions", str(i), "measures", medians[0], "formula"), message)
+        return self
+
     @property
     def version(self) -> str:
         """Return the name of the newest version, in force or not."""

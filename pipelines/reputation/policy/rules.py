@@ -148,6 +148,12 @@ class Rules(Section):
         return {"rating_average": Measure(formula="mean"), **self.measures}
 
     @property
+    def recencies_us(self) -> list[int]:
+        """The half-lives of the measures, the shortest first, each once."""
+        lengths = {measure.half_life_us for measure in self.all_measures.values()}
+        return sorted(length for length in lengths if length is not None)
+
+    @property
     def ranks_ratings(self) -> bool:
         """Whether a measure is of the last N ratings, so that ratings have to be ranked."""
         return any(measure.last for measure in self.all_measures.values())
