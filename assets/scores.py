@@ -21,6 +21,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, wait_for_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
+from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 
@@ -192,7 +193,10 @@ def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeRe
 
 def _columns(warehouse: Warehouse, table: str) -> dict[str, Any]:
     columns = warehouse.sql(_COLUMNS.format(table=table)).rows()
-    return {"dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind.lower()) for name, kind in columns])}
+    described = [
+        dg.TableColumn(name, kind.lower(), describe_column("warehouse", table, name)) for name, kind in columns
+    ]
+    return {"dagster/column_schema": dg.TableSchema(described)}
 
 
 def _markdown(header: list[str], rows: list[tuple[Any, ...]]) -> str:

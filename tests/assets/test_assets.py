@@ -75,7 +75,10 @@ def test_the_whole_graph_reports_the_simulated_data(
     assert counts["dead_letters"] == sum(planted.malformed.values())
     assert counts["lag_records"] == 0
     assert metadata(result, lake.dead_letters)["dagster/row_count"] == counts["dead_letters"]
-    assert metadata(result, scores.reputation)["dagster/row_count"] == planted.users
+    reputation = metadata(result, scores.reputation)
+    assert reputation["dagster/row_count"] == planted.users
+    for columns in (reputation["dagster/column_schema"], lake.EVENT_COLUMNS):
+        assert [column.name for column in columns.columns if not column.description] == []
     assert metadata(result, scores.reputation_cache)["written"] == planted.users
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == dict.fromkeys(
         [
