@@ -362,7 +362,7 @@ def _contribution(row: dict[str, Any]) -> list[str]:
 
 
 def _rating(row: dict[str, Any]) -> str:
-    """Return the rating of a contribution, with its weight where raters have some."""
+    """Return the rating of a contribution, with its weight where ratings have some."""
     rating, weight = _number(row["rating"]), row.get("weight")
     return rating if weight is None else f"{rating} x {_number(weight)}"
 

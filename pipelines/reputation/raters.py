@@ -39,6 +39,14 @@ def set_seeds(connection: duckdb.DuckDBPyConnection, raters: Raters, known: Alia
     connection.execute("SET VARIABLE trust_seeds = ?", [sorted(seeds)])
 
 
+def weight_of_rating(policy: EffectivePolicy) -> str:
+    """Return SQL of what a rating weighs, in millionths: its own weight, that of its rater, or their product."""
+    if policy.rules.raters is None:
+        return "rating_weight"
+    of_rater = statement("raters_weight")
+    return statement("weight_of_both", of_rater=of_rater) if policy.reads_weights else of_rater
+
+
 def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:
     """Fill `rater_weight` for every day with ratings; costs the rounds of the policy over all opinions for each.
 
@@ -95,8 +103,5 @@ def _scales(policy: EffectivePolicy) -> pa.Table:
 def _bounds(rating: Rating, constant: list[int]) -> tuple[int, int]:
     if rating.fixed is not None:
         return min(constant), max(constant)
-    if rating.map is not None:
-        listed = [micro(number) for number in rating.map.values()]
-        return min(listed), max(listed)
-    assert rating.minimum is not None and rating.maximum is not None  # noqa: S101, PT018 - tells the type checker
-    return micro(rating.minimum), micro(rating.maximum)
+    lowest, highest = rating.bounds
+    return micro(lowest), micro(highest)

@@ -593,7 +593,8 @@ class Warehouse:
         - related_event_id: the retraction that withdrew the event; of a retraction or correction, the event it names
         - points: points before caps and decay
         - rating: in the policy's unit, such as stars; null without one
-        - weight: that of its rater on the day, from 0 to 1; only where the policy has raters' weights
+        - weight: how much the rating counts in measures: its own weight times that of its rater on the day; only where
+          the policy has weights
         - prior: that of the rating's day; only where a measure has a prior from all ratings
         - earned: points that it adds to the score now
         - score: points so far, the running sum of `earned`
