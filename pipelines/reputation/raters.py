@@ -62,9 +62,10 @@ def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePoli
     for part in _PARTS:
         connection.execute(statement(part))
     whole = "true" if policy.rules.correction.actions else "false"
+    of_day = statement("raters_of_day", whole=whole, opinions=statement("raters_opinions_in_force"))
     for (day,) in connection.execute(statement("raters_days")).fetchall():
         connection.execute("SET VARIABLE weighed_day = CAST(? AS DATE)", [day])
-        connection.execute(statement("raters_of_day", whole=whole))
+        connection.execute(of_day)
 
 
 def use_stored_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:  # noqa: ARG001 - as compute_weights

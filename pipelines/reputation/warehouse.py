@@ -44,6 +44,7 @@ from pipelines.reputation.scores import scores
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.sql import statement
 from pipelines.reputation.trends import find_trend, run_trend, trends
+from pipelines.reputation.trust_paths import trust_paths
 from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -607,6 +608,23 @@ class Warehouse:
         """
         return self.as_of().explain(user_id, policy, view, scope)
 
+    def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
+        """Return through whom a rater is trusted on the five latest days with ratings of a user by the rater.
+
+        Of each day there are at most three paths, each the strongest one through another of those who trust the rater,
+        and a row for the rest. Columns:
+
+        - day: of the ratings (UTC)
+        - weight: of the rater's ratings on that day, from 0 to 1
+        - part: what the path brings of the weight; the parts of a day add up to it
+        - path: from a seed of the policy to the rater, at most five users, such as `ann > bob > cyd`; null for the
+          rest: other paths, the trust that a seed has of its own, and the minimum of the policy
+
+        policy: another one than the warehouse's.
+        Raises UsageError for a policy whose raters weigh alike, and for a rater who has not rated the user.
+        """
+        return self.as_of().trust_paths(user_id, rater_id, policy)
+
     def explain_change(
         self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
     ) -> pl.DataFrame:
@@ -736,6 +754,15 @@ class AsOf:
         """
         with _running(f"the explanation of {user_id}"):
             return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view, scope)
+
+    def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
+        """Return through whom a rater of a user is trusted, as of `Warehouse.trust_paths()`.
+
+        Columns: day, weight, part and path. The days are those before this moment.
+        """
+        with _running(f"the paths of trust to {rater_id}"):
+            rules = self._rules(policy)
+            return trust_paths(self._connection, rules, user_id, rater_id, self.moment, self.known_at)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:
         if policy is None:
