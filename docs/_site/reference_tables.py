@@ -36,7 +36,10 @@ _WAREHOUSE = """## The warehouse
 `warehouse.duckdb` in the data folder, derived from the lake: read-only, replaced atomically, never locked. It holds
 changes to a file in `base/`: read it with `open_warehouse()` or `karmalake sql`, or `karmalake export` it to one file
 that any DuckDB opens. Types are those of the policy `default`. One with `[raters]` adds `rater_weights`: day, user_id
-and weight, in millionths, of the raters on each day with ratings, and of all users on the newest one.
+and weight, in millionths, of the raters on each day with ratings, and of all users on the newest one. One with `[time]`
+adds `time_starts`: user_id, the name and version of the rule, and the first_day that it counts from. One with
+`prior = "global"` adds `rating_priors`: day, the number of ratings, the sums of weight and of rating times weight
+(total), and the prior of the day, in millionths; and `user_ratings_given`, the same sums by user.
 """
 _SQL = """
 SELECT table_name, column_name, data_type FROM information_schema.columns

@@ -212,7 +212,7 @@ class Tombstones:
         )
 
     def _naming_rows(self, letters: pa.Table) -> list[int]:
-        """Return the numbers of the dead letters with a bare, decodable value that names an erased user."""
+        """Return the numbers of the dead letters to rewrite: their bare, decodable value names an erased user."""
         values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
         parsed, (codes, _) = parse_values(values, self.contract, headers), schema_references(values, headers)
         named = np.flatnonzero(self.replace_names(parsed.events).changed.to_numpy(zero_copy_only=False)).tolist()
@@ -229,11 +229,14 @@ class Tombstones:
         """Return which dead letters (REJECTED columns) are of erased users.
 
         A dead letter matches by its key or its decoded user_id; one that is undecodable, or not in our own contract,
-        matches by any of its tokens, which takes some 200 microseconds. `suspects` are those that may, None all.
+        matches by any of its tokens, which takes some 200 microseconds. `suspects` are those that may, None all. One
+        with a schema id, which cannot be rewritten, also matches by its personal keys.
         """
         values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
         parsed = parse_values(values, self.contract, headers)
         named = pc.or_(self.match_users(letters["key"]), self.match_users(parsed.events["user_id"]))
+        framed = pa.array(schema_references(values, headers)[0] >= 0)
+        named = pc.or_(named, pc.and_(framed, self.replace_names(parsed.events).changed))
         mentioning = np.zeros(len(letters), bool)
         chosen = np.ones(len(letters), bool) if suspects is None else suspects.to_numpy(zero_copy_only=False)
         for row in filter(chosen.__getitem__, parsed.errors.keys() | self._mapped_rows(letters)):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -72,6 +72,7 @@ from pipelines.reputation.merged_users import (
     merges_of,
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
+from pipelines.reputation.priors import update_priors, use_stored_priors
 from pipelines.reputation.raters import needs_rebuild, use_stored_weights
 from pipelines.reputation.recent_events import recent_in_histories, recent_in_lake
 from pipelines.reputation.refresh_steps import (
@@ -80,6 +81,7 @@ from pipelines.reputation.refresh_steps import (
     count_all,
     create_affected_event,
     create_refresh_tables,
+    due_days,
     find_affected_users,
     load_affected_events,
     load_erased_events,
@@ -87,6 +89,7 @@ from pipelines.reputation.refresh_steps import (
     recompute_pending_trends,
     replace_rows,
     threads_for,
+    users_due,
 )
 from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.resolved_histories import ResolvedHistories
@@ -110,6 +113,7 @@ _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
 _WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day, or users were merged"
+_PRIORS_CHANGED = "a late rating, or the end of an earlier one, changed the priors of many users"
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
@@ -298,9 +302,15 @@ class Draft:
             ):
                 return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of), changed)
+            if days := due_days(in_force, since[1], epoch_us(as_of)):
+                affected = union(affected, users_due(self.connection, days))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)
+            if in_force.rules.has_global_prior:
+                affected = self._with_other_priors(histories, in_force, affected, as_of, max_events)
+                if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
+                    return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED)
             with threads_for(connection, len(affected)):
                 load_affected_events(connection, histories, in_force, affected)
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
@@ -530,7 +540,9 @@ class Draft:
         connection, in_force = self.tables.connection, policy.at(as_of)
         if self._prepared != in_force:
             create_affected_event(connection)
-            define_steps(connection, policy, as_of, source="affected_event", weigh=use_stored_weights)
+            define_steps(
+                connection, policy, as_of, source="affected_event", weigh=use_stored_weights, learn=use_stored_priors
+            )
             self._prepared = in_force
         set_as_of(connection, as_of)
 
@@ -544,6 +556,24 @@ class Draft:
             return users
         self._deferred = union(self._deferred, users[histories.count_of(users) > max_events])
         return difference(users, self._deferred)
+
+    def _with_other_priors(
+        self,
+        histories: ResolvedHistories,
+        policy: EffectivePolicy,
+        affected: np.ndarray,
+        as_of: datetime,
+        max_events: int | None,
+    ) -> np.ndarray:
+        """Update the priors by the events of affected users; return these, and users whose ratings have other ones."""
+        connection = self.tables.connection
+        load_affected_events(connection, histories, policy, affected)
+        first = update_priors(connection, self.tables.rows)
+        if first is None:
+            return affected
+        later = datetime(first.year, first.month, first.day, tzinfo=UTC) + timedelta(days=1)
+        rated = histories.users_between([(epoch_us(later), epoch_us(as_of))])
+        return self._defer(histories, union(affected, rated), max_events)
 
     def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
         """Open the draft's file, or a base to write. It uses at most half of the memory; the rest spills beside it.
