@@ -12,14 +12,16 @@ from pipelines.lake.erased_events import removal_since
 from pipelines.lake.score_changes import FeedPosition
 from pipelines.lake.tables import Lake, Snapshot
 from pipelines.reputation.merged_users import Aliases, aliases, merges_of
-from pipelines.reputation.policy.numbers import MINUTE_US
+from pipelines.reputation.policy.numbers import DAY_US, MINUTE_US
 from pipelines.reputation.recent_events import RECENT
 from pipelines.reputation.related_events import has_completions
+from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import Info
 
 MAX_CAUSES = 20
 """Causes that a change names, the newest events; the others are counted."""
 _START, _POLICY, _DECAY, _MERGED, _REMOVED = "start", "policy", "decay", "account merged", "events removed"
+_TIME = "points from time"
 _OTHERS, _UNKNOWN = "events of others", "recomputed"
 
 
@@ -55,15 +57,19 @@ def _with_one(changes: pl.DataFrame, cause: str) -> pl.DataFrame:
 def _fallback(info: Info) -> str:
     """Return the cause of a change with none of its own: another user's event, or other SQL, such as of a release."""
     policy = info.policy.at(info.as_of)
-    return _OTHERS if has_completions(policy) or policy.rules.raters is not None else _UNKNOWN
+    reads_others = has_completions(policy) or policy.rules.raters is not None or policy.rules.has_global_prior
+    return _OTHERS if reads_others else _UNKNOWN
 
 
 def _of_moment(changes: pl.DataFrame, info: Info) -> list[pl.DataFrame]:
-    """Return the causes that the policy is, as RECENT: another one, and a step of decay."""
+    """Return what the policy and the clock do, as RECENT: another policy, points from time, and a step of decay."""
     in_force = info.policy.at(info.as_of)
     step_us = in_force.rules.decay_step_minutes * MINUTE_US
     decayed_to_us = -(-pl.col("as_of_us") // step_us) * step_us
     found = [_named(changes.filter(pl.col("policy") != f"{info.policy.name}@{info.policy_version}"), _POLICY)]
+    if in_force.has_time_points:
+        days_begun = -(-epoch_us(info.as_of) // DAY_US)
+        found.append(_named(changes.filter(-(-pl.col("as_of_us") // DAY_US) < days_begun), _TIME))
     if in_force.decays:
         found.append(_named(changes.filter(decayed_to_us < in_force.decayed_to_us), _DECAY))
     return found

@@ -212,6 +212,18 @@ _EXPIRING = {
 }
 
 
+def test_points_from_time_are_a_cause(settings: Settings, tmp_path: Path) -> None:
+    """A day that begins changes scores without an event, in a refresh as in a rebuild."""
+    rules = Policy.model_validate(_EXPIRING | {"time": {"member": {"points": 1, "every": "day"}}})
+    snapshot = lake(tmp_path / "lake", [[Event("paid", "ann", "Paid", NOW - DAY)]])
+    with opened(settings) as feed, open_draft(tmp_path / "warehouse.duckdb") as draft:
+        for days in (0.5, 1.5):
+            derived = draft.refresh(snapshot, rules, at(int(NOW + days * DAY)))
+            feed.record(of_draft(draft), derived.changed_users, draft.tables.info)
+    (_, row) = rows_by_number(settings)
+    assert row["causes"] == [{"cause": "points from time", "event_id": None}]
+
+
 def test_merges_and_removals_are_causes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have no event; a change with nothing behind it that is on record says so."""
     monkeypatch.setattr("pipelines.feed_causes._removed", lambda *_: {"bob"})
