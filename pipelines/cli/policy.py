@@ -259,6 +259,7 @@ def _rules(rules: "Rules") -> list[tuple[str, str]]:
         ("  completion", _join(rules.completion)),
         ("  once", _join(rules.once)),
         ("  caps", _join(caps)),
+        ("  time", _join(f"{name}: {each.points:f} each {each.every}" for name, each in rules.time.items())),
         ("  measures", _join(rules.all_measures)),
         ("  levels", _join(f"{name} from {level.at:f}" for name, level in rules.levels.items())),
         ("  suspension", rules.status.rule if rules.status.suspend else ""),

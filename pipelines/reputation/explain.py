@@ -49,7 +49,8 @@ def explain(
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
     (the cap or gate that decided, by its name in the policy), related_event_id (the retraction that withdrew the event;
     the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running),
-    level (after the event; null below the first level, in a window, and without levels in the policy).
+    level (after the event; null below the first level, in a window, and without levels in the policy). Points from time
+    have no event_id, and the name of their rule as action_type.
     `earned` adds up to the score exactly: rows with the reasons `start`, `bounds` (floor and ceiling) and `hidden`
     contain the part of the score that no event earned, if any. Where points decay, it is what an event added to the
     rounded total of the events before it, so that no rounding is left over.

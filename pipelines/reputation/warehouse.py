@@ -585,7 +585,8 @@ class Warehouse:
 
         `earned` adds up to the score exactly. Columns:
 
-        - event_time (UTC), event_id, action_type: the event; null in rows that no event earned
+        - event_time (UTC), event_id, action_type: the event; null in rows that no event earned, except that points from
+          time have a time, and the name of their rule as action_type
         - emission_no: which of the event's emissions, from 0; null without a rule
         - policy_version: the version of the policy that was in force at the event
         - reason: why it counted or not, such as `granted` or `retracted`; `start`, `bounds` and `hidden` are the part
