@@ -11,6 +11,7 @@ from pipelines.boundary.database import connect
 from pipelines.drain import drain, open_drain
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import COUNTS, EVENTS
+from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.lake_views import create_lake_views
 
 POOL = "lake"
@@ -27,7 +28,10 @@ class DrainConfig(dg.Config):
     max_batches: int = 100
 
 
-_COLUMNS = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in EVENTS])
+EVENT_COLUMNS = dg.TableSchema(
+    [dg.TableColumn(field.name, str(field.type), describe_column("lake", "events", field.name)) for field in EVENTS]
+)
+"""The columns of `events`, for Dagster's page."""
 
 
 @dg.asset(
@@ -36,7 +40,7 @@ _COLUMNS = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field
     pool=POOL,
     retry_policy=RETRIES,
     freshness_policy=_FRESH,
-    metadata={"dagster/column_schema": _COLUMNS},
+    metadata={"dagster/column_schema": EVENT_COLUMNS},
 )
 @explain_failures
 def events(config: DrainConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:

@@ -236,4 +236,4 @@ if __name__ == "__main__":
     for file_name, page in PAGES.items():
         (docs / file_name).write_text(page(), encoding="utf-8")
     (docs / "guarantees.md").write_text(guarantees_page(docs.parent), encoding="utf-8")
-    (docs / "tables.md").write_text(tables_page(docs.parent), encoding="utf-8")
+    (docs / "tables.md").write_text(tables_page(), encoding="utf-8")

@@ -1,7 +1,5 @@
-"""docs/tables.md: every table of lake and warehouse; types from the code, descriptions from docs/tables.toml."""
+"""docs/tables.md: every table of lake and warehouse; types from the code, descriptions from `tables.toml`."""
 
-import re
-import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,17 +9,17 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.lake.tables import COUNTS, TABLES, Snapshot
+from pipelines.reputation.column_help import generic_name, table_descriptions
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach
 
-DESCRIPTIONS = Path("docs/tables.toml")
 Columns = dict[str, str]
 """Types by name, in order."""
 _HEAD = """# Tables
 
 For authors of queries. At the end you know what each table and column holds. Generated from the code and
-`docs/tables.toml`. Times are in UTC, with microseconds.
+`pipelines/reputation/tables.toml`. Times are in UTC, with microseconds.
 
 ```console
 $ karmalake sql 'DESCRIBE reputation'
@@ -38,18 +36,20 @@ _WAREHOUSE = """## The warehouse
 `warehouse.duckdb` in the data folder, derived from the lake: read-only, replaced atomically, never locked. It holds
 changes to a file in `base/`: read it with `open_warehouse()` or `karmalake sql`, or `karmalake export` it to one file
 that any DuckDB opens. Types are those of the policy `default`. One with `[raters]` adds `rater_weights`: day, user_id
-and weight, in millionths, of the raters on each day with ratings, and of all users on the newest one.
+and weight, in millionths, of the raters on each day with ratings, and of all users on the newest one. One with `[time]`
+adds `time_starts`: user_id, the name and version of the rule, and the first_day that it counts from. One with
+`prior = "global"` adds `rating_priors`: day, the number of ratings, the sums of weight and of rating times weight
+(total), and the prior of the day, in millionths; and `user_ratings_given`, the same sums by user.
 """
-_VIEW = re.compile(r"^(?:all_time|last_[0-9]+_days)_")
 _SQL = """
 SELECT table_name, column_name, data_type FROM information_schema.columns
 WHERE table_catalog = 'warehouse' AND table_schema = 'main'
 """
 
 
-def tables_page(repository: Path) -> str:
+def tables_page() -> str:
     """Return the page. Raises KeyError for a table or column without a description."""
-    descriptions = tomllib.loads((repository / DESCRIPTIONS).read_text(encoding="utf-8"))
+    descriptions = table_descriptions()
     parts = [_HEAD, _LAKE]
     for name, columns in lake_columns().items():
         parts.append(_table(f"lake.{name}", descriptions["lake"][name], columns))
@@ -92,7 +92,7 @@ def warehouse_columns() -> dict[str, Columns]:
     for table, column, kind in rows:
         columns = found.setdefault(table, {})
         if table not in TABLES or column not in TABLES[table].names:
-            columns.setdefault(_VIEW.sub("{view}_", column) if table == "reputation" else column, kind)
+            columns.setdefault(generic_name(table, column), kind)
     return dict(sorted(found.items(), key=lambda item: (item[0] in TABLES, item[0])))
 
 

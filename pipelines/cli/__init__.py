@@ -4,10 +4,14 @@ An error ends it with a message, its code (`KL-...`) and the exit code of its cl
 libraries are imported inside the commands, so that `--help` is fast.
 """
 
+import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pipelines.errors import INTERRUPTED, ConfigurationError, KarmalakeError, UsageError, exit_status_of, one_line
 from pipelines.ingest.malloc import tune_malloc
@@ -25,15 +29,38 @@ _MESSAGES = {
 def main() -> None:
     """Run the command line; the entry point of the package."""
     _open_standard_streams()
+    status = _ExitStatus()
+    atexit.register(status.leave)  # registered first, called last
     try:
         _run()
-    except SystemExit:
+    except SystemExit as end:
+        status.code = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     except BrokenPipeError:
         _drop_output()
-        sys.exit(_BROKEN_PIPE)
+        status.end(_BROKEN_PIPE)
     except BaseException as error:  # noqa: BLE001 - every error has an exit code
-        sys.exit(_report(error))
+        status.end(_report(error))
+
+
+@dataclass(slots=True)
+class _ExitStatus:
+    """The exit code, with which the process ends once threads and libraries have cleaned up.
+
+    The interpreter would then free every object of every library: a third of a second of the processor.
+    """
+
+    code: int = 0
+
+    def end(self, code: int) -> NoReturn:
+        self.code = code
+        sys.exit(code)
+
+    def leave(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(self.code)
 
 
 def _open_standard_streams() -> None:

@@ -224,7 +224,7 @@ def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
             f"... {len(older):,} older rows add up to {_number(older[-1]['score'])}; --format csv has all of them"
         )
     print_contributions(shown)
-    events = ledger["event_id"].count()
+    events = ledger["event_time"].count()
     score = f"a score of {_number(_total(ledger))}{asked.in_view} as of {_moment(end)}"
     print_line(f"\n{escape_text(asked.user)}: {events:,} contributions add up to {score}")
 
@@ -236,6 +236,9 @@ def print_contributions(rows: Sequence[dict[str, Any]]) -> None:
     if any(row["level"] for row in rows):
         columns.append("level")
         cells = [[*each, row["level"] or "-"] for each, row in zip(cells, rows, strict=True)]
+    if any(row.get("prior") for row in rows):
+        columns.append("prior")
+        cells = [[*each, _number(row["prior"])] for each, row in zip(cells, rows, strict=True)]
     _print(columns, cells, numbers=range(3, 7))
 
 
@@ -244,7 +247,7 @@ def _print_level(levels: "Mapping[str, Level]", ledger: "pl.DataFrame") -> None:
     if not levels or "hidden" in ledger["reason"]:
         return
     names = [None, *levels]
-    held = ledger.drop_nulls("event_id")["level"].to_list()[-1]
+    held = ledger.drop_nulls("event_time")["level"].to_list()[-1]
     sentence = f"  level: {held or 'none'}"
     if (number := names.index(held) + 1) < len(names):
         name = list(levels)[number - 1]
@@ -376,7 +379,7 @@ def _kinds(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, Decimal]]:
     kinds: dict[str, tuple[int, Decimal]] = {}
     for row in rows:
         before, after = row["reason_before"], row["reason"]
-        if row["event_id"] is None:
+        if row["event_time"] is None:
             kind = before or after
         elif before is None:
             kind = "new"
@@ -400,7 +403,7 @@ def _contribution(row: dict[str, Any]) -> list[str]:
 
 
 def _rating(row: dict[str, Any]) -> str:
-    """Return the rating of a contribution, with its weight where raters have some."""
+    """Return the rating of a contribution, with its weight where ratings have some."""
     rating, weight = _number(row["rating"]), row.get("weight")
     return rating if weight is None else f"{rating} x {_number(weight)}"
 

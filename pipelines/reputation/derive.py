@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -30,8 +31,9 @@ from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
+from pipelines.lake.commit_log import with_feed
 from pipelines.lake.files import make_durable
-from pipelines.lake.tables import Snapshot
+from pipelines.lake.tables import Lake, Snapshot
 from pipelines.reputation.base import (
     attach_base,
     base_folder,
@@ -60,7 +62,7 @@ from pipelines.reputation.histories import (
     read_commits,
 )
 from pipelines.reputation.lake_paths import look_in, relative_to
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import create_lake_views, stored_rows
 from pipelines.reputation.merged_users import (
     NO_ALIASES,
     aliases,
@@ -70,13 +72,16 @@ from pipelines.reputation.merged_users import (
     merges_of,
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
+from pipelines.reputation.priors import update_priors, use_stored_priors
 from pipelines.reputation.raters import needs_rebuild, use_stored_weights
+from pipelines.reputation.recent_events import recent_in_histories, recent_in_lake
 from pipelines.reputation.refresh_steps import (
     Counts,
     changed_events,
     count_all,
     create_affected_event,
     create_refresh_tables,
+    due_days,
     find_affected_users,
     load_affected_events,
     load_erased_events,
@@ -84,6 +89,7 @@ from pipelines.reputation.refresh_steps import (
     recompute_pending_trends,
     replace_rows,
     threads_for,
+    users_due,
 )
 from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.resolved_histories import ResolvedHistories
@@ -107,6 +113,7 @@ _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
 _WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day, or users were merged"
+_PRIORS_CHANGED = "a late rating, or the end of an earlier one, changed the priors of many users"
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
@@ -167,6 +174,11 @@ def derive_in_duckdb(
 def is_draft_open(path: Path) -> bool:
     """Return whether a process has a draft of the warehouse at `path` open."""
     return is_locked(_lock(path))
+
+
+def _complete(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the files of the feed, for readers of the warehouse."""
+    return with_feed(Lake(snapshot.root), snapshot) if snapshot.root else snapshot
 
 
 def _lock(path: Path) -> Path:
@@ -290,9 +302,15 @@ class Draft:
             ):
                 return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of), changed)
+            if days := due_days(in_force, since[1], epoch_us(as_of)):
+                affected = union(affected, users_due(self.connection, days))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)
+            if in_force.rules.has_global_prior:
+                affected = self._with_other_priors(histories, in_force, affected, as_of, max_events)
+                if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
+                    return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED)
             with threads_for(connection, len(affected)):
                 load_affected_events(connection, histories, in_force, affected)
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
@@ -301,6 +319,7 @@ class Draft:
             with transaction(connection):
                 self._describe(connection, snapshot, policy, as_of)
             tables.reload_info()
+            tables.recent_events = partial(recent_in_histories, connection, histories, in_force, epoch_us(as_of))
         decayed = in_force.decayed_to != before.decayed_to
         return self._result(started, None, len(affected), None if decayed else replaced.scores)
 
@@ -331,7 +350,7 @@ class Draft:
         begins = self._folding is None and self._has_many_changes()
         if begins:
             self.tables.begin_newer()
-        create_lake_views(self.connection, relative_to(self.path.parent, self._snapshot))
+        create_lake_views(self.connection, relative_to(self.path.parent, _complete(self._snapshot)))
         self._checkpoint()
         self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
         return self._publication
@@ -449,6 +468,7 @@ class Draft:
             connection.close()  # writes the file
             make_durable([base])
             self._continue(base, counts)
+            self.tables.recent_events = partial(self._recent_in_lake, snapshot, policy.at(as_of), epoch_us(as_of))
         result = self._result(started, reason, 0, None)
         return replace(result, affected_users=result.users)
 
@@ -498,6 +518,16 @@ class Draft:
         self._has_erased |= erased > 0
         return None
 
+    def _recent_in_lake(
+        self, snapshot: Snapshot, policy: EffectivePolicy, as_of_us: int, since: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Return what happened to users like `recent_in_lake`: a rebuild does not follow the lake with histories."""
+        connection = self.tables.connection
+        read_commits(connection, snapshot)
+        events = f"({stored_rows(connection, 'events', snapshot)})"
+        known = aliases(merges_of(snapshot))
+        return recent_in_lake(connection, (events, "committed"), known, policy, as_of_us, since)
+
     def _open_histories(self) -> Histories:
         self._histories = self._histories or Histories(histories_folder(self.path))
         return self._histories
@@ -510,7 +540,9 @@ class Draft:
         connection, in_force = self.tables.connection, policy.at(as_of)
         if self._prepared != in_force:
             create_affected_event(connection)
-            define_steps(connection, policy, as_of, source="affected_event", weigh=use_stored_weights)
+            define_steps(
+                connection, policy, as_of, source="affected_event", weigh=use_stored_weights, learn=use_stored_priors
+            )
             self._prepared = in_force
         set_as_of(connection, as_of)
 
@@ -524,6 +556,24 @@ class Draft:
             return users
         self._deferred = union(self._deferred, users[histories.count_of(users) > max_events])
         return difference(users, self._deferred)
+
+    def _with_other_priors(
+        self,
+        histories: ResolvedHistories,
+        policy: EffectivePolicy,
+        affected: np.ndarray,
+        as_of: datetime,
+        max_events: int | None,
+    ) -> np.ndarray:
+        """Update the priors by the events of affected users; return these, and users whose ratings have other ones."""
+        connection = self.tables.connection
+        load_affected_events(connection, histories, policy, affected)
+        first = update_priors(connection, self.tables.rows)
+        if first is None:
+            return affected
+        later = datetime(first.year, first.month, first.day, tzinfo=UTC) + timedelta(days=1)
+        rated = histories.users_between([(epoch_us(later), epoch_us(as_of))])
+        return self._defer(histories, union(affected, rated), max_events)
 
     def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
         """Open the draft's file, or a base to write. It uses at most half of the memory; the rest spills beside it.

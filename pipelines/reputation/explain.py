@@ -14,7 +14,17 @@ from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.scopes import find_value
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps
-from pipelines.reputation.views import View, bounded, exact, find_view, in_units, level_name, sums, units
+from pipelines.reputation.views import (
+    View,
+    bounded,
+    exact,
+    find_view,
+    in_units,
+    level_name,
+    rating_columns,
+    sums,
+    units,
+)
 
 EXPLAINED = "explained_event"
 """The table of the explained user's events; those of other users in it complete these."""
@@ -131,7 +141,7 @@ def explain_change(
     """
     before, after = (explain(connection, policy, user_id, as_of, view=view, scope=scope) for as_of in (since, until))
     named = {"reason": "reason_before", "earned": "earned_before"}
-    marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
+    marks = pl.when(pl.col("event_time").is_null()).then(pl.col("reason")).alias("mark")
     left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
     right = after.with_columns(marks).select(*_KEYS, "mark", "related_event_id", *named)
     joined = right.join(left, on=[*_KEYS, "mark"], how="full", nulls_equal=True, coalesce=True)
@@ -168,11 +178,13 @@ def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
 
 
 def _weight(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the column of raters' weights, from 0 to 1; none where all weigh alike."""
-    if policy.rules.raters is None:
-        return {"weighed": "", "unweighed": "", "weight": ""}
-    weight = "\n    CAST(micro_weight AS DOUBLE) / 1e6 AS weight,"
-    return {"weighed": "\n        weight AS micro_weight,", "unweighed": " NULL,", "weight": weight}
+    """Return the columns of raters' weights, from 0 to 1, and of priors; none where the policy has neither."""
+    names = rating_columns(policy)
+    return {
+        "weighed": "".join(f"\n        {name} AS micro_{name}," for name in names),
+        "unweighed": " NULL," * len(names),
+        "weight": "".join(f"\n    CAST(micro_{name} AS DOUBLE) / 1e6 AS {name}," for name in names),
+    }
 
 
 def _exactly(total: str, policy: EffectivePolicy) -> str:

@@ -13,6 +13,7 @@ computes `fact` for the affected users.
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import NamedTuple
 
 import duckdb
@@ -35,6 +36,7 @@ from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, TABLES_BY_DAY, pending_trend_tables
 
+_EPOCH = date(1970, 1, 1)
 _SINGLE_THREADED_USERS = 20_000
 _TABLES_OF_SCORES = {"reputation", SUMS}
 
@@ -157,6 +159,25 @@ def find_affected_users(
     return union(users, users_of_completions(connection, histories, changed)) if has_completions(policy) else users
 
 
+def due_days(policy: EffectivePolicy, since_us: int, as_of_us: int) -> list[date]:
+    """Return the days whose points from time became due between two moments, or left a window; none for most refreshes.
+
+    Such points are of the start of a UTC day.
+    """
+    if not policy.has_time_points:
+        return []
+    days = range(-(-since_us // DAY_US), -(-as_of_us // DAY_US))
+    return sorted({_EPOCH + timedelta(days=day - window) for day in days for window in (0, *policy.rules.windows_days)})
+
+
+def users_due(connection: duckdb.DuckDBPyConnection, days: list[date]) -> np.ndarray:
+    """Return the users with points from time on one of some days, as sorted hashes.
+
+    Reads the first day of every user, once a day; all changes have to be written.
+    """
+    return np.sort(connection.execute(statement("time_due"), [days]).fetchnumpy()["user_hash"])
+
+
 def changed_events(
     connection: duckdb.DuckDBPyConnection,
     histories: ResolvedHistories,
@@ -277,7 +298,8 @@ def recompute_pending_trends(
 ) -> None:
     """Recompute the trends of the days that changed since this was last done.
 
-    Loads the rows of the users with events on these days; of more than `max_users`, all rows are read instead.
+    Loads the rows of the users with events, or points from time, on these days; of more than `max_users`, all rows are
+    read instead.
     """
     changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
     if not len(changed):
@@ -285,6 +307,9 @@ def recompute_pending_trends(
     load_stored(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
     users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
+    if policy.has_time_points:
+        days = [day for (day,) in connection.execute("SELECT DISTINCT day FROM pending_day").fetchall()]
+        users = union(users, users_due(connection, days))
     sources = {name: name for name in TABLES_BY_DAY}
     if len(users) <= max_users:
         sources = {name: load_stored(connection, stored, name, users) for name in TABLES_BY_DAY}

@@ -41,7 +41,7 @@ _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _ONLY_USER = "WHERE user_id = getvariable('explained_user')"
 _POINTS = pl.Decimal(38, SCORE_DIGITS)
 _KEYS = ["event_time", "event_id", "action_type", "emission_no", "mark"]
-"""What identifies a contribution; `mark` is the reason of one without an event."""
+"""What identifies a contribution; `mark` is the reason of one of no moment, such as the start of the score."""
 _LINKS = ["retracted_by", "corrected_by", "suspended_by", "reinstated_by", "withdrawn_because"]
 _COMPARED = ["reason", "rule", "rating", "earned", "granted", "committed", *_LINKS]
 _COLUMNS = [
@@ -63,11 +63,15 @@ def _latest(column: str) -> pl.Expr:
 
 
 _NOTHING = pl.lit(None, pl.String)
+_UNKNOWN = [pl.col("reason").is_null(), pl.col("reason_before").is_null()]
+_IS_OF_TIME = pl.col("mark").is_null() & pl.col("event_id").is_null()
 _RULES: tuple[tuple[str, pl.Expr, pl.Expr], ...] = (
     ("start", pl.col("mark") == "start", _NOTHING),
     ("bounds", pl.col("mark") == "bounds", _NOTHING),
     ("suspension", (pl.col("mark") == "hidden") & pl.col("reason").is_not_null(), _NOTHING),
     ("reinstatement", pl.col("mark") == "hidden", _NOTHING),
+    ("points from time", _IS_OF_TIME & pl.col("reason_before").is_null() & pl.col("time_passes"), _NOTHING),
+    ("first event", _IS_OF_TIME & pl.any_horizontal(_UNKNOWN) & ~pl.col("time_passes"), _NOTHING),
     ("late event", pl.col("reason_before").is_null() & pl.col("is_late"), _NOTHING),
     ("new event", pl.col("reason_before").is_null(), _NOTHING),
     ("left the window", pl.col("reason").is_null() & pl.col("time_passes"), _NOTHING),
@@ -242,7 +246,8 @@ class _Steps:
     def move(self, policy: Policy, as_of: datetime, known_at: datetime, known: Aliases) -> EffectivePolicy:
         """Move to a moment, and compute `fact` of the explained user; return the policy in force."""
         in_force = policy.at(as_of)
-        if (in_force, known) == self._defined and in_force.rules.raters is None:  # weights are those of a moment
+        learned = in_force.rules.raters is not None or in_force.rules.has_global_prior  # from the events of a moment
+        if (in_force, known) == self._defined and not learned:
             set_as_of(self._connection, as_of)
             set_known_at(self._connection, known_at)
         else:
@@ -333,11 +338,11 @@ def _state(connection: duckdb.DuckDBPyConnection, view: str, policy: EffectivePo
 def _linked(connection: duckdb.DuckDBPyConnection, rows: pl.DataFrame) -> pl.DataFrame:
     """Return contributions with `mark` and `_COMPARED`, under `_KEYS`; an event without a rule has emission 0."""
     links = connection.sql(statement("shown_links")).pl()
-    joined = rows.join(links, on=["event_id", "emission_no"], how="left", nulls_equal=True)
+    joined = rows.join(links, on=["event_time", "event_id", "action_type", "emission_no"], how="left", nulls_equal=True)
     return joined.select(
         pl.col("event_time", "event_id", "action_type"),
-        pl.when(pl.col("event_id").is_not_null()).then(pl.col("emission_no").fill_null(0)).cast(pl.Int64),
-        pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark"),
+        pl.when(pl.col("event_time").is_not_null()).then(pl.col("emission_no").fill_null(0)).cast(pl.Int64),
+        pl.when(pl.col("event_time").is_null()).then(pl.col("reason")).alias("mark"),
         pl.col(_COMPARED).exclude("earned"),
         pl.col("earned").cast(_POINTS),
     )

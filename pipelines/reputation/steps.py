@@ -15,15 +15,19 @@ from pipelines.reputation.level_history import contributions_with_levels
 from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
-from pipelines.reputation.raters import compute_weights
+from pipelines.reputation.priors import compute_priors, given_statement
+from pipelines.reputation.raters import compute_weights, set_seeds, weight_of_rating
 from pipelines.reputation.scopes import fact_columns, value_columns
 from pipelines.reputation.sql import statement, use_utc
+from pipelines.reputation.views import rating_columns
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Weigh = Callable[[duckdb.DuckDBPyConnection, EffectivePolicy, Sequence[str]], None]
 """Fills `rater_weight`, given the first steps over all events."""
+Learn = Callable[[duckdb.DuckDBPyConnection, Sequence[str]], None]
+"""Makes `rating_prior`, given the steps up to `rating_given` over all events."""
 MACROS = (
-    *("parse_micro", "utc_day", "bucket", "governed", "floor_divide", "wilson"),
+    *("parse_micro", "utc_day", "bucket", "time_periods", "time_date", "governed", "floor_divide", "wilson"),
     *("round_half_up", "round_half_even", "round_floor", "round_ceiling"),
 )
 
@@ -36,17 +40,19 @@ def define_steps(
     source: str = "events",
     known: Aliases = NO_ALIASES,
     weigh: Weigh = compute_weights,
+    learn: Learn = compute_priors,
 ) -> EffectivePolicy:
     """Define the steps up to `contribution` for a policy and a moment; return the policy in force at that moment.
 
-    Computes no rows, except where raters have weights. All objects are temporary, so a read-only warehouse will do; a
-    second call replaces them.
+    Computes no rows, except where raters have weights or a measure has a prior from all ratings. All objects are
+    temporary, so a read-only warehouse will do; a second call replaces them.
 
     connection: with the table or view `source`, and `commits` if `known_at` is given.
     as_of: only events with an earlier event time count.
     known_at: only events with an earlier commit time count; None: all.
     known: the merged users, under whose current user_ids the steps read `source`.
     weigh: fills the weights of raters, if the policy has any: from all `events`, whatever `source` is.
+    learn: makes the priors of measures, if the policy has any: from all `events`, whatever `source` is.
     Raises UsageError for a moment without a time zone.
     """
     use_utc(connection)
@@ -61,7 +67,10 @@ def define_steps(
     if known:
         load_aliases(connection, known)
     if in_force.rules.raters is not None:
+        set_seeds(connection, in_force.rules.raters, known)
         weigh(connection, in_force, [*first_steps(in_force, "events", committed, known), *_given_steps(in_force)])
+    if in_force.rules.has_global_prior:
+        learn(connection, [*first_steps(in_force, "events", committed, known), *_rated_steps(in_force)])
     for step in (*first_steps(in_force, source, committed, known), *step_statements(in_force)):
         connection.execute(step)
     return in_force
@@ -96,9 +105,9 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
     To define a view, DuckDB binds all views below it, so a step less makes each later one cheaper.
     """
     actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
-    corrects = bool(policy.rules.correction.actions)
     emits_several = any(len(action.emissions) > 1 for action in actions)
     gates, gated = _chain("judged", _gates(policy))
+    timed, earning = _timed(policy, gated)
     caps, capped = _chain("earned", _caps(policy))
     earned = statement("earned_at_epoch") if policy.decays else "granted"
     return [
@@ -107,12 +116,14 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_04_status_period"),
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
-        statement("step_07_corrected_event" if corrects else "step_07_nothing_corrected"),
-        statement("step_08_emitted", matched=_matched(policy), **_maps(policy)),
+        _corrected(policy),
+        _emitted(policy),
+        *([given_statement(policy)] if policy.rules.has_global_prior else []),
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
         *gates,
-        statement("step_13_earned", source=gated),
+        *timed,
+        statement("step_13_earned", source=earning),
         *caps,
         statement(
             "step_15_contribution", source=capped, earned=earned, scopes=value_columns(policy), **_weights(policy)
@@ -122,15 +133,31 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
 
 def _given_steps(policy: EffectivePolicy) -> list[str]:
     """Return the steps up to `emitted` without corrections: what ratings said when they were given."""
-    emitted = statement("step_08_emitted", matched=_matched(policy), **_maps(policy))
-    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), emitted]
+    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), _emitted(policy)]
+
+
+def _emitted(policy: EffectivePolicy) -> str:
+    return statement("step_08_emitted", matched=_matched(policy), **_maps(policy), **_rating_weight(policy))
+
+
+def _rated_steps(policy: EffectivePolicy) -> list[str]:
+    """Return the steps up to `rating_given`: what ratings say as corrected."""
+    return [statement("step_02_retracted_event"), _corrected(policy), _emitted(policy), given_statement(policy)]
+
+
+def _corrected(policy: EffectivePolicy) -> str:
+    return statement("step_07_corrected_event" if policy.rules.correction.actions else "step_07_nothing_corrected")
 
 
 def _weights(policy: EffectivePolicy) -> dict[str, str]:
-    """Return how step_15 weighs ratings; nothing where all weigh alike."""
-    if policy.rules.raters is None:
-        return {"weight": "", "weights": ""}
-    return {"weight": f"\n    {statement('raters_weight')}", "weights": f"\n{statement('raters_join')}"}
+    """Return the columns that step_15 adds to ratings, and what it joins for them; nothing where there are none."""
+    columns = {"weight": statement("weight", weight=weight_of_rating(policy)), "prior": statement("priors_column")}
+    joins = ["raters_join"] if policy.rules.raters is not None else []
+    joins += ["priors_join"] if policy.rules.has_global_prior else []
+    return {
+        "weight": "".join(f"\n    {columns[name]}" for name in rating_columns(policy)),
+        "weights": "".join(f"\n{statement(name)}" for name in joins),
+    }
 
 
 def _maps(policy: EffectivePolicy) -> dict[str, str]:
@@ -147,6 +174,16 @@ def _maps(policy: EffectivePolicy) -> dict[str, str]:
     return parts
 
 
+def _rating_weight(policy: EffectivePolicy) -> dict[str, str]:
+    """Return how step_08 reads the weights of ratings; nothing where events have none."""
+    if not policy.reads_weights:
+        return {"weight_is_read": "", "rating_weight": ""}
+    return {
+        "weight_is_read": " AND rating_weight IS NOT NULL",
+        "rating_weight": f",\n        {statement('rating_weight')}",
+    }
+
+
 def _matched(policy: EffectivePolicy) -> str:
     """Return the condition that an event meets all conditions of its action, in the version that applies to it."""
     parts: list[str] = []
@@ -156,6 +193,14 @@ def _matched(policy: EffectivePolicy) -> str:
             rule = {"rule": f"where_{number}_{i}", "edition": f"edition_{number}"}
             parts.append(statement("matched", has=statement(kind, **rule), **rule))
     return " AND ".join(parts) or "true"
+
+
+def _timed(policy: EffectivePolicy, source: str) -> tuple[list[str], str]:
+    """Return the steps that add points from time to the events that gates let through, and the last view."""
+    if not policy.has_time_points:
+        return [], source
+    last = statement("with_time_points", source=source)
+    return [statement("time_start"), statement("time_points"), last], "with_time_points"
 
 
 def _chain(source: str, links: list[dict[str, str]]) -> tuple[list[str], str]:
@@ -207,15 +252,24 @@ def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePol
 
 def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
-    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy), "scopes": fact_columns(policy)}
+    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy)}
+    columns["more"] = "".join(_recencies(policy)) + fact_columns(policy)
     levels = statement("without_levels") if policy.decays else contributions_with_levels(policy)
-    weight = "" if policy.rules.raters is None else "\n    weight,"
+    weight = "".join(f"\n    {column}," for column in rating_columns(policy))
     return statement("step_16_fact", only=only, contributions=levels, weight=weight, **columns)
 
 
 def _half_life(policy: EffectivePolicy) -> str:
     """Return the half-life of a contribution; null unless sums by half-life need it."""
     return "half_life_us" if len(policy.half_lives) > 1 else "CAST(NULL AS BIGINT)"
+
+
+def _recencies(policy: EffectivePolicy) -> list[str]:
+    """Return the recency of a rating among the user's, by each half-life of the measures; each after a comma."""
+    return [
+        f",\n    {statement('recency', among='user_id', half_life=str(length), name=f'recency_{number}')}"
+        for number, length in enumerate(policy.rules.recencies_us)
+    ]
 
 
 def _rating_rank(policy: EffectivePolicy) -> str:

@@ -80,7 +80,9 @@ _CHANGES = """
         policy,
         lake_version,
         as_of,
-        recorded
+        recorded,
+        causes,
+        more_causes
     FROM score_changes
     WHERE ($user_id IS NULL OR user_id = $user_id) AND ($since IS NULL OR as_of >= $since)
     ORDER BY number
@@ -304,11 +306,9 @@ class Warehouse:
 
     def _repr_html_(self) -> str:
         """Return the HTML that notebooks show: version, moment and policy, and the names of tables and trends."""
-        rows = [
-            *self._described(),
-            ("tables", ", ".join(self._ipython_key_completions_())),
-            ("trends", ", ".join(trends())),
-        ]
+        rows = self._described()
+        if not self._is_closed():
+            rows += [("tables", ", ".join(self._ipython_key_completions_())), ("trends", ", ".join(trends()))]
         left = 'style="text-align: left"'  # notebooks right-align cells by default
         cells = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>" for name, value in rows)
         return f"<table>{''.join(cells)}</table>"
@@ -316,11 +316,19 @@ class Warehouse:
     def _described(self) -> list[tuple[str, str]]:
         info = self.info
         return [
+            *([("closed", "open it again with open_warehouse()")] if self._is_closed() else []),
             ("at", self._lake_uri or str(self.path)),
             ("lake version", str(info.lake_version)),
             ("as of", f"{info.as_of:%Y-%m-%d %H:%M:%S} UTC"),
             ("policy", f"{info.policy.name} {info.policy_version}"),
         ]
+
+    def _is_closed(self) -> bool:
+        try:
+            self._connection.execute("SELECT 1")
+        except duckdb.ConnectionException:
+            return True
+        return False
 
     def __getitem__(self, table: str) -> duckdb.DuckDBPyRelation:
         """Return a table or view as a lazy DuckDB relation; in notebooks the tab key completes its name.
@@ -488,7 +496,8 @@ class Warehouse:
 
         Columns: number; user_id; score_before and score_after, all-time, in points (Float64; null if there was no row,
         or is none any more); before and after, the whole rows of `reputation` as JSON; policy; lake_version and as_of
-        (UTC) of the publication; recorded (UTC). No row unless `feed.enabled` was set.
+        (UTC) of the publication; recorded (UTC); causes, a list of structs of cause and event_id (null where no event
+        is behind it), and more_causes, how many are not named. No row unless `feed.enabled` was set.
         """
         moment = None if since is None else to_utc(since)
         return self.sql(_CHANGES, {"user_id": user_id, "since": moment})
@@ -585,7 +594,9 @@ class Warehouse:
         - related_event_id: the retraction that withdrew the event; of a retraction or correction, the event it names
         - points: points before caps and decay
         - rating: in the policy's unit, such as stars; null without one
-        - weight: that of its rater on the day, from 0 to 1; only where the policy has raters' weights
+        - weight: how much the rating counts in measures: its own weight times that of its rater on the day; only where
+          the policy has weights
+        - prior: that of the rating's day; only where a measure has a prior from all ratings
         - earned: points that it adds to the score now
         - score: points so far, the running sum of `earned`
         - level: the level after the event; null without levels, and in other views than `all_time`

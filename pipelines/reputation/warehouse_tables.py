@@ -19,8 +19,12 @@ ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
-_USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods"})
-"""A warehouse has either `reputation` or the sums as a table."""
+_USER_TABLES = frozenset(
+    {"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods", "time_starts"}
+    | {"user_ratings_given"}
+)
+"""A warehouse has either `reputation` or the sums as a table, `time_starts` if users earn points from time, and
+`user_ratings_given` if a measure has a prior from all ratings."""
 TABLES_BY_DAY = ("user_days", "user_reasons", "user_levels")
 """The tables of users that trends are computed from, which have a column `day`."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
@@ -30,7 +34,7 @@ _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHER
 def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
     """Return the queries of the tables whose rows belong to one user each, over `fact` and `status_period`.
 
-    only: a clause that restricts `status_periods` to some users; `fact` has its own restriction.
+    only: a clause that restricts `status_periods` and `time_starts` to some users; `fact` has its own restriction.
     """
     sums = {"points": exact("sum(granted)", policy.score_digits), "ratings": exact("sum(rating)", policy.rating_digits)}
     return {
@@ -38,6 +42,8 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
         "user_reasons": statement("table_user_reasons"),
         "user_levels": statement("table_user_levels", **_level_names(policy)),
         "status_periods": statement("table_status_periods", only=only),
+        **({"time_starts": statement("table_time_starts", only=only)} if policy.has_time_points else {}),
+        **({"user_ratings_given": statement("table_user_ratings_given", only=only)} if _learns(policy) else {}),
         **_scores(policy),
         **scope_tables(policy),
     }
@@ -69,8 +75,13 @@ def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
 
 
 def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the query of the raters' weights, if they have any: DuckDB computes them, whatever the engine."""
-    return {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
+    """Return the queries of raters' weights and of priors, if any: DuckDB computes them, whatever the engine."""
+    weights = {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
+    return weights | ({"rating_priors": statement("table_rating_priors")} if _learns(policy) else {})
+
+
+def _learns(policy: EffectivePolicy) -> bool:
+    return policy.rules.has_global_prior
 
 
 def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:

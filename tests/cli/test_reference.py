@@ -2,14 +2,14 @@
 
 import inspect
 import re
-import tomllib
 
 import pytest
 
 from docs._site.reference import PAGES
 from docs._site.reference_api import MODULES
-from docs._site.reference_tables import DESCRIPTIONS, lake_columns, tables_page, warehouse_columns
+from docs._site.reference_tables import lake_columns, tables_page, warehouse_columns
 from pipelines.contract.rejection import Reason
+from pipelines.reputation.column_help import table_descriptions
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving import keys
 from pipelines.settings import Settings
@@ -52,8 +52,8 @@ def test_every_setting_is_explained() -> None:
 @pytest.mark.slow
 def test_every_table_and_column_is_explained() -> None:
     """The page matches the tables: a column without a description, or the reverse, fails."""
-    assert _docs("tables.md") == tables_page(REPOSITORY)
-    descriptions = tomllib.loads((REPOSITORY / DESCRIPTIONS).read_text(encoding="utf-8"))
+    assert _docs("tables.md") == tables_page()
+    descriptions = table_descriptions()
     for place, found in (("lake", lake_columns()), ("warehouse", warehouse_columns())):
         assert set(descriptions[place]) == set(found)
         assert {name: set(table["columns"]) for name, table in descriptions[place].items()} == {

@@ -31,7 +31,7 @@ def by_sql(
     connection.execute("CREATE OR REPLACE TEMP VIEW contribution AS FROM computed")
     materialize_fact(connection, in_force)
     rows = connection.sql(f"{reputation_query(in_force)} ORDER BY user_id").fetchall()
-    query = "SELECT user_id, event_id, emission_no, reason, granted, rating, related_event_id FROM contribution"
+    query = "SELECT user_id, event_id, emission_no, t, reason, granted, rating, related_event_id FROM contribution"
     contributions = connection.sql(query).fetchall()
     for scope in in_force.rules.scopes:
         rows += connection.sql(f"{scope_query(in_force, scope)} ORDER BY user_id, value").fetchall()
@@ -51,7 +51,7 @@ def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[R
     contributions = [
         _comparable(
             (
-                *(c.event.user_id, c.event.event_id, c.emission_no, c.reason),
+                *(c.event.user_id, c.event.event_id or None, c.emission_no, c.event.t, c.reason),
                 *(micro(c.granted), micro(c.rating), c.related),
             )
         )

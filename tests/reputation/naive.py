@@ -3,20 +3,25 @@
 It is independent: it shares the policy model with the engine, and none of the computation.
 """
 
+import calendar
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from decimal import Decimal, localcontext
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from fractions import Fraction
+from functools import cache, partial
 from itertools import groupby
+from statistics import median
 
 from pipelines.reputation.policy import Policy, Rules
-from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
+from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating, Weight
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.scopes import Scope
+from pipelines.reputation.policy.time import TimePoints
 from tests.reputation.history import DAY, MINUTE, Event, at, us
 from tests.reputation.naive_raters import weight_of
 
@@ -33,6 +38,7 @@ class Contribution:
     points: Fraction | None
     reason: str
     rating: Fraction | None = None
+    weight: Fraction | None = None
     granted: Fraction = Fraction(0)
     counted: bool = False
     related: str | None = None
@@ -93,12 +99,30 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
     if rating.fixed is not None:
         return Fraction(rating.fixed)
     text = event.metadata.get(rating.key or "")
+    if text is None and rating.missing is not None:
+        return Fraction(rating.missing)
     if rating.map is not None:
         return Fraction(rating.map[text]) if text in rating.map else None
     value = number(text, rating.digits)
     assert rating.minimum is not None
     assert rating.maximum is not None
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
+
+
+def weight_of_event(weight: Weight | None, event: Event) -> Fraction | None:
+    """Return how much a rating counts, apart from its rater; None if the event does not say so readably."""
+    if weight is None or weight.fixed is not None:
+        return Fraction(1 if weight is None or weight.fixed is None else weight.fixed)
+    text = event.metadata.get(weight.key or "")
+    value, other = number(text, weight.digits), weight.missing if text is None else weight.unreadable
+    if value is not None and Fraction(weight.minimum or 0) <= value <= Fraction(weight.maximum or 0):
+        return value
+    return None if other is None else Fraction(other)
+
+
+def in_millionths(weight: Fraction) -> Fraction:
+    """Return a weight without what is below a millionth."""
+    return Fraction(int(weight * 10**6), 10**6)
 
 
 def holds(condition: Condition, text: str | None) -> bool:
@@ -109,9 +133,17 @@ def holds(condition: Condition, text: str | None) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
-def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> float | int | None:
-    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing."""
-    used = [(rating, weight) for rating, weight in (ratings[-measure.last :] if measure.last else ratings) if weight]
+def measured(
+    ratings: list[tuple[Fraction, Fraction, int]], measure: Measure, prior: Fraction | None = None
+) -> float | int | None:
+    """Return a measure of ratings with weights and times, oldest first; without those that weigh nothing.
+
+    prior: that of the day of the latest rating that weighs anything; None for none.
+    """
+    if measure.prior and prior is not None:
+        measure = measure.model_copy(update={"prior_mean": prior})
+    seen = [(rating, recent(weight, t - ratings[-1][2], measure)) for rating, weight, t in ratings]
+    used = [(rating, weight) for rating, weight in (seen[-measure.last :] if measure.last else seen) if weight]
     if measure.positive_from is not None and measure.negative_to is not None:
         used = [each for each in used if each[0] >= measure.positive_from or each[0] <= measure.negative_to]
     n = len(used)
@@ -125,6 +157,17 @@ def measured(ratings: list[tuple[Fraction, Fraction]], measure: Measure) -> floa
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
+def recent(weight: Fraction, behind: int, measure: Measure) -> Fraction:
+    """Return a weight halved for each half-life that a rating is behind the latest one (a negative time)."""
+    if measure.half_life_days is None:
+        return weight
+    with localcontext() as context:
+        context.prec = 50
+        share = Decimal(2) ** (Decimal(behind) / DAY / measure.half_life_days) if behind > -DAY * 10**4 else Decimal(0)
+        billionths = int((share * 10**9).quantize(Decimal(1), ROUND_HALF_UP))
+    return Fraction(int(weight * billionths), 10**9)
+
+
 def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction) -> Fraction:
     """Return the exact value of a measure over the ratings that it uses; the positive ones weigh p."""
     total = sum((rating * weight for rating, weight in used), Fraction(0))
@@ -132,6 +175,8 @@ def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction
     match measure.formula:
         case "mean":
             return total / n
+        case "median":
+            return median(rating for rating, _ in used)
         case "bayesian":
             weight = Fraction(measure.prior_weight or 0)
             return (weight * Fraction(measure.prior_mean or 0) + total) / (weight + n)
@@ -180,7 +225,20 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
     everything = [event for history in histories.values() for event in history]
     weigh = weight_of(everything, version_at(policy, as_of), rating_of)
     accounts = {user_id: _Account(policy, as_of, history, weigh) for user_id, history in histories.items()}
+    given = [each for account in accounts.values() for each in account.given()]
+    for account in accounts.values():
+        account.prior_of = cache(partial(mean_before, given))
     return {user_id: account.play(list(accounts.values())) for user_id, account in accounts.items()}
+
+
+def mean_before(given: list[tuple[Fraction, Fraction, date, date]], day: date) -> Fraction | None:
+    """Return the mean of the ratings that were given before a day and not retracted by then, with six decimals.
+
+    given: rating, weight, day and last day of each.
+    """
+    known = [(rating, weight) for rating, weight, first, last in given if first < day <= last]
+    total = sum((weight for _, weight in known), Fraction(0))
+    return rounded(sum((r * w for r, w in known), Fraction(0)) / total, 6, "half_even") if total else None
 
 
 def resolved(events: Iterable[Event], merges: Iterable[tuple[str, str]], keys: Iterable[str]) -> list[Event]:
@@ -226,6 +284,15 @@ def bucket(t: int, period: str | None) -> object:
             return None
 
 
+def later(day: date, every: str, periods: int) -> date:
+    """Return the day that is some periods after another; the last one of a month that is too short."""
+    if every in ("day", "week"):
+        return day + timedelta(days=periods * (7 if every == "week" else 1))
+    months = day.year * 12 + day.month - 1 + periods * (12 if every == "year" else 1)
+    year, month = months // 12, months % 12 + 1
+    return date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
+
+
 class _Account:
     """One user: applies the events in order, then returns contributions and views."""
 
@@ -244,6 +311,9 @@ class _Account:
                 self.retracted.setdefault(event.metadata[self.policy.retraction.target], event.event_id)
         self._correct()
         self.contributions: list[Contribution] = []
+        self.prior_of: Callable[[date], Fraction | None] = lambda _: None
+        self.changes: list[tuple[int, bool]] = []
+        """The times at which the status changed, and whether that suspended the user."""
 
     def _correct(self) -> None:
         """Apply the latest correction to each event that has one."""
@@ -260,6 +330,19 @@ class _Account:
             for event in self.history
         ]
 
+    def given(self) -> Iterator[tuple[Fraction, Fraction, date, date]]:
+        """Yield each readable rating with its weight, its day and the day on which it was retracted."""
+        for event in self.history:
+            action = self.rules_of(event).all_actions.get(event.action_type) if self._is_plain(event) else None
+            rating = rating_of(action.rating, event) if action and action.rating else None
+            weight = weight_of_event(action.rating.weight, event) if action and action.rating else None
+            if action is None or rating is None or weight is None:
+                continue
+            if all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
+                withdrawn = self.by_id.get(self.retracted.get(event.event_id, ""))
+                last = at(withdrawn.t).date() if withdrawn else date.max
+                yield rating, in_millionths(weight * self.weigh(event)), at(event.t).date(), last
+
     def completed(self, gate: Completion) -> set[str]:
         return {
             event.metadata[gate.key]
@@ -274,6 +357,8 @@ class _Account:
     def play(self, accounts: list["_Account"]) -> Reputation:
         for event in self.history:
             self._take(event)
+        timed = [c for rules in self.whole.versions for c in self._timed(rules)]
+        self.contributions = sorted([*timed, *self.contributions], key=lambda c: c.event.t)
         if self.policy.status.rule == "reset":
             self._reset()
         for rules in self.whole.versions:
@@ -292,6 +377,30 @@ class _Account:
         shown["all_time"] = self._with_bounds(shown["all_time"])
         scopes = {name: self._scope(scope, windows) for name, scope in self.policy.scopes.items()}
         return Reputation("suspended" if self.suspended else "active", shown, self.contributions, scopes, self._level())
+
+    def _timed(self, rules: Rules) -> Iterator[Contribution]:
+        """Yield the points from time by one version; what an event earns at the same time comes after them."""
+        for name, rule in rules.time.items():
+            for t in self._due(rule):
+                event = Event("", next(iter(self.by_id.values())).user_id, name, t)
+                if self.rules_of(event) is rules:
+                    frozen = [suspends for changed, suspends in self.changes if changed <= t][-1:] == [True]
+                    reason = "suspended" if frozen and self.policy.status.rule != "hide" else "granted"
+                    yield Contribution(event, None, rule.emission, Fraction(rule.points), reason)
+
+    def _due(self, rule: TimePoints) -> Iterator[int]:
+        """Yield the times before now at which a rule gives points."""
+        times = [
+            event.t
+            for event in self.history
+            if event.event_id not in self.retracted and (not rule.since or event.action_type in rule.since)
+        ]
+        for number in range(1, (rule.times or 10**6) + 1) if times else ():
+            day = later(at(min(times)).date(), rule.every, number)
+            t = us(datetime(day.year, day.month, day.day, tzinfo=UTC))
+            if t >= self.as_of:
+                return
+            yield t
 
     def _scope(self, scope: Scope, windows: dict[str, int | None]) -> dict[str, dict[str, Shown]]:
         """Return the views of each value that a counted event has, from the contributions of its events alone."""
@@ -328,7 +437,7 @@ class _Account:
     def _scores(self) -> list[Fraction]:
         """Return the score before the first event, and after each."""
         scores, total = [self._bounded(Fraction(0))], Fraction(0)
-        for _, emissions in groupby(self.contributions, key=lambda c: c.event.event_id):
+        for _, emissions in groupby(self.contributions, key=lambda c: (c.event.event_id, c.event.action_type)):
             total += sum((c.granted for c in emissions), Fraction(0))
             scores.append(self._bounded(total))
         return scores
@@ -386,11 +495,14 @@ class _Account:
         reason = "no effect" if suspends == self.suspended else "status"
         if reason == "status" and not suspends:
             self.reset_at = event.t
+        if reason == "status":
+            self.changes.append((event.t, suspends))
         self.suspended = suspends
         self.contributions.append(Contribution(event, None, None, None, reason))
 
     def _earn(self, event: Event, action: Action) -> None:
         rating = action.rating and rating_of(action.rating, event)
+        weight = weight_of_event(action.rating.weight, event) if action.rating else Fraction(1)
         points = [points_of(emission.points, event) for emission in action.emissions]
         if event.event_id in self.retracted:
             reason = "retracted"
@@ -398,13 +510,15 @@ class _Account:
             reason = "suspended"
         elif not all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
             reason = "not matched"
-        elif None in points or (action.rating is not None and rating is None):
+        elif None in points or weight is None or (action.rating is not None and rating is None):
             reason = "unreadable"
         else:
             reason = "granted"
         for number, (emission, earned) in enumerate(zip(action.emissions, points, strict=True)):
             related = self.retracted.get(event.event_id)
-            self.contributions.append(Contribution(event, number, emission, earned, reason, rating, related=related))
+            self.contributions.append(
+                Contribution(event, number, emission, earned, reason, rating, weight, related=related)
+            )
 
     def _reset(self) -> None:
         """Void the events before the end of the last suspension, or all while one lasts."""
@@ -473,12 +587,18 @@ class _Account:
     def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
-        ratings = [(c.rating, self.weigh(c.event)) for c in within if c.rating is not None]
+        ratings = [(c.rating, self._weight(c), c.event.t) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
-        measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
+        last = next((c for c in reversed(within) if c.rating is not None and self._weight(c)), None)
+        prior = self.prior_of(at(last.event.t).date()) if last else None
+        measures = {name: measured(ratings, measure, prior) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
             score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)
         return Shown(score, sum(c.counted for c in within), measures, len(ratings))
+
+    def _weight(self, c: Contribution) -> Fraction:
+        """Return the weight of a rating and of its rater together, in whole millionths."""
+        return in_millionths((c.weight or 0) * self.weigh(c.event))
 
     def _with_bounds(self, shown: Shown) -> Shown:
         """Return the overall view of all time with start, floor and ceiling, unless it is hidden."""

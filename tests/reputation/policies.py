@@ -52,7 +52,12 @@ def measures() -> st.SearchStrategy[Table]:
     thresholds = st.sampled_from([{"positive_from": 1}, {"positive_from": 4, "negative_to": 2}, {"positive_from": 0}])
     names = st.sampled_from(get_args(Measure.model_fields["formula"].annotation))
     prior = {"prior_mean": "2.5", "prior_weight": "1.5"}
-    of_one = st.builds(lambda name, between: {"formula": name} | prior | between, names, thresholds)
+    halving = st.sampled_from([{}, {"half_life_days": "0.5"}, {"half_life_days": 30}])
+    of_one = st.builds(
+        lambda name, between, half: {"formula": name} | prior | between | (half if name == "mean" else {}),
+        *(names, thresholds, halving),
+    )
+    learned = {"formula": "bayesian", "prior": "global"} | prior
     options = st.fixed_dictionaries(
         {},
         optional={
@@ -63,7 +68,7 @@ def measures() -> st.SearchStrategy[Table]:
             "rounding": st.sampled_from(["half_up", "half_even", "floor", "ceiling"]),
         },
     )
-    return st.builds(lambda a, b: a | b, of_one, options)
+    return st.builds(lambda a, b: a | b, of_one | st.just(learned), options)
 
 
 PERIODS = ("day", "week", "month", "year", None)
@@ -147,10 +152,22 @@ def values() -> st.SearchStrategy[Table]:
     texts = {"from": "rating", "map": {"five": 2, 5: 1, "+4": "0.5", " 5": -1, "5.0000001": 3}}
     missing = st.fixed_dictionaries({}, optional={"missing": st.sampled_from([0, "-1.5"])})
     words = {"from": "rating", "map": {"five": "-0.5", " 5": 2}}
-    rating = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {}])
+    stars = {"from": "rating", "minimum": -10, "maximum": 10, "digits": 1}
+    rated = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {"rating": words | {"missing": "1.25"}}, {}])
+    weighed = weights().map(lambda weight: {"rating": stars | {"missing": "-0.5", "weight": weight}})
+    rating = rated | weighed
     points = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
     one = st.builds(lambda a, b: a | b, points, rating)
     return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
+
+
+def weights() -> st.SearchStrategy[Any]:
+    """Return weights of ratings: a fixed one, or a number, with and without what else counts."""
+    others = st.fixed_dictionaries(
+        {}, optional={"missing": st.sampled_from([0, "0.5"]), "unreadable": st.sampled_from(["0.000001", 2])}
+    )
+    read = {"from": "amount", "minimum": "0.5", "maximum": "99.99", "digits": 2}
+    return st.just("0.25") | others.map(lambda other: read | other)
 
 
 def scopes() -> st.SearchStrategy[Table]:
@@ -159,6 +176,19 @@ def scopes() -> st.SearchStrategy[Table]:
     default = st.fixed_dictionaries({}, optional={"default": st.sampled_from(["elsewhere", "berlin"])})
     one = st.builds(lambda name, chosen: {"from": name} | chosen, key, default)
     return st.dictionaries(st.sampled_from(["city", "tag"]), one, min_size=1)
+
+
+def time_points() -> st.SearchStrategy[Table]:
+    """Return points from time, of any period, from any event or from some, which may end or decay."""
+    one = st.fixed_dictionaries(
+        {"points": st.sampled_from(["1.5", -1]), "every": st.sampled_from(["day", "week", "month", "year"])},
+        optional={
+            "since": st.sampled_from([("Done",), ("Unknown", "Reinstated")]),
+            "times": st.integers(1, 3),
+            "half_life_days": st.just("30"),
+        },
+    )
+    return st.dictionaries(st.sampled_from(["member", "'"]), one, min_size=1)
 
 
 def adjustments() -> st.SearchStrategy[Table]:
@@ -177,9 +207,22 @@ def levels() -> st.SearchStrategy[Table]:
 
 
 def allowed(tables: tuple[Table, ...]) -> list[Table]:
-    """Return versions without levels above their ceiling, and where points decay with levels that have no history."""
-    decays = "half_life_days" in repr(tables)
+    """Return versions without levels above their ceiling, and where points decay with levels that have no history.
+
+    Where ratings have weights, medians become means.
+    """
+    if "'weight'" in repr(tables):
+        tables = tuple(table | {"measures": unweighted(table.get("measures", {}))} for table in tables)
+    decays = any("half_life_days" in repr(table.get("actions", {}) | table.get("adjustment", {})) for table in tables)
     return [table | {"levels": _allowed(table, decays=decays)} if "levels" in table else table for table in tables]
+
+
+def unweighted(measures: Table) -> Table:
+    """Return measures with means instead of medians."""
+    return {
+        name: measure | ({"formula": "mean"} if measure["formula"] == "median" else {})
+        for name, measure in measures.items()
+    }
 
 
 def _allowed(version: Table, *, decays: bool) -> Table:
@@ -194,6 +237,7 @@ def everything() -> st.SearchStrategy[Table]:
     tables = {
         "status": status(),
         "adjustment": adjustments(),
+        "time": time_points(),
         "score": scores(),
         "actions": emissions() | conditions() | values(),
         "completion": completion(),

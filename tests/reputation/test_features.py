@@ -46,6 +46,15 @@ def test_values(events: list[Event], tables: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @FEWER
+@given(histories("Rated", "Many", "Corrected"), policies.weights(), policies.measures(), policies.scopes())
+def test_weights(events: list[Event], weight: Any, measure: dict[str, Any], scopes: dict[str, Any]) -> None:
+    """Ratings count by their weights in every measure, overall and in scopes, beside ratings without a weight."""
+    rated = {"Rated": {"rating": policies.base_actions()["Rated"]["rating"] | {"weight": weight}}}
+    assert_agreement(events, policy(actions=rated, measures=policies.unweighted({"a": measure}), scopes=scopes), NOW)
+
+
+@pytest.mark.slow
+@FEWER
 @given(histories(*EVENTS), policies.once(), policies.caps())
 def test_order_by(events: list[Event], once: dict[str, Any], caps: dict[str, Any]) -> None:
     """A number of the source orders events of the same time for every rule that has an order."""
@@ -60,6 +69,14 @@ def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
     """Points by an operator earn within their bounds, decay or not, and no cap over all actions covers them."""
     cap = {"a": {"period": "month", "maximum": "4"}}
     assert_agreement(events, policy(adjustment=table, caps=cap), NOW)
+
+
+@pytest.mark.slow
+@FEWER
+@given(histories(*EVENTS), policies.time_points(), policies.everything())
+def test_points_from_time(events: list[Event], tables: dict[str, Any], others: dict[str, Any]) -> None:
+    """Dated points without an event, whatever else the policy has."""
+    assert_agreement(events, policy(**policies.allowed((others | {"time": tables},))[0]), NOW)
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ TABLES = (
     "trends_reasons",
     "trends_levels",
 )
+SOME = ("time_starts", "user_ratings_given", "rating_priors")
+"""Tables that only some policies have."""
 MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
 
 
@@ -64,7 +66,8 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
         sums = ("reputation_sums",) if warehouse.info.decayed_to else ()
-        tables = (*TABLES, *sums, *filter(is_scope_table, warehouse.tables()))
+        others = (name for name in warehouse.tables() if is_scope_table(name) or name in SOME)
+        tables = (*TABLES, *sums, *others)
         return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in tables}
 
 
@@ -151,6 +154,14 @@ def test_scopes(story: list[tuple[list[Event], int]], scopes: Table, actions: Ta
 
 @pytest.mark.slow
 @FEWER
+@given(stories(histories(*EVENTS)), policies.time_points(), st.sampled_from([(30,), (1, 7)]))
+def test_points_from_time(story: list[tuple[list[Event], int]], time: Table, windows: tuple[int, ...]) -> None:
+    """Midnights pass, first events arrive late or are retracted, and days without events change their trends."""
+    assert_refreshes_equal_rebuilds(story, policy(time=time, windows_days=windows))
+
+
+@pytest.mark.slow
+@FEWER
 @given(stories(histories(*EVENTS)), policies.versioned_policies())
 def test_any_versions(story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """The policy changes between two refreshes."""
@@ -163,6 +174,25 @@ def test_any_versions(story: list[tuple[list[Event], int]], rules: Policy) -> No
 def test_merged_users(story: list[tuple[list[Event], int]], rules: Policy, pairs: list[Pair], first: int) -> None:
     """Accounts are merged between two refreshes, in chains and in cycles, whose events are in any commits."""
     assert_refreshes_equal_rebuilds(story, rules, pairs, first)
+
+
+@pytest.mark.slow
+def test_a_merge_of_a_user_whom_rules_name(tmp_path: Path) -> None:
+    """Events of others that name the user meet other conditions, and have other numbers (`incremental-equals-rebuild`).
+
+    No feature of the policy but these reads the key, so nothing else finds these events.
+    """
+    words, named = {"from": "rater_id", "map": {"rita": 1, "rob": 2}}, {"rater_id": "rob", "ride_id": "rob"}
+    rules = policy(actions={"Done": {"where": {"ride_id": "rita"}}, "Tipped": {"points": words, "rating": words}})
+    events = [Event(f"e{n}", f"u{n}", action, NOW - DAY, named) for n, action in enumerate(["Done", "Tipped"])]
+    others = [Event(f"o{n}", f"other-{n}", "Done", NOW - DAY) for n in range(9)]
+    path = tmp_path / "warehouse.duckdb"
+    with open_draft(path) as draft:
+        draft.refresh(lake(tmp_path, [[*events, *others]]), rules, at(NOW))
+        merged = lake(tmp_path, [[*events, *others], []], pairs=[("rob", "rita")])
+        assert draft.refresh(merged, rules, at(NOW)).rebuild_reason is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, merged, rules, NOW)
 
 
 def rides() -> st.SearchStrategy[list[Event]]:

@@ -145,6 +145,20 @@ _SCENARIOS: dict[str, tuple[list[Event], list[Event], list[tuple[str, str | None
 }
 
 
+def test_points_from_time_have_causes(tmp_path: Path) -> None:
+    """Time adds them, an event shares a cap with them, and a late first event moves them."""
+    rules = parse_policy(
+        RULES.format(more='time.daily = { points = 20, every = "day", times = 2 }').replace(', actions = ["Up"]', "")
+    )
+    with duckdb.connect() as connection:
+        lake(connection, tmp_path, [ann("w", "Waved", 3.5)], [])
+        assert causes(shown(connection, rules)) == [("points from time", None, None, 20)]
+        lake(connection, tmp_path / "late", [ann("w", "Waved", 3.5)], [ann("first", "Waved", 4.5)])
+        found = causes(shown(connection, rules))
+    assert sum(change for *_, change in found) == 20
+    assert {cause for cause, *_ in found} == {"points from time", "first event"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _SCENARIOS)
 def test_each_cause_is_named(tmp_path: Path, name: str) -> None:

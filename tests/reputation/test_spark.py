@@ -39,7 +39,7 @@ from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, s
 from tests.reputation.merges import Pair, merges_table, stored
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
 from tests.reputation.strategies import AMOUNTS, CITIES, RATINGS
-from tests.reputation.test_incremental import TABLES
+from tests.reputation.test_incremental import SOME, TABLES
 from tests.services.requirements import require
 
 pytestmark = pytest.mark.jvm
@@ -66,6 +66,16 @@ _VOTES = {
     "rating": {"from": "rating", "map": {"five": "4.5", " 5": 2}},
 }
 _TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
+_UNRATED = {"rating": {"from": "target", "minimum": 0, "maximum": 5, "missing": "3.5"}}
+_WEIGHED = {
+    "rating": {
+        "from": "rating",
+        "minimum": -10,
+        "maximum": 10,
+        "digits": 1,
+        "weight": {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2, "missing": 1, "unreadable": "0.1"},
+    }
+}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "order_by": "amount",
@@ -76,6 +86,11 @@ _EVERYTHING = {
         "Done": {"half_life_days": 30, "where": _WHERE},
         "Starred": _VOTES,
         "Tipped": _TIPS,
+        "Many": _UNRATED,
+    },
+    "time": {
+        "member": {"points": "0.25", "every": "month", "half_life_days": 30, "since": ("Done", "Rated")},
+        "daily": {"points": "-0.5", "every": "day", "times": 9},
     },
     "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
     "once": {
@@ -86,9 +101,12 @@ _EVERYTHING = {
     "measures": {
         "rating_average": {"formula": "mean", "digits": 1, "rounding": "half_even"},
         "bayes": {"formula": "bayesian", "prior_mean": "2.5", "prior_weight": "1.5"},
+        "learned": {"formula": "bayesian", "prior": "global", "prior_mean": "2.5", "prior_weight": 10},
         "bound": {"formula": "wilson", **_BINARY},
         "expected": {"formula": "beta", **_BINARY, "digits": 3, "last": 4},
         "good": {"formula": "positives", **_BINARY},
+        "middle": {"formula": "median", "last": 6},
+        "recent": {"formula": "mean", "half_life_days": 30},
     },
 }
 _HIDING = {
@@ -96,11 +114,17 @@ _HIDING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "hide", "shown": "0.5"},
     "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
 }
+_RECENT = {"measures": {"recent": {"formula": "mean", "half_life_days": "0.5"}}, "scopes": {"city": {"from": "city"}}}
 _MERGED = [("u1", "u2"), ("u2", "Zoë"), ("u3", "o'hara"), ('r"\\', "rob"), ("r1", "r2")]
 _POLICIES = {
     **{name: load_policy(name) for name in ("ride-hailing-last-50", "stackexchange-2018")},
     "everything": policy(**_EVERYTHING),
-    "versions": versioned((at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]}, _HIDING),
+    "versions": versioned(
+        (at(NOW - 30 * DAY),),
+        "prospective",
+        {"once": _EVERYTHING["once"]} | {"actions": {"Rated": _WEIGHED}},
+        _HIDING | _RECENT,
+    ),
 }
 
 
@@ -153,7 +177,8 @@ def assert_same_tables(path: Path, expected: Path) -> None:
     with Warehouse(path) as ours, Warehouse(expected) as reference:
         assert (ours.info.decayed_to, ours.info.recipe) == (reference.info.decayed_to, reference.info.recipe)
         sums = ("reputation_sums",) if ours.info.decayed_to else ()
-        for table in (*TABLES, *sums, *filter(is_scope_table, reference.tables())):
+        others = (name for name in reference.tables() if is_scope_table(name) or name in SOME)
+        for table in (*TABLES, *sums, *others):
             query = f"FROM {table} ORDER BY ALL"
             assert_frame_equal(ours.sql(query), reference.sql(query), check_exact=True)
             assert ours.sql(f"DESCRIBE {table}").rows() == reference.sql(f"DESCRIBE {table}").rows()

@@ -13,6 +13,7 @@ from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
 from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.scopes import Scope, ScopeName
+from pipelines.reputation.policy.time import TimePoints
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 _TAKEN = {"score", "events", "rating_count"}
@@ -61,6 +62,8 @@ class Rules(Section):
     completion: dict[Name, Completion] = Field(default_factory=dict)
     once: dict[Name, Once] = Field(default_factory=dict)
     caps: dict[Name, Cap] = Field(default_factory=dict)
+    time: dict[Name, TimePoints] = Field(default_factory=dict)
+    """Points from time alone, by name; a name stands for an action in caps and in explanations."""
     raters: Raters | None = None
     """How much each rater's ratings weigh in the measures; None: all alike."""
     measures: dict[ColumnName, Measure] = Field(default_factory=dict)
@@ -92,12 +95,13 @@ class Rules(Section):
             "correction.actions": self.correction.actions,
             "adjustment.action": (self.adjustment.action,) if self.adjustment else (),
             "actions": tuple(self.actions),
+            "time": tuple(self.time),
         }
         seen: dict[str, str] = {}
         for role, actions in roles.items():
             for action in actions:
                 if action in seen:
-                    path = tuple(role.split(".")) if role != "actions" else ("actions", action)
+                    path = (role, action) if role in ("actions", "time") else tuple(role.split("."))
                     raise RuleError(path, f"{action} is already in {seen[action]}: an action has one role")
                 seen[action] = role
 
@@ -111,14 +115,15 @@ class Rules(Section):
             raise RuleError(("decay_step_minutes",), f"{step} is longer than a half-life of the policy: shorten it")
 
     def _check_actions(self, path: tuple[str, ...], rule: ActionRule) -> None:
+        known = [*self.actions, *(self.time if isinstance(rule, Cap) else ())]
         for key, names in {"actions": rule.actions, "exempt": rule.exempt}.items():
-            if unknown := sorted(set(names) - self.actions.keys()):
-                message = f"{', '.join(unknown)} is not an action of this policy ({', '.join(self.actions)})"
+            if unknown := sorted(set(names) - set(known)):
+                message = f"{', '.join(unknown)} is not an action of this policy ({', '.join(known)})"
                 raise RuleError((*path, key), message)
 
     def covered_actions(self, rule: ActionRule) -> list[str]:
-        """Return the actions that a rule applies to."""
-        named = rule.actions or tuple(self.actions)
+        """Return the actions that a rule applies to; points from time are actions of caps."""
+        named = rule.actions or (*self.actions, *self.time)
         return [action for action in named if action not in rule.exempt]
 
     @property
@@ -133,9 +138,21 @@ class Rules(Section):
         return [(name, key, condition) for name, action in actions for key, condition in action.where.items()]
 
     @property
+    def metadata_keys(self) -> set[str]:
+        """Every metadata key whose values decide what an event does, except those of retractions and corrections."""
+        grouped = (*self.once.values(), *self.caps.values())
+        numbers = [emission.points for emission in self.emissions]
+        ratings = [action.rating for action in self.all_actions.values()]
+        keys = {number.key for number in (*numbers, *ratings) if number} | {self.order_by}
+        keys |= {key for _, key, _ in self.conditions} | {key for rule in grouped for key in rule.per}
+        keys |= {each.key for each in (*self.completion.values(), *self.scopes.values(), self.raters) if each}
+        return {key for key in keys if key is not None}
+
+    @property
     def emissions(self) -> list[Emission]:
-        """Return the emissions of all actions."""
-        return [emission for action in self.all_actions.values() for emission in action.emissions]
+        """Return the emissions of all actions, and of points from time."""
+        of_actions = [emission for action in self.all_actions.values() for emission in action.emissions]
+        return of_actions + [rule.emission for rule in self.time.values()]
 
     @property
     def decays(self) -> bool:
@@ -146,6 +163,17 @@ class Rules(Section):
     def all_measures(self) -> dict[str, Measure]:
         """The measures by name: those of the file, and the mean unless the file defines `rating_average`."""
         return {"rating_average": Measure(formula="mean"), **self.measures}
+
+    @property
+    def has_global_prior(self) -> bool:
+        """Whether a measure has a prior from all ratings."""
+        return any(measure.prior for measure in self.all_measures.values())
+
+    @property
+    def recencies_us(self) -> list[int]:
+        """The half-lives of the measures, the shortest first, each once."""
+        lengths = {measure.half_life_us for measure in self.all_measures.values()}
+        return sorted(length for length in lengths if length is not None)
 
     @property
     def ranks_ratings(self) -> bool:
@@ -159,6 +187,11 @@ class Rules(Section):
         numbers = [number for number in bounds if number is not None] + [cap.maximum for cap in self.caps.values()]
         point_digits = [emission.points.score_digits for emission in self.emissions]
         return max([*point_digits, *map(decimals, numbers)])
+
+    @property
+    def weighs_ratings(self) -> bool:
+        """Whether the ratings of an action have weights."""
+        return any(action.rating is not None and action.rating.weight is not None for action in self.actions.values())
 
     @property
     def rating_digits(self) -> int:

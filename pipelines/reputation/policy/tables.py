@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipelines.reputation.policy.actions import Emission, Rating
+from pipelines.reputation.policy.actions import Emission, Rating, Weight
 from pipelines.reputation.policy.model import ALWAYS, Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.policy.raters import Raters
@@ -39,15 +39,40 @@ EMISSION = pa.schema(
         ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
         ("rating_fixed", pa.int64()),
+        ("rating_missing", pa.int64()),
         ("rating_minimum", pa.int64()),
         ("rating_maximum", pa.int64()),
         ("rating_step", pa.int64()),
+        ("weight_key", pa.string()),
+        ("weight_missing", pa.int64()),
+        ("weight_unreadable", pa.int64()),
+        ("weight_minimum", pa.int64()),
+        ("weight_maximum", pa.int64()),
+        ("weight_step", pa.int64()),
     ]
 )
 _LOWEST, _HIGHEST = ALWAYS
 STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
 
 WORD = pa.schema([("emission_key", pa.int32()), ("number", pa.string()), ("text", pa.string()), ("value", pa.int64())])
+TIME_RULE = pa.schema(
+    [
+        ("name", pa.string()),
+        ("version", pa.string()),
+        ("from_us", pa.int64()),
+        ("to_us", pa.int64()),
+        ("since", pa.list_(pa.string())),
+        ("months", pa.int64()),
+        ("days", pa.int64()),
+        ("times", pa.int64()),
+        ("points", pa.int64()),
+        ("half_life_us", pa.int64()),
+        ("epoch_us", pa.int64()),
+        ("source_row", pa.int64()),
+    ]
+)
+_BEFORE_EVENTS = -2 * 10**18
+"""Less than the number that orders any event among those of the same time."""
 
 
 def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
@@ -60,11 +85,15 @@ def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) 
 
 
 def policy_tables(policy: EffectivePolicy) -> dict[str, pa.Table]:
-    """Return the rows of `role` and `emission`, and of what maps say: `star` by numbers, `word` by texts."""
+    """Return the rows of `role` and `emission`, and of what maps say: `star` by numbers, `word` by texts.
+
+    Also `time_rule`, if users earn points from time.
+    """
     rows = _emissions(policy)
     stars = [star for row, emission, _ in rows for star in _stars(row, emission)]
     words = [word for row, emission, rating in rows for word in _words(row, emission, rating)]
-    return {
+    timed = {"time_rule": pa.Table.from_pylist(_time_rules(policy), TIME_RULE)} if policy.has_time_points else {}
+    return timed | {
         "role": pa.Table.from_pylist(_roles(policy), ROLE),
         "emission": pa.Table.from_pylist([row for row, _, _ in rows], EMISSION),
         "star": pa.Table.from_pylist(stars, STAR),
@@ -116,11 +145,11 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
 
 
 def _raters(raters: Raters | None) -> dict[str, Any]:
-    """Return the variables of raters' weights, shares in millionths."""
+    """Return the variables of raters' weights, shares in millionths; `raters.py` sets the seeds."""
     if raters is None:
         return {}
     shares = {"trust_damping": micro(raters.damping), "trust_minimum": micro(raters.minimum)}
-    return {"rater_key": raters.key, "trust_seeds": list(raters.seeds), "trust_rounds": raters.rounds, **shares}
+    return {"rater_key": raters.key, "trust_rounds": raters.rounds, **shares}
 
 
 def _keys(per: tuple[str, ...]) -> dict[str, str]:
@@ -149,9 +178,7 @@ def _roles(policy: EffectivePolicy) -> list[dict[str, str]]:
 
 def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission, Rating | None]]:
     rows: list[tuple[dict[str, object], Emission, Rating | None]] = []
-    epochs: dict[int | None, int] = {
-        half_life.length_us: half_life.epoch_us for half_life in policy.half_lives if half_life
-    }
+    epochs = _epochs(policy)
     for edition in policy.editions:
         for action_type, action in edition.rules.all_actions.items():
             for emission_no, emission in enumerate(action.emissions):
@@ -159,6 +186,34 @@ def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emissio
                 decay = {"half_life_us": emission.half_life_us, "epoch_us": epochs.get(emission.half_life_us)}
                 row = head | _validity(edition) | _points(emission) | decay | _rating(action.rating)
                 rows.append((row, emission, action.rating))
+    return rows
+
+
+def _epochs(policy: EffectivePolicy) -> dict[int | None, int]:
+    """Return the epoch of each half-life, by its length."""
+    return {half_life.length_us: half_life.epoch_us for half_life in policy.half_lives if half_life}
+
+
+def _time_rules(policy: EffectivePolicy) -> list[dict[str, object]]:
+    """Return the rules of points from time; one without `times` has more of them than there are days."""
+    rows, epochs = list[dict[str, object]](), _epochs(policy)
+    for edition in policy.editions:
+        for name, rule in edition.rules.time.items():
+            half_life_us = rule.emission.half_life_us
+            rows.append(
+                {
+                    **_validity(edition),
+                    "name": name,
+                    "since": list(rule.since) or None,
+                    "months": rule.months,
+                    "days": rule.days,
+                    "times": rule.times or _HIGHEST,
+                    "points": micro(rule.points),
+                    "half_life_us": half_life_us,
+                    "epoch_us": epochs.get(half_life_us),
+                    "source_row": _BEFORE_EVENTS + len(rows),
+                }
+            )
     return rows
 
 
@@ -191,9 +246,23 @@ def _rating(rating: Rating | None) -> dict[str, object]:
     return {
         "rating_key": rating.key,
         "rating_fixed": _optional(rating.fixed),
+        "rating_missing": _optional(rating.missing),
         "rating_minimum": _optional(rating.minimum),
         "rating_maximum": _optional(rating.maximum),
         "rating_step": 10 ** (MICRO_DIGITS - rating.digits),
+        **_weight(rating.weight or Weight(fixed=Decimal(1))),
+    }
+
+
+def _weight(weight: Weight) -> dict[str, object]:
+    """Return the columns of a rating's weight: a fixed one is that of events without a key."""
+    return {
+        "weight_key": weight.key,
+        "weight_missing": _optional(weight.missing if weight.fixed is None else weight.fixed),
+        "weight_unreadable": _optional(weight.unreadable),
+        "weight_minimum": _optional(weight.minimum),
+        "weight_maximum": _optional(weight.maximum),
+        "weight_step": 10 ** (MICRO_DIGITS - weight.digits),
     }
 
 

@@ -53,14 +53,23 @@ def derive_in_spark(
         if is_remote(folder):
             register_s3(connection)
         with translate_storage_errors(spark, [events[0], folder]):
-            if policy.rules.raters is not None:  # computed when the steps of the connection were defined
-                weights = connection.sql("FROM rater_weight").to_arrow_table()
-                spark.createDataFrame(weights).createOrReplaceTempView("rater_weight")
+            _hand_over(spark, connection, policy)
             _prepare(spark, snapshot, policy, as_of, aliases_in(connection))
             _compute(spark, "fact", fact_statement(policy), folder)
             for name, query in (user_tables(policy) | trend_tables(policy)).items():
                 _compute(spark, name, query, folder)
                 _load(connection, name, folder)
+
+
+def _hand_over(spark: SparkSession, connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
+    """Give Spark the weights of raters and the priors, computed when the steps of the connection were defined."""
+    queries = dict[str, str]()
+    if policy.rules.raters is not None:
+        queries["rater_weight"] = "FROM rater_weight"
+    if policy.rules.has_global_prior:
+        queries["rating_prior"] = "SELECT day, prior FROM rating_prior"
+    for name, query in queries.items():
+        spark.createDataFrame(connection.sql(query).to_arrow_table()).createOrReplaceTempView(name)
 
 
 def _beside_draft(connection: duckdb.DuckDBPyConnection) -> str:

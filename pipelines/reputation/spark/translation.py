@@ -59,6 +59,8 @@ def _function(node: exp.Anonymous) -> exp.Expr:
     name = node.name.lower()
     if name == "getvariable":
         return exp.column(node.expressions[0].name, table="session")
+    if name == "to_months":
+        return exp.func("make_ym_interval", exp.Literal.number(0), *node.expressions)
     return exp.func(_RENAMED[name], *node.expressions) if name in _RENAMED else node
 
 
@@ -91,8 +93,8 @@ def _cast(node: exp.Cast) -> exp.Expr:
 
 
 def _quantile(node: exp.PercentileDisc) -> exp.Expr:
-    """Return the quantile in the type of its values; Spark's percentile_disc returns a float."""
-    template = "sort_array(collect_list({0}))[CAST(greatest(ceil(count({0}) * {1}), 1) AS INT) - 1]"
+    """Return the quantile in the type of its values, null for none; Spark's percentile_disc returns a float."""
+    template = "get(sort_array(collect_list({0})), CAST(greatest(ceil(count({0}) * {1}), 1) AS INT) - 1)"
     return sqlglot.parse_one(template.format(node.this.sql("spark"), node.expression.sql("spark")), dialect="spark")
 
 

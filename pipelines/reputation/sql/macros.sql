@@ -24,6 +24,20 @@ CREATE OR REPLACE TEMP MACRO bucket(t, period) AS
         WHEN 'year' THEN CAST(date_trunc('year', utc_day(t)) AS DATE)
     END
 
+-- name: macro_time_periods
+-- How many periods of months, or of days, have begun or passed between two days: at least as many as have passed.
+CREATE OR REPLACE TEMP MACRO time_periods(first_day, day, months, days) AS
+    CASE
+        WHEN months > 0
+            THEN ((year(day) - year(first_day)) * 12 + month(day) - month(first_day)) // months
+        ELSE date_diff('day', first_day, day) // days
+    END
+
+-- name: macro_time_date
+-- The day that is so many periods after another one. A month ends on its last day where it lacks the day of the first.
+CREATE OR REPLACE TEMP MACRO time_date(first_day, months, days, periods) AS
+    CAST(first_day + to_months(CAST(periods * months AS INTEGER)) AS DATE) + CAST(periods * days AS INTEGER)
+
 -- name: macro_governed
 -- Whether a rule over some actions, of a version in force during [from_us, to_us), applies to an event.
 CREATE OR REPLACE TEMP MACRO governed(action_type, t, actions, from_us, to_us) AS

@@ -178,5 +178,5 @@ LEFT JOIN rater_weight AS weighing
     ON weighing.day = utc_day(t) AND weighing.rater_id = metadata[getvariable('rater_key')]
 
 -- name: raters_weight
--- In step 15: the weight of a rating.
-CASE WHEN rating IS NOT NULL THEN coalesce(weighing.weight, getvariable('trust_minimum')) END AS weight,
+-- In step 15: the weight of the rater.
+coalesce(weighing.weight, getvariable('trust_minimum'))

@@ -31,11 +31,13 @@ FROM withdrawn_event
 WHERE epoch_us(withdrawn_at) >= getvariable('known_at')
 
 -- name: shown_links
--- Of each contribution of the explained user: when its event was committed, what it earned before decay, and the events
+-- Of each contribution of the explained user: when its event (if it has one) was committed, what it earned before decay, and the events
 -- that may have decided it: the retraction and the correction of it, the suspension that it falls into, the last
 -- reinstatement before it.
 SELECT
+    make_timestamptz(contribution.t) AS event_time,
     contribution.event_id,
+    contribution.action_type,
     contribution.emission_no,
     contribution.granted,
     landed.committed,
@@ -57,7 +59,7 @@ SELECT
         WHERE period.user_id = contribution.user_id AND period.to_t <= contribution.t
     ) AS reinstated_by
 FROM contribution
-JOIN (
+LEFT JOIN (
     SELECT event.event_id, min(commits.committed) AS committed
     FROM shown_event AS event
     JOIN commits ON commits.batch_id = event.batch_id

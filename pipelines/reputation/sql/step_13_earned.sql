@@ -1,5 +1,5 @@
 -- What each emission earns before caps. counts marks the row by which an event is counted: a cap or an expiry removes
--- points, not the event.
+-- points, not the event. Points from time have no emission, and no event to count.
 CREATE OR REPLACE TEMP VIEW earned AS
 SELECT
     * EXCLUDE (penalties_expire_us, expired) REPLACE (
@@ -10,7 +10,7 @@ SELECT
 FROM (
     SELECT
         *,
-        reason = 'granted' AND emission_no = 0 AS counts,
+        coalesce(reason = 'granted' AND emission_no = 0, false) AS counts,
         reason = 'granted'
             AND points < 0
             AND coalesce(t <= getvariable('as_of') - penalties_expire_us, false) AS expired

@@ -16,7 +16,7 @@ SELECT
     half_life_us,
     $earned AS earned,
     counts AS counted,
-    coalesce(emission_no, 0) = 0 AS is_first,
+    coalesce(emission_no, 0) = 0 AND event_id IS NOT NULL AS is_first,
     reason,
     rule,
     related_event_id$scopes

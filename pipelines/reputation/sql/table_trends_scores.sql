@@ -12,10 +12,17 @@ SELECT
     quantile_disc(score, 0.9) AS p90,
     max(score) AS maximum
 FROM (
-    SELECT day, CAST(sum(points) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score
-    FROM $user_days
-    $of_users
-    QUALIFY lead(day) OVER (PARTITION BY user_id ORDER BY day) IS DISTINCT FROM day
+    SELECT day, score
+    FROM (
+        SELECT
+            day,
+            CAST(sum(points) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score,
+            sum(events) OVER (PARTITION BY user_id ORDER BY day RANGE BETWEEN CURRENT ROW AND CURRENT ROW) AS events
+        FROM $user_days
+        $of_users
+        QUALIFY lead(day) OVER (PARTITION BY user_id ORDER BY day) IS DISTINCT FROM day
+    )
+    WHERE events > 0
 )
 $of_days
 GROUP BY day

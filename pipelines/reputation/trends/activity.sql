@@ -6,7 +6,7 @@
 SELECT
     CAST(date_trunc($period, day) AS DATE) AS first_day,
     action_type,
-    count(DISTINCT user_id) AS active_users,
+    count(DISTINCT user_id) FILTER (events > 0) AS active_users,
     CAST(sum(events) AS BIGINT) AS events,
     CAST(sum(counted) AS BIGINT) AS counted
 FROM user_days

@@ -19,7 +19,7 @@ earned AS (
     SELECT
         first_event.cohort,
         (CAST(date_trunc('week', day) AS DATE) - first_event.cohort) // 7 AS age_weeks,
-        count(DISTINCT user_days.user_id) AS active_users,
+        count(DISTINCT user_days.user_id) FILTER (events > 0) AS active_users,
         CAST(sum(points) AS DOUBLE) AS points
     FROM user_days
     INNER JOIN first_event ON first_event.user_id = user_days.user_id

@@ -9,6 +9,7 @@ WITH standing AS (
     SELECT
         CAST(date_trunc('week', day) AS DATE) AS week,
         user_id,
+        sum(events) > 0 AS has_events,
         sum(sum(points)) OVER (PARTITION BY user_id ORDER BY week) AS points,
         lead(week) OVER (PARTITION BY user_id ORDER BY week) AS next_week
     FROM user_days
@@ -24,7 +25,7 @@ at_week AS (
     SELECT
         weeks.week,
         user_id,
-        standing.week = weeks.week AS is_active,
+        standing.week = weeks.week AND has_events AS is_active,
         points > 0
         AND rank() OVER (PARTITION BY weeks.week ORDER BY points DESC)
         <= greatest(1, round($high_share * count(*) OVER (PARTITION BY weeks.week))) AS is_high

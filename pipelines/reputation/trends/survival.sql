@@ -11,7 +11,7 @@ WITH pauses AS (
         min(day) OVER (PARTITION BY user_id) AS first_day,
         CAST(as_of AS DATE) AS last_day,
         coalesce(lead(day) OVER (PARTITION BY user_id ORDER BY day), CAST(as_of AS DATE)) - day > $idle_days AS leaves
-    FROM (SELECT DISTINCT user_id, day FROM user_days), snapshot_info
+    FROM (SELECT DISTINCT user_id, day FROM user_days WHERE events > 0), snapshot_info
 ),
 
 lives AS (
