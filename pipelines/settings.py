@@ -147,7 +147,8 @@ class RedisSettings(_Section):
     ssl_cafile: Path | None = None
     """The CA certificates that verify a rediss:// server."""
     leaderboards: tuple[str, ...] = ()
-    """The views that have a leaderboard, such as all_time or last_30_days; comma-separated in the environment."""
+    """The views that have a leaderboard, such as all_time or last_30_days, or within a scope all_time.city=berlin;
+    comma-separated in the environment."""
 
     @field_validator("leaderboards", mode="before")
     @classmethod
@@ -158,9 +159,10 @@ class RedisSettings(_Section):
     @classmethod
     def _views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if not re.fullmatch(r"all_time|last_[1-9][0-9]*_days", name):
+            if not re.fullmatch(r"(all_time|last_[1-9][0-9]*_days)(\.[a-z0-9_]+=[^,:\x00-\x1f\x7f]+)?", name):
                 raise ValueError(
-                    f"{name!r} is not a view: use all_time, or last_N_days where N is a window of the policy"
+                    f"{name!r} is not a view: use all_time, or last_N_days where N is a window of the policy; within a "
+                    "scope VIEW.SCOPE=VALUE, such as all_time.city=berlin, where the value has no comma and no colon"
                 )
         return tuple(dict.fromkeys(names))
 

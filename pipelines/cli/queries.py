@@ -53,7 +53,10 @@ def leaderboard(
         str | None, typer.Option(help="Print the rank of this user instead. Exits 1 if the user has none.")
     ] = None,
 ) -> None:
-    """Print the users with the highest scores of a view, or one user's rank, as served by Redis."""
+    """Print the users with the highest scores of a view, or one user's rank, as served by Redis.
+
+    A leaderboard within a scope is named as in the setting: all_time.city=berlin.
+    """
     from pipelines.serving.read import read_leaderboard, read_rank  # noqa: PLC0415
 
     settings = current_settings()
@@ -77,7 +80,8 @@ def scores(
         str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
     ] = None,
     scope: Annotated[
-        str | None, typer.Option(help="A scope of the policy, such as city: a row for each user and value.")
+        str | None,
+        typer.Option(help="A scope of the policy, such as city: a row for each user and value; city=berlin: that one."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.CSV,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
@@ -88,13 +92,16 @@ def scores(
     from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation import scores as engine  # noqa: PLC0415
+    from pipelines.reputation.scopes import find_value  # noqa: PLC0415
 
     settings = current_settings()
     known = instant(known_at)
     warn_of_withdrawn(known)
     rules = chosen_policy(policy, known)
     moment = instant(as_of) or known or datetime.now(UTC)
-    write(engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known, scope), form, output)
+    name, value = find_value(rules.at(moment), utf8(scope)) if scope and "=" in scope else (scope, None)
+    rows = engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known, name)
+    write(rows if value is None else rows.filter(rows["value"] == value), form, output)
 
 
 def sql(

@@ -3,8 +3,9 @@
 Owns the document's members; the serving stage decides where and when documents are published.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,11 +30,13 @@ def documents(
     """Return the document of every user of a warehouse, ordered by user_id.
 
     users: user_ids (String) to restrict the result to; unknown ones are ignored. None: all users.
-    leaderboards: names of views whose scores are returned as well.
+    leaderboards: names of views whose scores are returned as well; within a scope `{view}.{scope}={value}`.
     Columns: `user_id` and `document` (String), `digest` (UInt64), and for each view of `leaderboards` `{view}_score`
-    (Float64): the document's score, or null for a suspended user whom the policy hides. The digest covers the document
-    without the members of `ORIGIN`: while it is unchanged, the published document stays, with its older as_of.
-    Raises UsageError when there is no warehouse at the path, ConfigurationError for a view that its policy lacks.
+    (Float64): the user's score there, or null for a suspended user whom the policy hides and for one without the value.
+    The digest covers the document without the members of `ORIGIN`, and the scores within scopes: while it is unchanged,
+    the published document stays, with its older as_of.
+    Raises UsageError when there is no warehouse at the path, ConfigurationError for a view or scope that its policy
+    lacks.
     """
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
@@ -60,14 +63,18 @@ def documents_of(
     of_scopes = map(_scope_members, in_force.rules.scopes)
     own = [_defaults(in_force), *_level(in_force), *_members(in_force), *of_scopes]
     sources = scopes or {name: scope_relation(name) for name in in_force.rules.scopes}
+    ranked = [_find_ranked(name, in_force) for name in leaderboards]
+    connection.execute("SET VARIABLE ranked_values = CAST(? AS VARCHAR[])", [[each.value for each in ranked]])
     fragments = {
         "source": source,
         "members": ",\n        ".join(own),
-        "scores": _scores(leaderboards, in_force),
+        "scores": _scores(ranked, in_force),
+        "ranked": "".join(f" || ';' || coalesce(CAST(ranked_{n} AS VARCHAR), '')" for n, _ in _scoped(ranked)),
     }
     with _only(connection, users) as only:
-        joins = _scopes(sources, in_force, only)
-        return connection.sql(statement("documents", only=only, scopes=joins, **fragments)).pl()
+        joins = _scopes(sources, in_force, only) + _ranked_joins(ranked, sources, only)
+        frame = connection.sql(statement("documents", only=only, scopes=joins, **fragments)).pl()
+    return frame.rename({f"leaderboard_{n}": f"{name}_score" for n, name in enumerate(leaderboards)})
 
 
 def shown_rows(
@@ -130,18 +137,53 @@ def _member(view: View, policy: EffectivePolicy) -> str:
     return f"reputation_{view.name} := struct_pack({fields})"
 
 
-def _scores(leaderboards: Sequence[str], policy: EffectivePolicy) -> str:
-    """Return the score columns for leaderboards as SQL, each preceded by a comma."""
-    known = [view.name for view in views(policy)]
-    for name in leaderboards:
-        if name not in known:
-            raise ConfigurationError(
-                f"the setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) names {name!r}, but the policy has no "
-                f"such view: it has {', '.join(known)}"
-            )
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """What a leaderboard ranks: a view, overall or within a value of a scope."""
+
+    view: str
+    scope: str
+    """Empty: overall."""
+    value: str
+
+
+def _find_ranked(name: str, policy: EffectivePolicy) -> _Ranked:
+    view, _, within = name.partition(".")
+    scope, _, value = within.partition("=")
+    _require(name, "view", view, [each.name for each in views(policy)])
+    if scope:
+        _require(name, "scope", scope, policy.rules.scopes)
+    return _Ranked(view, scope, value)
+
+
+def _require(leaderboard: str, kind: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigurationError(
+            f"the setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) names {leaderboard!r}, but the policy has "
+            f"no such {kind}: it has {', '.join(known) or 'none'}"
+        )
+
+
+def _scoped(ranked: Sequence[_Ranked]) -> list[tuple[int, _Ranked]]:
+    """Return the leaderboards within scopes, with their numbers."""
+    return [(number, each) for number, each in enumerate(ranked) if each.scope]
+
+
+def _scores(ranked: Sequence[_Ranked], policy: EffectivePolicy) -> str:
+    """Return the score columns for leaderboards as SQL, by number, each preceded by a comma."""
     hidden = "status = 'suspended'" if policy.rules.status.rule == "hide" else "false"
-    column = "CASE WHEN {hidden} THEN NULL ELSE CAST({name}_score AS DOUBLE) END AS {name}_score"
-    return "".join(",\n    " + column.format(hidden=hidden, name=name) for name in leaderboards)
+    scores = [f"ranked_{number}" if each.scope else f"{each.view}_score" for number, each in enumerate(ranked)]
+    column = "CASE WHEN {hidden} THEN NULL ELSE CAST({score} AS DOUBLE) END AS leaderboard_{number}"
+    columns = (column.format(hidden=hidden, score=score, number=number) for number, score in enumerate(scores))
+    return "".join(f",\n    {each}" for each in columns)
+
+
+def _ranked_joins(ranked: Sequence[_Ranked], sources: Mapping[str, str], only: str) -> str:
+    """Return the joins that give each user the scores within scopes that leaderboards rank."""
+    return "".join(
+        "\n" + statement("scope_ranked", no=f"{no}", view=each.view, source=sources[each.scope], only=only)
+        for no, each in _scoped(ranked)
+    )
 
 
 def _level(policy: EffectivePolicy) -> list[str]:

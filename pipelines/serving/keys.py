@@ -2,7 +2,8 @@
 
     key                          type        holds
     {prefix}:{user_id}           string      the user's document, JSON in UTF-8; user_id is raw UTF-8, unescaped
-    {prefix}.leaderboard.{view}  sorted set  users by their score in that view; a view is all_time or last_N_days
+    {prefix}.leaderboard.{view}  sorted set  users by their score in that view; a view is all_time or last_N_days, and
+                                             within a scope such as all_time.city=berlin
     {prefix}.publication         hash        what is published, and what is being published
     {prefix}.fence.{{n}}         string      only in a cluster: the publication that last wrote to a hash slot; the
                                              braces are part of the key, and n is the smallest number of that slot
@@ -10,8 +11,9 @@
 Only `publish()` writes. Documents have no TTL: the first publication without the user deletes the document. The hash
 is never deleted; deleting it by hand makes the next publication a full one.
 A leaderboard exists if the setting `redis.leaderboards` of the last publication names its view and it has members: all
-users with a document, except those whom the policy hides. A member is a user_id as raw UTF-8 bytes; its score is the
-score of the document as a double. Document and leaderboards change together.
+users with a document, or with the value of the scope, except those whom the policy hides. A member is a user_id as raw
+UTF-8 bytes; its score is the score of the document, or that within the scope, as a double. Document and leaderboards
+change together.
 
 Fields of `{prefix}.publication`; times are microseconds since 1970-01-01 UTC:
 
@@ -43,7 +45,7 @@ from redis.crc import key_slot
 HASH_SLOTS = 16_384
 """The number of hash slots of a cluster."""
 _LEADERBOARD = "leaderboard."
-_VIEW = re.compile(rb"all_time|last_[0-9]+_days")
+_VIEW = re.compile(r"(all_time|last_[0-9]+_days)(\.[a-z0-9_]+=[^,:\x00-\x1f\x7f]+)?")
 
 
 def document_prefix(prefix: str) -> str:
@@ -79,8 +81,8 @@ def is_leaderboard(prefix: str, key: bytes) -> bool:
 def leaderboard_view(prefix: str, key: bytes) -> str | None:
     """Return the view of a leaderboard key; None for any other key."""
     before = leaderboard_key(prefix, "")
-    found = _VIEW.fullmatch(key, len(before)) if key.startswith(before) else None
-    return found and found[0].decode()
+    view = key.removeprefix(before).decode("utf-8", "replace")
+    return view if key == leaderboard_key(prefix, view) and _VIEW.fullmatch(view) else None
 
 
 def key_pattern(prefix: str) -> str:

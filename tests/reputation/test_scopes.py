@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from pipelines.cli import main
 from pipelines.errors import PolicyError, UsageError
 from pipelines.reputation.derive import DerivationResult, Draft, derive, open_draft
 from pipelines.reputation.documents import documents
@@ -140,22 +142,45 @@ def test_a_trend_has_the_days_of_each_value(warehouse: Warehouse) -> None:
     assert set(warehouse.trend("scopes")["scope"]) == {"city", "tag"}
 
 
+@pytest.mark.parametrize(("scope", "rows"), [("city=paris", ["ann,paris"]), ("tag", ["ann,fast"])])
+def test_the_command_scores_lists_a_scope_or_one_value(
+    scope: str,
+    rows: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`scores --scope city=paris` has the users of that city, `--scope tag` those of all tags."""
+    (tmp_path / "p.toml").write_text(RULES, encoding="utf-8")
+    monkeypatch.setattr("pipelines.lake.tables.open_lake", lambda _: None)
+    monkeypatch.setattr("pipelines.lake.commit_log.take_snapshot", lambda _: snapshot_of(tmp_path, EVENTS))
+    arguments = ["--policy", str(tmp_path / "p.toml"), "--as-of", AS_OF.isoformat(), "--scope", scope]
+    monkeypatch.setattr(sys, "argv", ["karmalake", "scores", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert [",".join(line.split(",")[:2]) for line in capsys.readouterr().out.splitlines()[1:]] == rows
+
+
 def refreshed(draft: Draft, folder: Path, rules: str, *commits: list[Event]) -> DerivationResult:
     return draft.refresh(lake(folder / "lake", commits), parse_policy(rules), AS_OF)
 
 
 @pytest.mark.parametrize("rules", [RULES, _DECAYING], ids=["exact", "decaying"])
 def test_a_refresh_publishes_a_value_that_changed(tmp_path: Path, rules: str) -> None:
-    """A correction moves a rating to another city; the overall row stays, and the document is new."""
+    """A correction moves a rating to another city; the overall row stays, and the document and the ranks are new."""
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
         refreshed(draft, tmp_path, rules, EVENTS)
         derived = refreshed(draft, tmp_path, rules, EVENTS, [MOVE])
         assert derived.rebuild_reason is None
         assert derived.changed_users is not None
         assert derived.changed_users.to_list() == ["ann"]
-        drafted = draft.tables.documents(derived.changed_users)
+        boards = ("all_time", "all_time.city=paris", "all_time.city=berlin")
+        drafted = draft.tables.documents(derived.changed_users, boards)
         draft.publish()
-        assert_frame_equal(drafted, documents(tmp_path / "warehouse.duckdb", derived.changed_users))
+        assert_frame_equal(drafted, documents(tmp_path / "warehouse.duckdb", derived.changed_users, boards))
+        assert_frame_equal(drafted, documents(tmp_path / "warehouse.duckdb", None, boards).filter(user_id="ann"))
+        assert drafted["all_time.city=paris_score"][0] != drafted["all_time.city=berlin_score"][0]
     moved = json.loads(drafted["document"][0])
     assert moved["by_city_omitted"] == 2
     assert "reputation_by_city" in Warehouse(tmp_path / "warehouse.duckdb").tables()

@@ -3,6 +3,7 @@
 import json
 import threading
 import uuid
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,13 +13,14 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.reputation import documents as warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.serving import redis_store
-from pipelines.serving.keys import leaderboard_key
+from pipelines.serving.keys import leaderboard_key, leaderboard_view
 from pipelines.serving.read import LeaderboardEntry, published, read_leaderboard, read_rank
 from pipelines.settings import RedisSettings, Settings, load_settings
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
@@ -311,6 +313,67 @@ def test_a_view_missing_from_the_policy_is_a_configuration_error(hiding: Path) -
     """The error names the setting and the available views."""
     with pytest.raises(ConfigurationError, match=r"LEADERBOARDS\) names 'last_30_days'.*it has all_time, last_7_days$"):
         warehouse.documents(hiding, None, ("last_30_days",))
+
+
+IN_CITIES = (
+    HIDING
+    + """
+correction = { actions = ["Corrected"] }
+scopes.city = { from = "city", limit = 1 }
+"""
+)
+BOARDS = ("all_time", "all_time.city=berlin", "last_7_days.city=zürich 1", "all_time.city=rome")
+
+
+def _rides() -> list[Event]:
+    """Return rides in cities; bob is suspended, and hidden."""
+    rides = (("ann", ("berlin", "berlin", "zürich 1")), ("bob", ("berlin",)), ("cem", ("zürich 1",)))
+    return [
+        Event(f"{user}{i}", user, "TransactionCompleted", NOW - (1 + i) * DAY, {"city": city})
+        for user, cities in rides
+        for i, city in enumerate(cities)
+    ] + [Event("s", "bob", "AccountSuspended", NOW - 1)]
+
+
+def test_leaderboards_within_a_scope_follow_the_values(settings: Settings, tmp_path: Path) -> None:
+    """A value that the document leaves out is ranked, too; an event that moves to another moves its user.
+
+    The correction leaves the document as it was: a digest of it alone would keep the user on the wrong leaderboard.
+    """
+    ranked = with_views(settings, *BOARDS)
+    move = Event("c", "ann", "Corrected", NOW - 2, {"target_event_id": "ann2", "city": "rome"})
+    found, cities = [], []
+    for number, batch in enumerate((_rides(), [*_rides(), move])):
+        folder = tmp_path / f"{number}"
+        derive(snapshot_of(folder, batch), parse_policy(IN_CITIES), AS_OF, folder / "warehouse.duckdb")
+        shown = partial(warehouse.documents, folder / "warehouse.duckdb", leaderboards=BOARDS)
+        publish(shown, stamp(number + 1), ranked.redis, tmp_path, names("ann") if number else None)
+        found.append([[(each.user_id, each.score) for each in read_leaderboard(view, ranked)] for view in BOARDS])
+        document = json.loads(shown()["document"][0])
+        cities.append((document["by_city"], document["by_city_omitted"]))
+    overall, berlin = [("ann", 3.75), ("cem", 1.25)], [("ann", 2.5)]
+    assert found[0] == [overall, berlin, [("cem", 1.25), ("ann", 1.25)], []]
+    assert found[1] == [overall, berlin, [("cem", 1.25)], [("ann", 1.25)]]
+    assert cities[0] == cities[1]
+    assert read_rank("ann", "all_time.city=rome", ranked) == 1
+
+
+def test_a_scope_missing_from_the_policy_is_a_configuration_error(hiding: Path) -> None:
+    """The error names the setting and the scope."""
+    with pytest.raises(ConfigurationError, match=r"names 'all_time.city=berlin', but the policy has no such scope"):
+        warehouse.documents(hiding, None, ("all_time.city=berlin",))
+
+
+@pytest.mark.parametrize(
+    "name", ["all_time.city", "all_time.city=", "all_time.City=berlin", "city=berlin", "all_time.a=b:c"]
+)
+def test_names_of_leaderboards_are_checked(name: str) -> None:
+    """A value has no colon, since no key but that of a document has one; nor a comma, which separates the names."""
+    with pytest.raises(ValidationError, match="is not a view"):
+        RedisSettings(leaderboards=(name,))
+    assert leaderboard_view("r", leaderboard_key("r", name)) is None
+    assert leaderboard_view("r", leaderboard_key("r", BOARDS[2])) == BOARDS[2]
+    assert leaderboard_view("r", leaderboard_key("r", BOARDS[2]).replace(b"\xc3", b"\xff")) is None
 
 
 def test_decayed_scores_rank_as_they_are_shown(settings: Settings, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 -- Each user's document, and a digest of it without moments and lake_version, which decides what is published again. md5,
 -- because the digest outlives this process and DuckDB's own hash may change. Costly members are computed once for both.
+-- The digest covers the scores of leaderboards within scopes, too: a document does not hold all values.
 WITH parts AS (
     SELECT
         *,
@@ -16,6 +17,6 @@ SELECT
     user_id,
     head || getvariable('document_moments') || by_policy || ',"lake_version":' || lake_version
         || ',' || members_json AS document,
-    md5_number_lower(head || by_policy || ',' || members_json) AS digest$scores
+    md5_number_lower(head || by_policy || ',' || members_json$ranked) AS digest$scores
 FROM parts
 ORDER BY user_id

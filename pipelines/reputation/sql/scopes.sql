@@ -69,6 +69,15 @@ GROUP BY user_id, day, scope_$scope
 HAVING count(*) FILTER (WHERE counted) > 0
 ORDER BY user_id, day, value
 
+-- name: scope_ranked
+-- The score of each user within a value that a leaderboard ranks; `ranked_values` has the values of all leaderboards.
+LEFT JOIN (
+    SELECT user_id, ${view}_score AS ranked_$no
+    FROM $source
+    $only
+    WHERE value = getvariable('ranked_values')[$no + 1]
+) AS ranked_user_$no USING (user_id)
+
 -- name: scope_document
 -- The member of a scope in each document: the values with the most events that count, and how many others there are.
 LEFT JOIN (
