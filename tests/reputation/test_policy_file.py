@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -311,3 +312,27 @@ def test_the_examples_of_the_page_are_policies() -> None:
     }
     known: set[str] = set().union(*known_keys().values())
     assert [key for key in sorted(known - optional) if not re.search(rf"\b{key}\b", "".join(examples))] == []
+
+
+def test_the_keys_that_a_policy_reads() -> None:
+    """Each kind of rule that reads metadata is among them: a merge recomputes the users whom events name there."""
+    rules = """
+        name = "reading"
+        version = "1"
+        order_by = "order"
+        raters = { weight = "trust", seeds = "ann", key = "rater" }
+        adjustment = { points = { from = "adjusted", minimum = 0, maximum = 1 } }
+        completion.a = { actions = ["A"], by = ["B"], key = "completed" }
+        once.a = { actions = ["A"], per = ["once", "twice"], keep = "first" }
+        caps.a = { period = "day", maximum = 1, per = "capped" }
+        scopes.a = { from = "scope" }
+        [actions.A]
+        where = { condition = "x" }
+        rating = { from = "rating", map = { x = 1 }, weight = { from = "weight", minimum = 0, maximum = 1 } }
+        emit = [{ points = { from = "first" } }, { points = { from = "second" } }, { points = 1 }]
+    """
+    (version,) = parse_policy(dedent(rules)).versions
+    assert version.metadata_keys == {
+        *("order", "rater", "adjusted", "completed", "once", "twice", "capped", "scope", "condition", "rating"),
+        *("weight", "first", "second"),
+    }

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission
+from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission, EventNumber
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
@@ -141,9 +141,10 @@ class Rules(Section):
     def metadata_keys(self) -> set[str]:
         """Every metadata key whose values decide what an event does, except those of retractions and corrections."""
         grouped = (*self.once.values(), *self.caps.values())
-        numbers = [emission.points for emission in self.emissions]
-        ratings = [action.rating for action in self.all_actions.values()]
-        keys = {number.key for number in (*numbers, *ratings) if number} | {self.order_by}
+        numbers: list[EventNumber] = [emission.points for emission in self.emissions]
+        ratings = [action.rating for action in self.all_actions.values() if action.rating]
+        numbers += [*ratings, *(rating.weight for rating in ratings if rating.weight)]
+        keys = {number.key for number in numbers} | {self.order_by}
         keys |= {key for _, key, _ in self.conditions} | {key for rule in grouped for key in rule.per}
         keys |= {each.key for each in (*self.completion.values(), *self.scopes.values(), self.raters) if each}
         return {key for key in keys if key is not None}
