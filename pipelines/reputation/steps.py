@@ -199,7 +199,10 @@ def _timed(policy: EffectivePolicy, source: str) -> tuple[list[str], str]:
     """Return the steps that add points from time to the events that gates let through, and the last view."""
     if not policy.has_time_points:
         return [], source
-    last = statement("with_time_points", source=source)
+    weights = {"weight": "\n    rating_weight,", "no_weight": "\n    CAST(NULL AS BIGINT),"}
+    if not policy.reads_weights:
+        weights = dict.fromkeys(weights, "")
+    last = statement("with_time_points", source=source, **weights)
     return [statement("time_start"), statement("time_points"), last], "with_time_points"
 
 

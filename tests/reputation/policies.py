@@ -213,7 +213,8 @@ def allowed(tables: tuple[Table, ...]) -> list[Table]:
     """
     if "'weight'" in repr(tables):
         tables = tuple(table | {"measures": unweighted(table.get("measures", {}))} for table in tables)
-    decays = any("half_life_days" in repr(table.get("actions", {}) | table.get("adjustment", {})) for table in tables)
+    earning = [table.get(key, {}) for table in tables for key in ("actions", "adjustment", "time")]
+    decays = "half_life_days" in repr(earning)
     return [table | {"levels": _allowed(table, decays=decays)} if "levels" in table else table for table in tables]
 
 

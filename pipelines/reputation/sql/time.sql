@@ -57,7 +57,7 @@ SELECT
     epoch_us,
     penalties_expire_us,
     points,
-    rating,
+    rating,$weight
     reason,
     rule,
     related_event_id
@@ -76,7 +76,7 @@ SELECT
     epoch_us,
     CAST(NULL AS BIGINT),
     points,
-    CAST(NULL AS BIGINT),
+    CAST(NULL AS BIGINT),$no_weight
     reason,
     CAST(NULL AS VARCHAR),
     CAST(NULL AS VARCHAR)
