@@ -84,6 +84,12 @@ def test_a_suspension_and_a_cap() -> None:
     assert [points for *_, points in dated(events, RULES + cap + 'exempt = ["member"]')] == [5, 0, 5, 5]
 
 
+def test_beside_weights_of_ratings() -> None:
+    """What time earns is no rating, and has no weight."""
+    weighed = RULES.replace("points = 3", "points = 3\nrating = { fixed = 1, weight = 0.5 }")
+    assert dated([OPENED, event("Done", 2024, 1, 2, 9)], weighed) == dated([OPENED], RULES)
+
+
 def test_an_event_of_the_same_name_earns_nothing() -> None:
     """Anyone may write events of any action_type: what time earns does not come from events."""
     with duckdb.connect() as connection:
