@@ -17,13 +17,15 @@ from assets.partitions import DAYS
 from assets.resources import NO_CONFIG, Karmalake
 from assets.upkeep import NIGHTLY
 from pipelines.boundary.text import markdown_code
-from pipelines.lake.tables import open_lake
+from pipelines.lake.score_changes import read_position
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, wait_for_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
 from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.settings import Settings
 
 _DAYS = """
 SELECT
@@ -179,8 +181,13 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
 )
 @explain_failures
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """One JSON document per user in Redis: writes those that changed, or all if Redis lost them."""
-    published = publish_warehouse(karmalake.settings)
+    """One JSON document per user in Redis: writes those that changed, or all if Redis lost them.
+
+    With the feed on, the metadata has the changes that were recorded meanwhile, and the last number.
+    """
+    settings = karmalake.settings
+    before = _feed_number(settings)
+    published = publish_warehouse(settings)
     metadata = {
         "dagster/row_count": published.written + published.unchanged,
         "written": published.written,
@@ -188,7 +195,17 @@ def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeRe
         "in_full": published.full,
         "seconds": published.seconds,
     }
+    if settings.feed.enabled:
+        number = _feed_number(settings)
+        metadata |= {"feed_changes": number - before, "feed_last_number": number}
     return dg.MaterializeResult(metadata=metadata)
+
+
+def _feed_number(settings: Settings) -> int:
+    """Return the last number of the feed; 0 if it is off."""
+    if not settings.feed.enabled:
+        return 0
+    return read_position(create_lake(settings.lake_root).table("score_changes")).number
 
 
 def _columns(warehouse: Warehouse, table: str) -> dict[str, Any]:

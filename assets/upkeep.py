@@ -8,6 +8,7 @@ import dagster as dg
 from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, events
 from assets.resources import NO_CONFIG, Karmalake
+from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit as compare
@@ -28,15 +29,20 @@ _WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_wi
 )
 @explain_failures
 def compacted_files(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Merges small files of the lake, sorted by user, and deletes orphaned files. Changes no rows."""
+    """Merges small files of the lake, sorted by user, and deletes orphaned files; changes no events.
+
+    Removes changes of the feed that are older than the setting feed.keep_days.
+    """
     settings = karmalake.settings
     lake = create_lake(settings.lake_root)
     done = compact(lake, settings.lake.compact_after_files, lambda step: context.log.info("merged %s", step))
+    dropped = drop_old_changes(lake, settings.feed)
     removed = vacuum(lake, settings.lake.vacuum_retention_hours)
     files = {
         "files_merged": sum(table.files_before for table in done),
         "files_written": sum(table.files_after for table in done),
         "files_removed": len(removed),
+        "feed_changes_removed": dropped,
     }
     return dg.MaterializeResult(metadata=files)
 

@@ -15,7 +15,6 @@ from pipelines.operate.operator_events import adjust, preview_adjustment, previe
 from pipelines.operate.user_data import user_data
 from pipelines.operate.verify import verify, verify_lake
 from pipelines.refresh import publish_warehouse, rebuild_warehouse
-from pipelines.simulate.community import simulate_community
 from pipelines.simulate.simulator import simulate
 from pipelines.sources.files import ColumnMapping
 
@@ -45,7 +44,6 @@ __all__ = [
     "retract",
     "select",
     "simulate",
-    "simulate_community",
     "start",
     "stop",
     "take_snapshot",

@@ -15,7 +15,7 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import FileSource, open_file
 from pipelines.ingest.sample import RecordSample
-from pipelines.inputs import InputFile, find_files, local_file
+from pipelines.inputs import UNNAMED, InputFile, find_files, local_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
@@ -51,14 +51,16 @@ ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic_id IN (SELECT unnest(?))
 GROUP BY topic_id
 """
-_EARLIER = """
-SELECT DISTINCT source_digest
+_OTHERS = """
+SELECT DISTINCT left(topic_id, 17)
 FROM (SELECT batch_id, unnest(ranges, recursive := true) FROM (SELECT batch_id, ranges FROM commits))
 ANTI JOIN withdrawn USING (batch_id, topic_id)
-WHERE topic = ? AND source = ? AND source_digest <> ?
+WHERE topic = $topic AND source_digest <> $digest AND accepted > 0
+ORDER BY ALL
 """
+"""The loads of a file under other columns or another source, as `loads list` names them."""
 _REASONS = """
-SELECT topic_id, reason, count(*)::BIGINT AS rows
+SELECT topic_id, reason, count(*)::BIGINT AS rows, arg_min(detail, "offset") AS example
 FROM dead_letters
 ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic_id IN (SELECT unnest(?))
@@ -89,6 +91,8 @@ class FileSummary:
     erased: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     """The file's dead letters that are still in the lake, by reason."""
+    example: str = ""
+    """What is wrong with the first one of the most frequent reason."""
 
     @property
     def reconciles(self) -> bool:
@@ -103,24 +107,26 @@ def backfill(
     data: Any,
     rows: ColumnMapping | SourceFile,
     report: Callable[[CommitRecord], None] = lambda _: None,
+    name: str = "",
 ) -> int:
     """Commit the rows of files or of a frame, each from its checkpoint on; return the number of commits.
 
     `data` is a path or an s3:// address, also of a folder or a Delta table, a pattern, `-` for standard input, a frame
     of polars, pandas or Arrow, or a relation of DuckDB. `rows` says what its rows are: columns, or a source file
-    (`karmalake.read_source`). `report` is called with the record of each commit. After a crash, the next call continues
+    (`karmalake.read_source`). `report` is called with the record of each commit. `name` is what `karmalake loads list`
+    calls standard input or a frame. After a crash, the next call continues
     from the last commit (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises
     UsageError for a file that does not exist or does not match the mapping, and RejectedError if its rejected rows
     exceed a limit; files before it stay committed.
     """
     files = find_files([data]) if isinstance(data, str | Path) else [data]
-    return sum(_backfill_one(settings, each, rows, report) for each in files)
+    return sum(_backfill_one(settings, each, rows, report, name) for each in files)
 
 
 def _backfill_one(
-    settings: Settings, data: Any, rows: ColumnMapping | SourceFile, report: Callable[[CommitRecord], None]
+    settings: Settings, data: Any, rows: ColumnMapping | SourceFile, report: Callable[[CommitRecord], None], name: str
 ) -> int:
-    with local_file(data) as file:
+    with local_file(data, name) as file:
         try:
             return load(settings, open_input(file, rows, settings), report)
         except UsageError as error:
@@ -235,17 +241,20 @@ def _is_day(text: str) -> bool:
         return False
 
 
-def was_loaded_otherwise(settings: Settings, source: FileSource) -> bool:
-    """Return whether the lake has a load of a file by another text of its source file."""
-    if source.source is None:
-        return False
+def other_loads(settings: Settings, source: FileSource) -> list[str]:
+    """Return the loads of a file that gave events by other columns, or by another text of its source.
+
+    None without a lake, and for standard input and frames without a name.
+    """
+    if source.name in UNNAMED:
+        return []
     try:
         snapshot = take_snapshot(open_lake(settings.lake_root))
     except UsageError:
-        return False
+        return []
     with open_lake_views(snapshot) as connection:
-        known = [source.topic, source.source.name, source.source.digest]
-        return bool(connection.execute(_EARLIER, known).fetchall())
+        found = connection.execute(_OTHERS, {"topic": source.topic, "digest": source.digest}).fetchall()
+    return [load for (load,) in found]
 
 
 def summarize_files(settings: Settings, paths: Sequence[Path], rows: ColumnMapping | SourceFile) -> list[FileSummary]:
@@ -269,10 +278,17 @@ def summarize_commits(settings: Settings, sources: Sequence[FileSource | RecordS
     with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         fates = {row["topic_id"]: row for row in connection.sql(_FATES, params=[topic_ids]).pl().to_dicts()}
         reasons: dict[str, dict[str, int]] = {}
-        for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():
+        examples: dict[str, str] = {}
+        for topic_id, reason, rows, example in connection.execute(_REASONS, [topic_ids]).fetchall():
             reasons.setdefault(topic_id, {})[reason] = rows
+            examples.setdefault(topic_id, example or "")
     return [
-        FileSummary(source.path, reasons=reasons.get(source.topic_id, {}), **_fate(fates.get(source.topic_id, {})))
+        FileSummary(
+            source.path,
+            reasons=reasons.get(source.topic_id, {}),
+            example=examples.get(source.topic_id, ""),
+            **_fate(fates.get(source.topic_id, {})),
+        )
         for source in sources
     ]
 

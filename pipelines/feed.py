@@ -9,24 +9,37 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
 
 from pipelines.errors import ConfigurationError, FencedError, TransientError
-from pipelines.feed_state import FeedState
+from pipelines.feed_causes import merge_count, with_causes
+from pipelines.feed_state import FeedState, as_said
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
 from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, create_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
+from pipelines.reputation.recent_events import RECENT, SINCE, RecentEvents
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import Info
 from pipelines.settings import Settings
 
 ShownRows = Callable[[pl.Series | None], pl.DataFrame]
 """Returns what is shown of users, or of all (None): `user_id` and `shown` (String), like `documents.shown_rows`."""
+
+
+class Shown(NamedTuple):
+    """What a publication shows, as a warehouse or a draft has it."""
+
+    rows_of: ShownRows
+    recent_events: RecentEvents
+
+
 Record = Callable[[pl.Series | None, Info], None]
 """Records the changes of a publication: of the users who may have changed, or (None) of any. See `Feed.record`."""
 _ATTEMPTS = 20
+_NOTHING = pl.DataFrame(schema=RECENT)
 
 
 class Feed:
@@ -37,38 +50,45 @@ class Feed:
         self._number: int | None = None
         """The last number after the last call; None before the first one."""
 
-    def record(self, rows_of: ShownRows, changed: pl.Series | None, info: Info) -> None:
+    def since(self, users: pl.Series) -> pl.DataFrame:
+        """Return the publication that last said something of each of some users (String), as SINCE."""
+        return _since(users.to_frame("user_id").join(self._state.of(users), on="user_id", how="left"))
+
+    def record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
         """Record how what is shown differs from what the feed said last, as the changes of one publication.
 
         changed: the only users (String) who may differ since the last call that returned; None: any may. All users are
-        compared the first time, and after another publisher has recorded changes: then rows_of(None) is called.
+        compared the first time, and after another publisher has recorded changes: then `shown.rows_of` gets None.
         info: what the publication reflects.
         Users who are erased are left out. Raises FencedError if the feed has changes of a newer publication,
-        TransientError if the lake cannot be committed to, and like `rows_of`.
+        TransientError if the lake cannot be committed to, and like `shown`.
         """
         for _ in range(_ATTEMPTS):
             try:
-                return self._record(rows_of, changed, info)
+                return self._record(shown, changed, info)
             except FeedMovedError:
                 continue
         raise TransientError("other writers kept committing to the lake's table score_changes: publish again")
 
-    def _record(self, rows_of: ShownRows, changed: pl.Series | None, info: Info) -> None:
-        table = self._lake.table("score_changes")  # before the tombstones: an erasure commits to it after those
+    def _record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
+        table = self._lake.table("score_changes")
         position = read_position(table)
         _require_newest(position, info)
-        self._tombstones.read()
+        self._tombstones.catch_up_changes(table)
         self._state.sync(table, position)
         users = changed if position.number == self._number else None
-        changes = self._without_erased(self._changes(rows_of(users), users))
+        changes = self._without_erased(self._changes(shown.rows_of(users), users))
         reached = _after(position, changes.height, info)
         if changes.height:
-            append_changes(self._lake, table, _rows(changes, reached, info), reached)
-            self._state.apply(changes, position.number, reached.number)
+            recent = shown.recent_events(_since(changes)) if position.number else _NOTHING
+            changes = with_causes(changes, recent, self._lake, position, info)
+            rows = _rows(changes, reached, info)
+            append_changes(self._lake, table, rows, reached)
+            self._state.apply(as_said(pl.DataFrame(rows)), position.number, reached.number)
         self._number = reached.number
 
     def _changes(self, shown: pl.DataFrame, users: pl.Series | None) -> pl.DataFrame:
-        """Return `user_id`, `before` and `after` of users of whom something else was said, by user_id."""
+        """Return users of whom something else was said, by user_id: `before` and `after`, and what SAID says else."""
         said = self._state.all() if users is None else self._state.of(users)
         joined = said.rename({"shown": "before"}).join(
             shown.rename({"shown": "after"}), on="user_id", how="full", coalesce=True
@@ -115,7 +135,15 @@ def _after(position: FeedPosition, changes: int, info: Info) -> FeedPosition:
         number=position.number + changes,
         lake_version=info.lake_version,
         as_of_us=epoch_us(info.as_of),
+        removals=info.erasures,
+        merges=merge_count(info),
     )
+
+
+def _since(said: pl.DataFrame) -> pl.DataFrame:
+    """Return the publication (SINCE) of each row of what was said; before all of them for users who are new."""
+    moments = [pl.col("lake_version").fill_null(-1), pl.col("as_of_us").fill_null(0)]
+    return said.select("user_id", *moments).cast(SINCE)
 
 
 def _rows(changes: pl.DataFrame, position: FeedPosition, info: Info) -> pa.Table:

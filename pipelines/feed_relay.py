@@ -68,7 +68,8 @@ class FeedTopic:
         Raises TransientError or ConfigurationError, and what reading the lake raises; the next call continues from the
         last number that was recorded.
         """
-        table = self.lake.table("score_changes")  # before the tombstones: an erasure commits to it after those
+        table = self.lake.table("score_changes")
+        self.tombstones.catch_up_changes(table)
         done, newest = read_relayed(table), read_position(table).number
         report(RelayProgress(0, newest - done))
         try:
@@ -91,13 +92,14 @@ class FeedTopic:
                 producer.close()
 
     def _relay(self, rows: pa.Table) -> int:
-        """Send changes, and a tombstone to each of their users who was erased meanwhile; return how many were sent."""
-        self.tombstones.read()
+        """Send changes, and a tombstone to each of their users who was erased meanwhile; return how many were sent.
+
+        An erasure that has not committed to the table when the brokers have acknowledged sends its records after that.
+        """
         rows = rows.filter(pc.invert(self.tombstones.match_users(rows["user_id"])))
         self._send(change for batch in rows.to_batches(_SEND_ROWS) for change in map(_as_record, batch.to_pylist()))
-        self.tombstones.read()
-        erased = rows["user_id"].filter(self.tombstones.match_users(rows["user_id"]))
-        if len(erased):
+        if self.tombstones.catch_up_changes(self.lake.table("score_changes")):
+            erased = rows["user_id"].filter(self.tombstones.match_users(rows["user_id"]))
             self._send(map(_tombstone, erased.unique().to_pylist()))
         return len(rows)
 
@@ -179,13 +181,15 @@ def _as_record(change: dict[str, Any]) -> Record:
         "policy": _json(change["policy"]),
         "lake_version": str(change["lake_version"]),
         "as_of": _json(_utc(change["as_of"])),
+        "causes": _json(change["causes"]),
+        "more_causes": str(change["more_causes"]),
     }
     value = ",".join(f'"{name}":{text}' for name, text in members.items())
     return Record(change["user_id"].encode(), f"{{{value}}}".encode())
 
 
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _utc(moment: datetime) -> str:

@@ -16,15 +16,26 @@ from pipelines.formats import FEED_STATE
 from pipelines.lake.score_changes import FeedPosition, read_changes
 from pipelines.lake.tables import table_id
 
-SAID = pl.Schema({"user_id": pl.String, "shown": pl.String})
+SAID = pl.Schema(
+    {"user_id": pl.String, "shown": pl.String, "lake_version": pl.Int64, "as_of_us": pl.Int64, "policy": pl.String}
+)
+"""What was said of users, and the publication that said it."""
 _TABLES = """
-CREATE TABLE said (user_id TEXT PRIMARY KEY, shown TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE said (
+    user_id TEXT PRIMARY KEY,
+    shown TEXT NOT NULL,
+    lake_version INTEGER NOT NULL,
+    as_of_us INTEGER NOT NULL,
+    policy TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE position (number INTEGER NOT NULL, table_id TEXT NOT NULL, erasures INTEGER NOT NULL);
 """
 _ASKED = "CREATE TEMP TABLE asked (user_id TEXT PRIMARY KEY) WITHOUT ROWID"
-_OF = "SELECT user_id, shown FROM said JOIN asked USING (user_id)"
-_SAY = "INSERT INTO said VALUES (?, ?) ON CONFLICT (user_id) DO UPDATE SET shown = excluded.shown"
+_ALL = "SELECT user_id, shown, lake_version, as_of_us, policy FROM said"
+_OF = f"{_ALL} JOIN asked USING (user_id)"
+_SAY = "INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?, ?)"
 _MOVE = "UPDATE position SET number = ? WHERE number = ?"
+_STORED = ["user_id", "after", "lake_version", "as_of", "policy"]
 _BUSY_SECONDS = 60.0
 
 
@@ -55,17 +66,18 @@ class FeedState:
 
     def all(self) -> pl.DataFrame:
         """Return what was said of all users who are shown, as SAID."""
-        return pl.DataFrame(self._database.execute("SELECT user_id, shown FROM said").fetchall(), SAID, orient="row")
+        return pl.DataFrame(self._database.execute(_ALL).fetchall(), SAID, orient="row")
 
     def apply(self, changes: pl.DataFrame, before: int, number: int) -> None:
-        """Take over changes (`user_id`, `after`), each user once, that lead from one number of the feed to another.
+        """Take over changes (SAID; `shown` is null of a user who is gone) from one number to another.
 
-        Does nothing if another process with this file has taken over other changes: `sync` reads what is missing.
+        Each user is in them once. Does nothing if another process with this file has taken over other changes: `sync`
+        reads what is missing.
         """
-        said, gone = changes.filter(pl.col("after").is_not_null()), changes.filter(pl.col("after").is_null())
+        said, gone = changes.filter(pl.col("shown").is_not_null()), changes.filter(pl.col("shown").is_null())
         with self._database:
             if self._database.execute(_MOVE, (number, before)).rowcount == 1:
-                self._database.executemany(_SAY, said.select("user_id", "after").iter_rows())
+                self._database.executemany(_SAY, said.select(SAID.names()).iter_rows())
                 self._database.executemany("DELETE FROM said WHERE user_id = ?", gone.select("user_id").iter_rows())
 
     def close(self) -> None:
@@ -85,11 +97,18 @@ class FeedState:
 
 
 def _read_newest(table: DeltaTable, after: int, upto: int) -> pl.DataFrame:
-    """Return the newest change (`user_id`, `after`) of each user among some numbers of the feed."""
-    empty = pl.DataFrame(schema={"number": pl.Int64, "user_id": pl.String, "after": pl.String})
-    parts = (pl.DataFrame(rows.select(empty.columns)) for rows in read_changes(table, after))
+    """Return the newest change of each user among some numbers of the feed, as SAID."""
+    empty = pl.DataFrame(schema={"number": pl.Int64, **SAID})
+    parts = (as_said(pl.DataFrame(rows)) for rows in read_changes(table, after))
     changes = pl.concat([empty, *parts]).filter(pl.col("number") <= upto).sort("number")
-    return changes.unique("user_id", keep="last").select("user_id", "after")
+    return changes.unique("user_id", keep="last").select(SAID.names())
+
+
+def as_said(changes: pl.DataFrame) -> pl.DataFrame:
+    """Return `number` of rows of `score_changes`, and what they say, as SAID; `shown` is null of a user who is gone."""
+    moment = pl.col("as_of").dt.epoch("us").alias("as_of_us")
+    said = changes.select("number", *_STORED).rename({"after": "shown"}).with_columns(moment)
+    return said.select("number", *SAID.names())
 
 
 def delete_feed_state(file: Path) -> None:

@@ -27,6 +27,10 @@ from pipelines.errors import UsageError, one_line
 from pipelines.lake.stores import is_remote, resolve_store, translate_store_errors
 
 STANDARD_INPUT = "-"
+_FRAME = "frame"
+UNNAMED = frozenset({STANDARD_INPUT, _FRAME})
+"""The addresses of standard input and frames, unless the caller names them."""
+_MAX_NAME_CHARS = 255
 _BLOCK_BYTES = 1024 * 1024
 _DELTA_LOG = "_delta_log"
 _FRAME_ROWS = 65_536
@@ -52,23 +56,35 @@ def find_files(addresses: Iterable[str | Path]) -> list[str]:
 
 
 @contextmanager
-def local_file(address: "str | Path | Any") -> Generator[InputFile]:
+def local_file(address: "str | Path | Any", name: str = "") -> Generator[InputFile]:
     """Yield a local file with the content of a path, an s3:// address, `-` for standard input, or a frame.
 
-    A frame is one of polars, pandas or Arrow, or a relation of DuckDB. Raises UsageError for anything else, and
-    TransientError when an object store does not answer.
+    A frame is one of polars, pandas or Arrow, or a relation of DuckDB. `name` is its address, or that of standard
+    input. Raises UsageError for anything else, and TransientError when an object store does not answer.
     """
+    if name:
+        _check_name(address, name)
     if isinstance(address, Path) or (isinstance(address, str) and not _is_copied(address)):
         yield InputFile(Path(address))
         return
-    name = address if isinstance(address, str) else "frame"
-    suffix = "".join(Path(name).suffixes) if isinstance(address, str) else ".arrow"
+    shown = name or (address if isinstance(address, str) else _FRAME)
+    suffix = "".join(Path(address).suffixes) if isinstance(address, str) else ".arrow"
     with tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
         path = Path(folder) / f"input{suffix}"
         with path.open("wb") as file:
             _copy(address, file)
         with path.open("rb") as file:
-            yield InputFile(path, name, _digest(file))
+            yield InputFile(path, shown, _digest(file))
+
+
+def _check_name(address: Any, name: str) -> None:
+    """Raise UsageError for the name of what has one, and for one that cannot be typed."""
+    if isinstance(address, str | Path) and address != STANDARD_INPUT:
+        raise UsageError(f"{address} has a name: only standard input (-) and frames are given one")
+    if not name.isprintable() or len(name) > _MAX_NAME_CHARS:
+        raise UsageError(
+            f"the name {name[:_MAX_NAME_CHARS]!r} has control characters, or more than 255: choose another"
+        )
 
 
 def _is_copied(address: str) -> bool:

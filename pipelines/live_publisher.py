@@ -11,7 +11,7 @@ from functools import partial
 
 import polars as pl
 
-from pipelines.feed import Feed, Record
+from pipelines.feed import Feed, Record, Shown
 from pipelines.refresh import publish_views
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.draft_tables import DraftTables
@@ -69,16 +69,27 @@ class LivePublisher:
         shown = tables.shown_rows(users) if self._feed and users is not None else None
         self._wait()
         if made is None or self._unpublished is None:
-            record = self._feed and partial(self._feed.record, tables.shown_rows)
+            record = self._feed and partial(self._feed.record, Shown(tables.shown_rows, tables.recent_events))
             self._write(derived, tables.info, tables.documents, None, record)
             self._unpublished = _NO_USERS
         else:
             self._written, self._unpublished = users, _NO_USERS
-            record = self._feed and shown is not None and partial(self._feed.record, _among(shown))
-            self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record or None)
+            record = self._record(shown, tables)
+            self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record)
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
                 self.finish(derived, tables)
+
+    def _record(self, shown: pl.DataFrame | None, tables: DraftTables) -> Record | None:
+        """Return what records the changes of users whose rows were made; nothing without a feed."""
+        if self._feed is None or shown is None or self._written is None:
+            return None
+        recent = tables.recent_events(self._feed.since(self._written))  # after `_wait`: nothing else uses the feed
+
+        def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
+            return recent
+
+        return partial(self._feed.record, Shown(_among(shown), recent_events))
 
     def settle(self) -> None:
         """Wait for the publication in progress; if it failed, the next `publish` repeats it, without raising its error.

@@ -15,14 +15,15 @@ import polars as pl
 
 from pipelines.clock import MonotonicClock
 from pipelines.errors import NewerFormatError, TransientError, UsageError
-from pipelines.feed import Record, open_feed
-from pipelines.lake.commit_log import take_snapshot
+from pipelines.feed import Record, Shown, open_feed
+from pipelines.lake.commit_log import take_snapshot_without_feed
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
 from pipelines.reputation.documents import documents, shown_rows
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.recent_events import recent_in_warehouse
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import Info, Warehouse, attach, stored_info
 from pipelines.reputation.warehouse_upload import upload_warehouse
@@ -94,8 +95,8 @@ def derive_draft(
 
 
 def snapshot_of(lake: Lake, settings: Settings) -> Snapshot:
-    """Return the newest snapshot of a lake; for a pinned policy, without the activations of others."""
-    snapshot = take_snapshot(lake)
+    """Return the newest snapshot of a lake without the feed; for a pinned policy, without the activations of others."""
+    snapshot = take_snapshot_without_feed(lake)
     return without_activations(snapshot) if settings.reputation.pinned else snapshot
 
 
@@ -170,8 +171,10 @@ def publish_everything(settings: Settings) -> PublishResult:
 def _publish_all(connection: duckdb.DuckDBPyConnection, settings: Settings, state: DigestCache) -> PublishResult:
     """Publish the documents of a warehouse, any of which may differ from those in `state`."""
     with open_feed(settings) as feed:
-        record = feed and partial(feed.record, partial(shown_rows, connection))
-        return publish_views(stored_info(connection), partial(documents, connection), settings, state, None, record)
+        info = stored_info(connection)
+        shown = Shown(partial(shown_rows, connection), partial(recent_in_warehouse, connection, info))
+        record = feed and partial(feed.record, shown)
+        return publish_views(info, partial(documents, connection), settings, state, None, record)
 
 
 def publish_views(

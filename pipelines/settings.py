@@ -419,6 +419,9 @@ class FeedSettings(_Section):
     topic: str = Field(default="karmalake.scores", pattern=r"^[A-Za-z0-9._-]{0,249}$")
     """The topic to which `karmalake stream` and `karmalake serve` relay the changes, keyed by user_id. A missing one
     is created, compacted, with `kafka.partitions`. Empty: the changes stay in the lake."""
+    keep_days: int | None = Field(default=None, ge=1)
+    """How many days changes stay in the lake. The newest change of each user always does, so a replay from zero still
+    gives every score. Unset: indefinitely."""
 
 
 class LagSettings(_Section):

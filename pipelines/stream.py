@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
@@ -25,6 +26,7 @@ from pipelines.feed import open_feed
 from pipelines.feed_relay import OnRelayed, relayed_feed
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
+from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
 from pipelines.live_publisher import LivePublisher, OnRefresh
@@ -267,6 +269,7 @@ def _run_upkeep(settings: Settings) -> None:
         compact(lake, settings.lake.compact_after_files)
     except TransientError as error:
         _LOG.info("compaction: %s", error)
-    removed = vacuum_when_due(lake, settings.lake, settings.data_dir / "vacuumed")
+    drop = partial(drop_old_changes, lake, settings.feed)
+    removed = vacuum_when_due(lake, settings.lake, settings.data_dir / "vacuumed", drop)
     if removed:
         _LOG.info("vacuum: removed %d files", len(removed))

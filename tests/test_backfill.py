@@ -276,6 +276,7 @@ def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
         assert done.returncode == 65
         assert "a.csv: none of its 2 rows is a valid event: check the options" in done.stderr
         assert "2 rows are dead letters (undecodable: 2)" in done.stderr
+        assert "each event counts once. The first: row " in done.stderr
         assert "0 of 1 files loaded" in done.stdout
         assert "Traceback" not in done.stderr
 

@@ -3,34 +3,42 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
 from pipelines import feed as feed_module
 from pipelines.errors import ConfigurationError, FencedError
-from pipelines.feed import Feed, open_feed
+from pipelines.feed import Feed, Shown, open_feed
 from pipelines.lake.erasure import erase_users
+from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.score_changes import append_changes, read_changes
-from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tables import Lake, Snapshot, create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
-from pipelines.reputation.derive import open_draft
+from pipelines.refresh import refresh_draft
+from pipelines.reputation.derive import Draft, open_draft
+from pipelines.reputation.lake_views import open_lake_views
+from pipelines.reputation.merged_users import Aliases
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.recent_events import RECENT, SINCE, recent_in_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 from tests.reputation import policies
-from tests.reputation.history import Event, at
+from tests.reputation.history import DAY, NOW, Event, at, us
 from tests.reputation.policies import EVENTS
 from tests.reputation.strategies import histories
 from tests.reputation.test_incremental import lake, rebuilt, scratch, stories
 
+DEFAULT = load_policy("default")
 _ROWS = "SELECT user_id, CAST(to_json(shown) AS VARCHAR) FROM reputation AS shown"
 
 
@@ -74,14 +82,18 @@ def replayed(found: list[tuple[Any, ...]]) -> dict[str, str]:
     return said
 
 
-def info(version: int, moment: int = 0) -> Any:
-    as_of = datetime.fromtimestamp(1_700_000_000 + moment, UTC)
+def info(version: int, removals: int = 0, merges: str = "") -> Any:
+    as_of = datetime.fromtimestamp(1_700_000_000, UTC)
     return SimpleNamespace(
-        lake_version=version, as_of=as_of, policy=SimpleNamespace(name="default"), policy_version="1"
+        lake_version=version, as_of=as_of, policy=DEFAULT, policy_version="1", erasures=removals, merges=merges
     )
 
 
-def record(feed: Feed, version: int, *changed: str, **shown: int) -> None:
+def of_draft(draft: Draft) -> Shown:
+    return Shown(draft.tables.shown_rows, draft.tables.recent_events)
+
+
+def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: str = "", **shown: int) -> None:
     """Record a publication of what is shown of users: a number each; only those in `changed` may differ, if any."""
     frame = pl.DataFrame({"user_id": [*shown], "shown": [str(score) for score in shown.values()]}, _SHOWN)
     named = pl.Series("user_id", changed, dtype=pl.String) if changed else None
@@ -89,7 +101,7 @@ def record(feed: Feed, version: int, *changed: str, **shown: int) -> None:
     def rows_of(users: pl.Series | None) -> pl.DataFrame:
         return frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
 
-    feed.record(rows_of, named, info(version))
+    feed.record(Shown(rows_of, lambda _since: pl.DataFrame(schema=RECENT)), named, info(version, removals, merges))
 
 
 _SHOWN = {"user_id": pl.String, "shown": pl.String}
@@ -99,7 +111,11 @@ _SHOWN = {"user_id": pl.String, "shown": pl.String}
 @hypothesis_settings(max_examples=4)
 @given(stories(histories(*EVENTS)), policies.whole_policies())
 def test_a_replay_gives_reputation(empty: Path, story: list[tuple[list[Event], int]], rules: Policy) -> None:
-    """`feed-equals-reputation`: after any refreshes the feed, replayed from zero, is `reputation` of a rebuild."""
+    """`feed-equals-reputation`: after any refreshes the feed, replayed from zero, is `reputation` of a rebuild.
+
+    Each change names the events that became known since the user's last one.
+    """
+    moments = list[int]()
     with scratch() as folder:
         settings, commits = _settings(folder / "data", empty), list[list[Event]]()
         with open_draft(folder / "warehouse.duckdb") as draft:
@@ -109,10 +125,106 @@ def test_a_replay_gives_reputation(empty: Path, story: list[tuple[list[Event], i
                         commits.append(events)
                         snapshot = lake(folder / "lake", commits)
                         derived = draft.refresh(snapshot, rules, at(as_of))
-                        feed.record(draft.tables.shown_rows, derived.changed_users, draft.tables.info)
+                        moments.append(as_of)
+                        assert_scan_agrees(draft, snapshot, moments)
+                        feed.record(of_draft(draft), derived.changed_users, draft.tables.info)
         rebuilt(folder, snapshot, rules, as_of)
         with Warehouse(folder / "rebuilt" / "warehouse.duckdb") as warehouse:
             assert replayed(changes(settings)) == dict(warehouse.sql(_ROWS).rows())
+        assert_new_events_are_named(rows_by_number(settings), commits)
+
+
+def assert_scan_agrees(draft: Draft, snapshot: Snapshot, moments: list[int]) -> None:
+    """Check that the histories say of the time since the refresh before what a scan of the lake says."""
+    (version, as_of), users = max(enumerate([0, *moments[:-1]])), draft.tables.shown_rows()["user_id"]
+    since = users.to_frame().select("user_id", lake_version=pl.lit(version), as_of_us=pl.lit(as_of)).cast(SINCE)
+    with open_lake_views(snapshot) as connection:
+        scanned = recent_in_warehouse(connection, draft.tables.info, since)
+    assert sorted(draft.tables.recent_events(since).rows()) == sorted(scanned.rows())
+
+
+_OF_TIME = {"left the window", "penalty expired"}
+
+
+def assert_new_events_are_named(found: list[dict[str, Any]], commits: list[list[Event]]) -> None:
+    """Check by a plain model: the events of a user that a publication knows, and that of the last change did not."""
+    last = dict[str, tuple[int, int]]()
+    start = found[0]["lake_version"] if found else 0
+    for row in found:
+        version, as_of = row["lake_version"], us(row["as_of"])
+        before, since = last.get(row["user_id"], (-1, 0))
+        assert row["causes"]
+        named = {each["event_id"] for each in row["causes"] if each["event_id"] and each["cause"] not in _OF_TIME}
+        expected = {
+            event.event_id
+            for number, events in enumerate(commits[:version], start=1)
+            for event in events
+            if event.user_id == row["user_id"] and event.t < as_of and (number > before or event.t >= since)
+        }
+        is_start = (version, as_of) == (start, us(found[0]["as_of"]))
+        assert named == (set() if is_start else expected)
+        last[row["user_id"]] = (version, as_of)
+        if row["after"] is None:
+            del last[row["user_id"]]
+
+
+def rows_by_number(settings: Settings) -> list[dict[str, Any]]:
+    table = open_lake(settings.lake_root).table("score_changes")
+    return sorted((row for part in read_changes(table, 0) for row in part.to_pylist()), key=lambda row: row["number"])
+
+
+def test_causes_of_changes(settings: Settings, tmp_path: Path) -> None:
+    """Events by their ids, newest last; and where none is: the window moved, a penalty expired, another policy."""
+    rules = Policy.model_validate(_EXPIRING)
+    paid = [Event(f"paid-{day}", "ann", "Paid", NOW - day * DAY) for day in (1, 6)]
+    fined, later = Event("fined", "ann", "Fined", NOW - DAY), Event("later", "ann", "Paid", NOW + DAY // 2)
+    pardon = Event("pardon", "ann", "Retracted", NOW, {"target_event_id": "fined"})
+    renamed, commits = rules.model_copy(update={"name": "renamed"}), list[list[Event]]()
+    with opened(settings) as feed, open_draft(tmp_path / "warehouse.duckdb") as draft:
+        for events, days, policy in [
+            ([paid[0], paid[1], fined], 0, rules), ([later], 1, rules), ([], 1.5, rules), ([], 4, rules),
+            ([pardon], 4, rules), ([Event(f"many-{n:02}", "ann", "Paid", NOW) for n in range(25)], 4, renamed),
+        ]:  # fmt: skip
+            commits.append(events)
+            derived = draft.refresh(lake(tmp_path / "lake", commits), policy, at(int(NOW + days * DAY)))
+            feed.record(of_draft(draft), derived.changed_users, draft.tables.info)
+    found = [
+        [*((each["cause"], each["event_id"]) for each in row["causes"]), row["more_causes"]]
+        for row in rows_by_number(settings)
+    ]
+    many = [("new event", f"many-{n:02}") for n in range(6, 25)]
+    assert found == [
+        [("start", None), 0],
+        [("new event", "later"), 0],
+        [("left the window", "paid-6"), 0],
+        [("penalty expired", "fined"), 0],
+        [("retraction", "pardon"), 0],
+        [*many, ("policy", None), 6],
+    ]
+
+
+_EXPIRING = {
+    "name": "expiring",
+    "version": "1",
+    "windows_days": [7],
+    "retraction": {"actions": ["Retracted"], "target": "target_event_id"},
+    "actions": {"Paid": {"points": 1}, "Fined": {"points": -5, "penalties_expire_after_days": 3}},
+}
+
+
+def test_merges_and_removals_are_causes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no event; a change with nothing behind it that is on record says so."""
+    monkeypatch.setattr("pipelines.feed_causes._removed", lambda *_: {"bob"})
+    merge = SimpleNamespace(user_id="cid", merged_into="ann")
+    monkeypatch.setattr("pipelines.feed_causes.merges_of", lambda _snapshot: [merge])
+    monkeypatch.setattr("pipelines.feed_causes.aliases", lambda _merges: Aliases({"cid": "ann"}))
+    with opened(settings) as feed:
+        record(feed, 1, ann=1, bob=1, cid=1, dan=1)
+        record(feed, 2, ann=2, bob=2, dan=2, removals=1, merges="1 id")
+    found = {row["user_id"]: [each["cause"] for each in row["causes"]] for row in rows_by_number(settings)[4:]}
+    assert found == {
+        "ann": ["account merged"], "bob": ["events removed"], "cid": ["account merged"], "dan": ["recomputed"]
+    }  # fmt: skip
 
 
 def test_changes_are_recorded_once(settings: Settings) -> None:
@@ -196,6 +308,29 @@ def test_a_compaction_changes_nothing(settings: Settings) -> None:
     assert replayed(changes(settings)) == {"ann": "5", "bob": "1"}
 
 
+class _Opened(Lake):
+    """Notes which tables are opened."""
+
+    names: ClassVar[list[str]] = []
+
+    def table(self, name: str) -> DeltaTable:
+        self.names.append(name)
+        return Lake.table(self, name)
+
+
+def test_a_refresh_opens_no_table_of_the_feed(settings: Settings, tmp_path: Path) -> None:
+    """Off costs nothing; readers of the warehouse see the feed of the moment of its publication."""
+    lake = _Opened(settings.lake_root)
+    with open_draft(tmp_path / "warehouse.duckdb") as draft:
+        refresh_draft(draft, lake, settings)
+        assert "score_changes" not in lake.names
+        with opened(settings) as feed:
+            record(feed, 1, ann=1)
+        draft.publish()
+    with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:
+        assert warehouse.changes()["user_id"].to_list() == ["ann"]
+
+
 def test_off_writes_nothing(tmp_path: Path) -> None:
     """Without the setting there is no feed."""
     with open_feed(Settings(data_dir=tmp_path)) as feed:
@@ -215,3 +350,31 @@ def test_a_pinned_policy_has_no_feed(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigurationError, match="one feed"), open_feed(settings):
         pass
+
+
+def test_retention_keeps_a_whole_feed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`feed-equals-reputation`: the newest change of each user stays, also of one who is gone; numbers go on."""
+    lake, days = open_lake(settings.lake_root), settings.feed.model_copy(update={"keep_days": 1, "topic": ""})
+    with opened(settings) as feed:
+        for version in range(1, 4):
+            record(feed, version, ann=version, bob=1, **({"cid": 1} if version < 3 else {}))
+        assert drop_old_changes(lake, settings.feed) == drop_old_changes(lake, days) == 0
+        monkeypatch.setattr("pipelines.lake.feed_retention.datetime", _Tomorrow)
+        assert drop_old_changes(lake, days.model_copy(update={"topic": "t"})) == 0  # not relayed yet
+        assert drop_old_changes(lake, days) == 3
+        assert drop_old_changes(lake, days) == 0
+        assert [(number, user, after) for number, user, _, after in changes(settings)] == [
+            (2, "bob", "1"), (5, "ann", "3"), (6, "cid", None)
+        ]  # fmt: skip
+        record(feed, 4, "ann", ann=4, bob=1)
+    settings.feed_path.unlink()
+    with opened(settings) as feed:
+        record(feed, 4, ann=4, bob=1)
+        record(feed, 5, ann=4, bob=2)
+    assert [change[:2] for change in changes(settings)[3:]] == [(7, "ann"), (8, "bob")]
+
+
+class _Tomorrow(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return datetime.now(tz) + timedelta(days=1, hours=1)

@@ -14,6 +14,7 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
+from pipelines.dashboard import queries
 from pipelines.emit.producer import BulkProducer
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.feed_relay import RelayProgress, open_feed_topic
@@ -22,11 +23,12 @@ from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
 from pipelines.operate.erase import erase_without_documents
+from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import FeedSettings, KafkaSettings, Settings
 from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
-from tests.draining import send, valid_records, with_ingest
+from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.emit.test_producer import read_topic
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
@@ -117,7 +119,7 @@ def test_changes_are_on_the_topic_in_order(fed: Settings) -> None:
     (first,) = [value for key, value in relayed(fed) if key == b"ann"][:1]
     assert first == (
         b'{"number":1,"user_id":"ann","before":null,"after":1,"policy":"default@1","lake_version":1,'
-        b'"as_of":"2023-11-14T22:13:20.000000Z"}'
+        b'"as_of":"2023-11-14T22:13:20.000000Z","causes":[{"cause":"start","event_id":null}],"more_causes":0}'
     )
 
 
@@ -200,12 +202,29 @@ def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.Mo
         everything = warehouse.changes()
         newest = everything["as_of"].to_list()[-1]
         from_then = warehouse.changes(since=newest)
+        listed = queries.changes(warehouse, "u-1", 2)
     assert [number for number, *_ in changes] == list(range(1, len(changes) + 1)) == everything["number"].to_list()
     assert of_user.equals(everything.filter(user_id="u-1"))
     assert of_user["score_before"].to_list() == [None, *of_user["score_after"][:-1]]
     assert of_user["score_after"][-1] == score(fed, "u-1")
     assert from_then.equals(everything.filter(as_of=newest))
+    assert listed["score"].to_list() == of_user["score_after"].to_list()[:-3:-1]
+    assert listed["causes"].to_list()[-1] in {"start", "new event e-1"}
     assert {user_id: json.loads(shown) for user_id, shown in replayed} == reputation(fed)
+    assert_published_apart(fed)
+
+
+def assert_published_apart(fed: Settings) -> None:
+    """Check that `karmalake publish`, which has no draft, finds the events behind changes in the lake."""
+    send(fed, valid_records(range(20, 22)))
+    drain_all(fed)
+    refresh_warehouse(fed)
+    publish_warehouse(fed)
+    refresh_warehouse(fed)  # its views have the feed of now
+    with Warehouse(fed.warehouse_path) as warehouse:
+        found = [each["event_id"] for causes in warehouse.changes()["causes"] for each in causes if each["event_id"]]
+    assert {"e-20", "e-21"} <= set(found)
+    assert len(set(found)) == len(found)
 
 
 def examples(language: str) -> list[str]:

@@ -12,11 +12,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipelines.backfill import backfill, history_mapping, load, open_input
+from pipelines.backfill import backfill, history_mapping, load, open_input, other_loads
 from pipelines.cli.file_options import column_mapping
 from pipelines.errors import UsageError
 from pipelines.inputs import InputFile, local_file
 from pipelines.operate.dead_letters import Selection, close_accepted, count_dead_letters
+from pipelines.operate.loads import list_loads, loads_of_file
 from pipelines.preview import preview
 from pipelines.settings import ContractSettings, HistorySettings, IngestSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_events
@@ -111,6 +112,9 @@ def test_a_load_under_another_mapping_fails_and_says_why(tmp_path: Path) -> None
     again = _backfill(tmp_path, "a.csv", *columns)
     assert again.returncode == 65
     assert "a.csv: none of its 1 rows was added, and 1 are in the lake with other content" in again.stderr
+    assert again.stderr.startswith(
+        "warning: a.csv: it was loaded before by other columns or another text of its source (f"
+    )
 
 
 @pytest.mark.slow
@@ -183,6 +187,25 @@ def test_a_frame_of_pandas_is_loaded(busless: Settings) -> None:
     frame = pandas.DataFrame({"u": [31234567890, None], "t": ["2024-01-01", "2024-01-02"]})
     assert _accepted(busless, frame, replace(_MAPPING, metadata=())) == 1
     assert query(busless, "SELECT user_id FROM events") == [("31234567890",)]
+
+
+def test_a_frame_has_the_name_that_it_is_given(busless: Settings, tmp_path: Path) -> None:
+    """By which its loads are found; another name is another load of the same events. A path has a name."""
+    mapping = replace(_MAPPING, metadata=())
+    frame = pl.DataFrame({"u": ["a", "b"], "t": ["2024-01-01", "2024-01-02"]})
+    assert backfill(busless, frame, mapping, name="votes of May") == 1
+    assert backfill(busless, frame, mapping, name="votes of May") == 0
+    assert backfill(busless, frame, mapping) == 1
+    assert [(load["origin"], load["accepted"]) for load in list_loads(busless)] == [("votes of May", 2), ("frame", 0)]
+    assert len(loads_of_file(busless, "votes of May")) == 1
+    swapped = replace(mapping, user_id="t", time="u", time_unit="s")
+    with local_file(frame, "votes of May") as file:
+        assert other_loads(busless, open_input(file, swapped, busless)) == loads_of_file(busless, "votes of May")
+    with local_file(frame) as file:
+        assert other_loads(busless, open_input(file, swapped, busless)) == []
+    for data, name, message in (("a.csv", "b", "a.csv has a name"), (frame, "a\x1b[2J", "control characters")):
+        with pytest.raises(UsageError, match=message):
+            backfill(busless, data if data is frame else _votes(tmp_path / "a.csv", ""), mapping, name=name)
 
 
 def test_standard_input_is_known_by_its_content(

@@ -101,7 +101,7 @@ delimiter = ";"
     assert (code, "action_type DriverRated -> Rated" in shown) == (1, True), problem
     code, shown, problem = karmalake("backfill", "--source", "rides")
     assert code == 65
-    assert "by another text of its source" in shown + problem
+    assert "by other columns or another text of its source" in shown + problem
     assert query(settings, "SELECT DISTINCT action_type FROM events") == [("DriverRated",)]
     assert_verified(settings)
 

@@ -25,6 +25,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings
 
 _HOUR_MS = 3_600_000
+_WEEK_MS = 7 * 24 * _HOUR_MS
 _POLL_MS = 10
 _NO_ID = str(UUID(int=0))
 
@@ -72,8 +73,11 @@ def ensure_topic(kafka: KafkaSettings) -> Topic:
 
 
 def ensure_compacted_topic(kafka: KafkaSettings) -> Topic:
-    """Create a topic that retains the newest record of each key, without a limit of time, like `ensure_topic`."""
-    return _ensure(kafka, {"cleanup.policy": "compact"})
+    """Create a topic that retains the newest record of each key, without a limit of time, like `ensure_topic`.
+
+    It retains all records for a week, like a topic of events.
+    """
+    return _ensure(kafka, {"cleanup.policy": "compact", "min.compaction.lag.ms": str(_WEEK_MS)})
 
 
 def _ensure(kafka: KafkaSettings, configs: dict[str, str]) -> Topic:

@@ -11,14 +11,18 @@ from pipelines.cli.pipeline import show_check, show_derived, show_drained, show_
 from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pipelines.lake.commit import CommitRecord
     from pipelines.settings import Settings
     from pipelines.simulate.simulator import Planted
 
 PROTAGONIST = "driver-ada"
 """A driver in every simulation: rated, suspended and reinstated, with one rating retracted."""
+_POLICY = "levels-by-city"
+"""Put in force on a new lake, unless the settings name another policy than the default."""
 _STORY_SQL = """
-    SELECT event_time, action_type, metadata['rating'] AS rating
+    SELECT event_time, action_type, metadata['rating'] AS rating, coalesce(metadata['city'], '-') AS city
     FROM events
     WHERE user_id = ? AND action_type != 'TransactionCompleted'
     ORDER BY event_time DESC
@@ -28,7 +32,7 @@ _STORY_SQL = """
 _EVENT_LABELS = {
     "AccountSuspended": "suspended over it",
     "AccountReinstated": "reinstated",
-    "RatingRetracted": "the one-star rating is retracted",
+    "RatingRetracted": "the one star is retracted",
 }
 _COUNT_LABELS = ("sent", "accepted", "duplicates", "conflicts", "dead letters")
 
@@ -42,6 +46,8 @@ def demo(
     planted = _simulate(settings, seed=before + 1, events=events)
     records = _drain(settings)
     differences = _compare(planted, records, first=before == 0)
+    if before == 0:
+        _activate(settings)
     _refresh(settings)
     failed = _verify(settings)
     _show_document(settings)
@@ -108,10 +114,22 @@ def _compare(planted: "Planted", records: "list[CommitRecord]", *, first: bool) 
     return sum(a != b for a, b in zip(expected, found, strict=True))
 
 
-def _refresh(settings: "Settings") -> None:
-    from pipelines.refresh import publish_warehouse, refresh_warehouse  # noqa: PLC0415
+def _activate(settings: "Settings") -> None:
+    """Put the demo's policy in force; one that was set stays in force."""
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.operate.operator_events import login_name  # noqa: PLC0415
+    from pipelines.reputation.activation import activate  # noqa: PLC0415
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+    from pipelines.settings import ReputationSettings  # noqa: PLC0415
 
-    _step(4, "Derive scores from the lake, and publish them to Redis")
+    if settings.reputation.policy == ReputationSettings().policy and not settings.reputation.pinned:
+        activate(open_lake(settings.lake_root), load_policy(_POLICY), login_name(), "the demo")
+
+
+def _refresh(settings: "Settings") -> None:
+    from pipelines.refresh import policy_in_force, publish_warehouse, refresh_warehouse  # noqa: PLC0415
+
+    _step(4, f"Derive scores from the lake by the policy {policy_in_force(settings).name}, and publish them to Redis")
     with progress("deriving"):
         show_derived(refresh_warehouse(settings))
     with progress("publishing"):
@@ -144,24 +162,29 @@ def _show_story(settings: "Settings") -> None:
     _step(7, f"The story of {PROTAGONIST}: rated, suspended, reinstated; she disputes the bad rating")
     rows: list[tuple[object, ...]] = []
     with Warehouse(settings.warehouse_path) as warehouse:
-        for moment, action, rating in reversed(warehouse.sql(_STORY_SQL, [PROTAGONIST]).rows()):
+        for moment, action, rating, city in reversed(warehouse.sql(_STORY_SQL, [PROTAGONIST]).rows()):
             before, after = (
-                warehouse.as_of(at).explain(PROTAGONIST)["earned"].sum()
-                for at in (moment, moment + timedelta(microseconds=1))
+                warehouse.as_of(at).explain(PROTAGONIST) for at in (moment, moment + timedelta(microseconds=1))
             )
-            rows.append(
-                (f"{moment:%Y-%m-%d}", _EVENT_LABELS.get(action, f"a ride, {rating} of 5 stars"), before, after)
-            )
-    print_table(("day", "event", "score before", "after"), rows)
+            event = _EVENT_LABELS.get(action, f"a ride, {rating} of 5 stars")
+            scores = (each["earned"].sum() for each in (before, after))
+            rows.append((f"{moment:%Y-%m-%d}", event, city, *scores, _level(after)))
+    print_table(("day", "event", "city", "score before", "after", "level"), rows)
     print_line("Rides while suspended earned no points, and the retracted rating no longer counts.")
     print_line("Completed rides, not shown, earned one point each.")
 
 
+def _level(ledger: "pl.DataFrame") -> str:
+    """Return the level after the last contribution of an explanation."""
+    return ledger.drop_nulls("event_id")["level"].to_list()[-1] or "-"
+
+
 def _suggest_commands() -> None:
-    _step(8, "Three things to try")
+    _step(8, "Four things to try")
     print_fields(
         [
             (f"karmalake explain {PROTAGONIST}", "explain her score, point by point"),
+            ("karmalake scores --scope city", "list the scores of each city"),
             ("karmalake trend review_bombs", "find the seller that strangers bombed with ratings, and when"),
             ("karmalake dashboard", "browse trends, users and health"),
         ]

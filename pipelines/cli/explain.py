@@ -95,6 +95,10 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     scope: Annotated[
         str | None, typer.Option(help="Explain the score within a scope of the policy, such as city=berlin.")
     ] = None,
+    rater: Annotated[
+        str | None,
+        typer.Option(help="Show instead through whom the policy trusts this rater of the user, and how far."),
+    ] = None,
     policy: Annotated[
         str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
     ] = None,
@@ -104,14 +108,17 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     """Explain a user's score event by event, or with --shown-from why what was shown changed.
 
     --from compares two event times as known now: what changed and what expired. --shown-from compares what was shown
-    at two moments: late events, other policies and withdrawals are causes, too.
+    at two moments: late events, other policies and withdrawals are causes, too. --rater shows the strongest paths of
+    trust behind the weights of a rater, under a policy with [raters].
     """
     _refuse_contradictions(
         {"--shown-from": shown_since, "--shown-to": shown_until},
         {"--from": since, "--to": until},
         {"--as-of": as_of, "--known-at": known_at},
-        {"--policy": policy, "--scope": scope},
+        {"--policy": policy, "--scope": scope, "--rater": rater},
     )
+    if rater is not None:
+        _refuse_parts({"--from": since, "--scope": scope, "--view": None if view == _ALL_TIME else view})
     asked = _Asked(utf8(user), view, None if scope is None else utf8(scope), form, output)
     if shown_since is not None:
         _explain_shown(asked, to_utc(shown_since), instant(shown_until))
@@ -122,12 +129,16 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     warn_of_withdrawn(known)
     with _lake() as connection:
         asked = _by_current_id(connection, asked, known)
-        if since is None:
+        if rater is not None:
+            _explain_rater(connection, rules, asked, utf8(rater), end, known)
+        elif since is None:
             ledger = _ledger(connection, rules, asked, end, known)
             _explain(ledger, asked, end)
             if not asked.wants_rows:
                 if asked.view == _ALL_TIME:
                     _print_level(rules.at(end).rules.levels, ledger)
+                if rules.at(end).rules.raters is not None:
+                    print_note("  --rater NAME says through whom a rater is trusted")
                 _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()), known)
         else:
             _explain_change(connection, rules, asked, (to_utc(since), end))
@@ -148,6 +159,14 @@ def _refuse_contradictions(
         raise UsageError(f"{asked[0]} cannot be combined with {asked[1]}: use one pair")
     if any(shown.values()) and (others := [option for option, value in now.items() if value is not None]):
         raise UsageError(f"--shown-from uses the policies that were in force: leave out {' and '.join(others)}")
+
+
+def _refuse_parts(options: dict[str, str | None]) -> None:
+    """Raise UsageError for options that select a part of a score: a weight is that of the rater's day everywhere."""
+    if given := [option for option, value in options.items() if value is not None]:
+        raise UsageError(
+            f"--rater is about weights, the same in every part of a score: leave out {' and '.join(given)}"
+        )
 
 
 @contextmanager
@@ -252,6 +271,28 @@ def _print_operators(
     for event_id, operator, why in connection.execute(_BY_OPERATOR, [names]).fetchall():
         if event_id in shown:
             print_line(f"  {escape_text(event_id)} by {escape_text(operator)}: {escape_text(why)}")
+
+
+def _explain_rater(
+    connection: "duckdb.DuckDBPyConnection",
+    rules: "Policy",
+    asked: _Asked,
+    rater: str,
+    end: datetime,
+    known: datetime | None,
+) -> None:
+    from pipelines.reputation.trust_paths import trust_paths  # noqa: PLC0415
+
+    paths = trust_paths(connection, rules, asked.user, rater, end, known)
+    if asked.wants_rows:
+        write(paths, asked.form, asked.output)
+        return
+    rows = [
+        [f"{day}", f"{weight:f}", f"{part:f}", escape_text(path or "other paths, own trust of a seed, or the minimum")]
+        for day, weight, part, path in paths.rows()
+    ]
+    _print(["day", "weight", "part", "path of trust"], rows, numbers=range(1, 3))
+    print_line(f"\nratings of {asked.user} by {rater}: the parts of a day add up to the weight")
 
 
 def _explain_change(
@@ -362,7 +403,7 @@ def _contribution(row: dict[str, Any]) -> list[str]:
 
 
 def _rating(row: dict[str, Any]) -> str:
-    """Return the rating of a contribution, with its weight where raters have some."""
+    """Return the rating of a contribution, with its weight where ratings have some."""
     rating, weight = _number(row["rating"]), row.get("weight")
     return rating if weight is None else f"{rating} x {_number(weight)}"
 

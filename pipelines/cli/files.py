@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.file_options import takes_mapping
-from pipelines.cli.options import bare_settings, current_settings
+from pipelines.cli.options import bare_settings, current_settings, utf8
 from pipelines.cli.output import (
     ProgressBar,
     amount,
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from pipelines.sources.files import ColumnMapping
 
 
-_OTHERWISE = (
-    "it was loaded by another text of its source, so this is another load: what the lake has counts once, "
-    "`karmalake sources diff` shows what differs"
-)
 _SAME_ID = (
     "if they are other events, as the rows of another table that counts from 1, load the file again with an action "
     "type or an --identity column that tells the two apart"
@@ -89,6 +85,9 @@ def backfill(
     files: _Files = None,
     mapping: "ColumnMapping | None" = None,
     source: _Source = None,
+    name: Annotated[
+        str, typer.Option("--name", help="What `karmalake loads list` calls standard input.", rich_help_panel="Files")
+    ] = "",
     dry_run: _DryRun = False,  # noqa: FBT002 - an option of the command line
 ) -> None:
     """Load files of history into the lake without the bus: same events, dedup and dead letters as with `emit`.
@@ -107,7 +106,7 @@ def backfill(
     refused: dict[str, KarmalakeError] = {}
     for address in addresses:
         try:
-            sources[address] = _load(settings, address, rows, records, refused)
+            sources[address] = _load(settings, (address, utf8(name)), rows, records, refused)
         except (UsageError, RejectedError) as error:
             refused[address] = error
     if records or not refused:
@@ -139,21 +138,25 @@ def _inputs(
 
 def _load(
     settings: "Settings",
-    address: str,
+    named: tuple[str, str],
     rows: "ColumnMapping | SourceFile",
     records: "list[CommitRecord]",
     refused: dict[str, KarmalakeError],
 ) -> "FileSource":
-    """Load one file and say what was found about its form; a refusal after its beginning goes to `refused`."""
-    from pipelines.backfill import load, open_input, was_loaded_otherwise  # noqa: PLC0415
+    """Load one file, given with a name or none, and say what was found about its form.
+
+    A refusal after its beginning goes to `refused`.
+    """
+    from pipelines.backfill import load, open_input, other_loads  # noqa: PLC0415
     from pipelines.inputs import local_file  # noqa: PLC0415
 
-    with local_file(address) as file, progress(f"loading {Path(address).name}") as advance:
+    address = named[0]
+    with local_file(*named) as file, progress(f"loading {Path(address).name}") as advance:
         source = open_input(file, rows, settings)
         if form := source.describe():
             print_note(f"{address}: {form}")
-        if was_loaded_otherwise(settings, source):
-            print_note(f"{address}: {_OTHERWISE}")
+        if others := other_loads(settings, source):
+            print_warning(f"{address}: {_loaded_otherwise(others, source)}")
 
         def report(record: "CommitRecord") -> None:
             records.append(record)
@@ -164,6 +167,16 @@ def _load(
         except (UsageError, RejectedError) as error:
             refused[address] = error
         return source
+
+
+def _loaded_otherwise(loads: list[str], source: "FileSource") -> str:
+    withdrawal = f"`karmalake loads withdraw {' '.join(loads)}`"
+    differs = f"; `karmalake sources diff {source.source.name}` shows what differs" if source.source else ""
+    return (
+        f"it was loaded before by other columns or another text of its source ({', '.join(loads)}), so this is another "
+        f"load: what the lake has counts once, and rows that say something else now count again. {withdrawal} takes "
+        f"the earlier load back{differs}"
+    )
 
 
 def _accounts(settings: "Settings", sources: "dict[str, FileSource]") -> "dict[str, FileSummary]":
@@ -221,8 +234,8 @@ def _without_events(
             errors[file] = RejectedError(f"none of its {account.rows:,} rows is an event: its source filters them all")
         elif account.rows == account.dead_letters + account.filtered:
             errors[file] = RejectedError(
-                f"none of its {account.rows:,} rows is a valid event: check the options. `karmalake dead-letters list` "
-                "has the reasons, `karmalake dead-letters discard` discards the rows"
+                f"none of its {account.rows:,} rows is a valid event: check the options.{_example(account)} `karmalake "
+                "dead-letters list` has the reasons, `karmalake dead-letters discard` discards the rows"
             )
         elif account.conflicts and not account.accepted:
             errors[file] = RejectedError(
@@ -282,10 +295,15 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())
         yield (
             f"{account.dead_letters:,} rows are dead letters ({reasons or 'discarded or requeued since'}): "
-            "karmalake dead-letters list shows them; fix the file and load it again: each event counts once"
+            "karmalake dead-letters list shows them; fix the file or the options and load it again: each event counts "
+            f"once.{_example(account)}"
         )
     if account.erased:
         yield f"{account.erased:,} rows are of erased users, and were dropped"
+
+
+def _example(account: "FileSummary") -> str:
+    return f" The first: {account.example}" if account.example else ""
 
 
 def _preview_all(settings: "Settings", addresses: list[str], rows: "ColumnMapping | SourceFile") -> None:

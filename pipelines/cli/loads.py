@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import bare_settings, utf8
-from pipelines.cli.output import print_fields, print_line, print_table, print_warning, progress
+from pipelines.cli.output import print_fields, print_line, print_unfolded_table, print_warning, progress
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def list_command(
         return
     rows = [{**load, "state": f"withdrawn: {load['why']}" if load["why"] else load["state"]} for load in loads]
     columns = [name for name in loads[0] if name != "why"]
-    print_table([name.replace("_", " ") for name in columns], [tuple(row[name] for name in columns) for row in rows])
+    print_unfolded_table(
+        [name.replace("_", " ") for name in columns], [tuple(row[name] for name in columns) for row in rows]
+    )
 
 
 @app.command()
@@ -105,8 +107,8 @@ def dependents(found: "Preview") -> "Iterator[str]":
             )
         if each.duplicates:
             yield (
-                f"{each.load}: {each.duplicates:,} duplicates came later; those that equal events of this load are not "
-                f"in the lake without it; {_way_back(each)}"
+                f"{each.load}: {each.duplicates:,} of its rows or records were duplicates when they came. Those that "
+                f"repeat others of its own still count; if some repeat events of this load, {_way_back(each)}"
             )
     if found.targeting:
         yield (

@@ -12,7 +12,7 @@ from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelines.errors import TransientError
-    from pipelines.notify.branch import DeliveryCounts
+    from pipelines.notify.branch import DeliveryCounts, Plan
 
 
 def notify(
@@ -24,7 +24,7 @@ def notify(
     ] = False,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Send events to webhooks and Redis streams continuously, by the rules of a file.
+    """Send events, and changes of scores, to webhooks and Redis streams continuously, by the rules of a file.
 
     Several notifiers share the topic partitions. SIGTERM or Ctrl-C stops it; a kill loses nothing.
     """
@@ -40,13 +40,13 @@ def notify(
     path = rules or settings.notify.rules
     if path is None:
         raise ConfigurationError("no rule file given: use --rules FILE, or set KARMALAKE_NOTIFY_RULES")
-    planned = plans(load_rules(path), settings.notify.max_in_flight, lambda: connect(settings.redis))
-    names = ", ".join(plan.name for plan in planned)
+    planned = plans(load_rules(path), settings, lambda: connect(settings.redis))
+    names, topics = (", ".join(dict.fromkeys(found)) for found in _named(planned))
     if check:
         print_line(f"{path} is valid; destinations: {names}")
         return
-    with monitor_notify(settings, [plan.name for plan in planned]) as monitor:
-        print_line(f"notifying {names} of events in {settings.kafka.topic}; Ctrl-C stops it")
+    with monitor_notify(settings, {plan.name: plan.kafka for plan in planned}) as monitor:
+        print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
         print_metrics_address(monitor.address)
         reports = Reports(
             done=call_all(_print_done, monitor.metrics.notified),
@@ -56,6 +56,11 @@ def notify(
         )
         run(settings, planned, stopping, reports)
     print_line("stopped; undelivered notifications are delivered at the next start")
+
+
+def _named(planned: "list[Plan]") -> "tuple[list[str], list[str]]":
+    """Return the destinations and the topics of plans."""
+    return [plan.name for plan in planned], [plan.kafka.topic for plan in planned]
 
 
 def _print_done(destination: str, done: "DeliveryCounts") -> None:

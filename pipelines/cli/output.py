@@ -20,7 +20,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +30,7 @@ from pipelines.boundary.text import CONTROL_CHARS, escape_lines, escape_text
 from pipelines.errors import KarmalakeError, explain_command
 
 _STRIDE = 1_000
+_MAX_WIDTH = 100_000
 T = TypeVar("T")
 
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in CONTROL_CHARS if chr(code) != "\n"}
@@ -108,6 +111,17 @@ def print_warning(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under column names, with numbers right-aligned; cells wrap on narrow terminals."""
+    out.print(_grid(columns, rows))
+
+
+def print_unfolded_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print like `print_table`, each row on one line whatever the width, so that its ids can be copied."""
+    grid, widest = _grid(columns, rows), out.options.update(max_width=_MAX_WIDTH)
+    width = Measurement.get(out, widest, grid).maximum
+    out.print(Segments(out.render(grid, widest.update(width=width))), end="")
+
+
+def _grid(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     rows = [tuple(row) for row in rows]
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for index, column in enumerate(columns):
@@ -118,7 +132,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         )
     for row in rows:
         grid.add_row(*(Text(_format(value)) for value in row))
-    out.print(grid)
+    return grid
 
 
 def print_fields(pairs: Iterable[tuple[str, object]]) -> None:

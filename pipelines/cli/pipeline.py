@@ -250,12 +250,16 @@ def compact() -> None:
 
 
 def vacuum() -> None:
-    """Delete files that no recent version of the lake references, including those left by crashes."""
+    """Delete files that no recent version of the lake references, and changes of the feed older than feed.keep_days."""
     from pipelines.lake import upkeep  # noqa: PLC0415
+    from pipelines.lake.feed_retention import drop_old_changes  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
 
     settings = current_settings()
-    removed = upkeep.vacuum(open_lake(settings.lake_root), settings.lake.vacuum_retention_hours)
+    lake = open_lake(settings.lake_root)
+    if dropped := drop_old_changes(lake, settings.feed):
+        print_line(f"{dropped:,} changes of the feed removed; the newest one of each user stays")
+    removed = upkeep.vacuum(lake, settings.lake.vacuum_retention_hours)
     print_line(
         f"{len(removed):,} files deleted; files younger than {settings.lake.vacuum_retention_hours:g} h were kept"
     )

@@ -42,6 +42,22 @@ _COMMITS = """
     ORDER BY version DESC
     LIMIT $newest
 """
+_CHANGES = """
+    SELECT
+        number,
+        as_of AS published,
+        CAST(before ->> 'all_time_score' AS DOUBLE) AS score_before,
+        CAST(after ->> 'all_time_score' AS DOUBLE) AS score,
+        coalesce(after ->> 'level', '') AS level,
+        coalesce(after ->> 'status', 'not shown') AS status,
+        array_to_string(list_transform(causes, lambda each: concat_ws(' ', each.cause, each.event_id)), ', ')
+            || CASE WHEN more_causes > 0 THEN concat(', ', more_causes, ' more') ELSE '' END AS causes,
+        policy
+    FROM score_changes
+    WHERE user_id IN (SELECT unnest($user_ids))
+    ORDER BY number DESC
+    LIMIT $newest
+"""
 _RATINGS_SAID = """
     SELECT
         event_id,
@@ -125,6 +141,11 @@ def scores_over_time(history: pl.DataFrame) -> pl.DataFrame:
 def shown_scores(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
     """Return the score that was shown of a user at each `moment` at which it may have changed, oldest first."""
     return warehouse.shown_scores(user_id).drop_nulls()
+
+
+def changes(warehouse: Warehouse, user_id: str, newest: int) -> pl.DataFrame:
+    """Return the newest changes of a user in the feed, newest first; none without the feed."""
+    return warehouse.sql(_CHANGES, {"user_ids": warehouse.user_ids(user_id), "newest": newest})
 
 
 def timeline(history: pl.DataFrame) -> pl.DataFrame:

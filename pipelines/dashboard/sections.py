@@ -14,6 +14,8 @@ from pipelines.settings import Settings
 
 _MAX_ROWS = 500
 """Maximum rows of a user's history on the page."""
+_MAX_CHANGES = 50
+"""Maximum published changes of a user on the page."""
 _ANY_REASON = "any"
 _NAMED_KEYS = 5
 """Maximum metadata keys without a column that are named."""
@@ -65,8 +67,14 @@ def user(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chooser: obj
     line = charts.score(queries.scores_over_time(history), queries.shown_scores(warehouse, user_id))
     if former:
         top.append(warning(f"{current!r} is the current user_id of {', '.join(map(repr, former))}."))
-    drawn = [_drawn(line), _drawn(charts.timeline(queries.timeline(history)))]
+    drawn = [_drawn(line), _drawn(charts.timeline(queries.timeline(history))), *_changes(warehouse, current)]
     return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn])
+
+
+def _changes(warehouse: Warehouse, user_id: str) -> list[mo.Html]:
+    """Return the newest published changes of a user, if the feed has any."""
+    rows = queries.changes(warehouse, user_id, _MAX_CHANGES)
+    return [mo.md("### Published changes"), table(rows)] if rows.height else []
 
 
 def filters(history: pl.DataFrame) -> mo.ui.dictionary:

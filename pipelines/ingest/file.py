@@ -82,10 +82,9 @@ class FileSource(RecordsAtHand):
         if not len(records):
             return None
         self.position += len(records)
-        name, digest = (self.source.name, self.source.digest) if self.source else (None, None)
-        offsets = OffsetRange(
-            self.topic_id, self.topic, 0, start, self.position, len(records), source=name, source_digest=digest
-        )
+        bounds = (start, self.position, len(records))
+        name = self.source and self.source.name
+        offsets = OffsetRange(self.topic_id, self.topic, 0, *bounds, source=name, source_digest=self.digest)
         return Batch(self.topic, records, _with_values(decoded, chunks, start), (offsets,))
 
     def next_checkpoint(self) -> Checkpoint:
@@ -102,6 +101,14 @@ class FileSource(RecordsAtHand):
     def topic(self) -> str:
         """Return the name of the file as a topic."""
         return f"file:{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of what says what the rows are: the source file, or the column mapping."""
+        if self.source is not None:
+            return self.source.digest
+        assert isinstance(self.mapping, ColumnMapping)  # noqa: S101 - tells the type checker
+        return _digest(_mapping_identity(self.mapping))
 
     def _begin(self, start: int) -> None:
         """Prepare to read from a row on; the rows before it are read too where their ids count."""
@@ -190,9 +197,12 @@ def open_file(
         raise UsageError(f"{path}: {error.strerror}") from None
     place = [name, content] if content else [str(path), status.st_size, status.st_mtime_ns]
     identity = [*place, _identity(rows), *_changed(settings.contract)]
-    digest = blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
     source = rows if isinstance(rows, SourceFile) else None
-    return FileSource(path, _mapping(rows), settings, f"file-{digest}", name or str(path), source)
+    return FileSource(path, _mapping(rows), settings, f"file-{_digest(identity)}", name or str(path), source)
+
+
+def _digest(value: Any) -> str:
+    return blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _mapping(rows: ColumnMapping | SourceFile) -> ColumnMapping | RowSelect:

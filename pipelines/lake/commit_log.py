@@ -5,6 +5,7 @@ before every snapshot and after every batch, so a snapshot never has a commit wi
 """
 
 import json
+from dataclasses import replace
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -34,15 +35,33 @@ from pipelines.lake.tables import (
     withdrawals_done,
 )
 
+_FEED = "score_changes"
 _COMPLETE_UPTO = "commits"
 """The application transaction that holds the version of `events` up to which `commits` is complete."""
 
 
 def take_snapshot(lake: Lake) -> Snapshot:
-    """Return the newest snapshot (`atomic`). `events` is opened first: the other rows of its commits are older."""
+    """Return the newest snapshot (`atomic`)."""
+    return with_feed(lake, take_snapshot_without_feed(lake))
+
+
+def with_feed(lake: Lake, snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot of a lake with the files of the feed, the newest ones if it has none yet."""
+    if _FEED in snapshot.files:
+        return snapshot
+    table = lake.table(_FEED)
+    mixed = snapshot.mixed | ({_FEED} if has_mixed_files(table) else set())
+    return replace(snapshot, files={**snapshot.files, _FEED: data_files(table)}, mixed=mixed)
+
+
+def take_snapshot_without_feed(lake: Lake) -> Snapshot:
+    """Return the newest snapshot without the feed, which no refresh reads.
+
+    `events` is opened first: the other rows of its commits are older.
+    """
     events = lake.table("events")
     complete_commits(lake, events.version())
-    tables = {"events": events} | {name: lake.table(name) for name in TABLES if name != "events"}
+    tables = {"events": events} | {name: lake.table(name) for name in TABLES if name not in {"events", _FEED}}
     files = {name: data_files(table) for name, table in tables.items()}
     mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
     checkpoints = _checkpoints(files["commits"], events)

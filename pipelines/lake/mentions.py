@@ -23,10 +23,10 @@ _MAX_KEYS = 10
 _NOTES = {
     "commits": ["note"],
     "fates": ["note"],
-    "policies": ["operator", "why"],
+    "policies": ["operator", "why", "policy"],
     "merged_users": ["operator", "why"],
 }
-"""What operators wrote, by table."""
+"""What operators wrote, by table; a policy may name users."""
 _COLUMNS = ["event_id", "user_id", "action_type", "metadata"]
 
 

@@ -4,17 +4,16 @@ A rating names its rater. The values of the metadata keys in `contract.personal_
 person are replaced by one pseudonym, so counts by rater stay right. It is a function of the tombstone alone, so ingest
 replaces names in later events in the same way, before deduplication: the same event read again is a duplicate.
 
-In a dead letter, names are replaced in a bare Protobuf or JSON value. Other values stay as they are: they are counted
-as mentions (`mentions.py`).
+In a dead letter, names are replaced in a bare Protobuf or JSON value. A dead letter whose value has a schema id, as
+Avro has, cannot be written again and is removed (`Tombstones.match_dead_letters`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,8 @@ import pyarrow.compute as pc
 from pipelines.contract import event_pb2
 
 _DIGITS = 32
+_JSON_TEXT = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")(?:(\s*+:\s*+)("[^"\\]*+(?:\\.[^"\\]*+)*+"))?')
+"""A text of a valid JSON value, with the text that it names, if it is a key of one."""
 PseudonymOf = Callable[[str], str | None]
 """Returns the pseudonym of the person whom a user_id names; None if that person was not erased."""
 
@@ -111,16 +112,11 @@ def _replace_in_message(value: bytes, keys: Sequence[str], pseudonym_of: Pseudon
 
 
 def _replace_in_json(value: bytes, keys: Sequence[str], pseudonym_of: PseudonymOf) -> bytes:
-    """Every other byte remains."""
-    metadata: Mapping[str, object] = json.loads(value)["metadata"]
-    for key in keys:
-        name = metadata.get(key)
-        if isinstance(name, str) and (replacement := pseudonym_of(name)):
-            for key_text, name_text in product(_json_texts(key), _json_texts(name)):
-                member = re.compile(rb"(" + re.escape(key_text) + rb"\s*:\s*)" + re.escape(name_text))
-                value = member.sub(lambda found, new=replacement: found[1] + b'"' + new.encode() + b'"', value)
-    return value
+    """Every other byte remains. Only texts are read: a number may have more digits than Python converts."""
 
+    def renamed(found: re.Match[bytes]) -> bytes:
+        key, colon, name = found.groups()
+        replacement = pseudonym_of(json.loads(name)) if name and json.loads(key) in keys else None
+        return found[0] if replacement is None else key + colon + b'"' + replacement.encode() + b'"'
 
-def _json_texts(text: str) -> set[bytes]:
-    return {json.dumps(text, ensure_ascii=plain).encode() for plain in (True, False)}
+    return _JSON_TEXT.sub(renamed, value)

@@ -26,6 +26,7 @@ from pipelines.lake.tables import Lake, data_files, discard_uncommitted, erasure
 
 _TABLE = "score_changes"
 _NUMBER, _VERSION, _AS_OF = "feed:number", "feed:lake_version", "feed:as_of_us"
+_REMOVALS, _MERGES = "feed:removals", "feed:merges"
 """The application transactions that hold the position."""
 _RELAYED = "feed:relayed"
 """The application transaction that holds the last number that is on the topic of the feed."""
@@ -43,6 +44,9 @@ class FeedPosition:
     as_of_us: int
     erasures: int
     """How many erasures have been applied to the table."""
+    removals: int = 0
+    """How many erasures and withdrawals of events, and how many merges of users, that publication reflects."""
+    merges: int = 0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -56,8 +60,10 @@ class FeedMovedError(Exception):
 
 def read_position(table: DeltaTable) -> FeedPosition:
     """Return the position at the version of a handle of `score_changes`."""
-    number, version, as_of_us = (table.transaction_version(name) for name in (_NUMBER, _VERSION, _AS_OF))
-    return FeedPosition(number or 0, -1 if version is None else version, as_of_us or 0, erasures_done(table))
+    marks = (_NUMBER, _AS_OF, _REMOVALS, _MERGES)
+    number, as_of_us, removals, merges = (table.transaction_version(name) or 0 for name in marks)
+    version = table.transaction_version(_VERSION)
+    return FeedPosition(number, -1 if version is None else version, as_of_us, erasures_done(table), removals, merges)
 
 
 def append_changes(lake: Lake, table: DeltaTable, rows: pa.Table, position: FeedPosition) -> None:
@@ -68,6 +74,7 @@ def append_changes(lake: Lake, table: DeltaTable, rows: pa.Table, position: Feed
     """
     actions = write_rows(table, rows, f"{position.number:020}-{uuid4().hex}")
     marks = {_NUMBER: position.number, _VERSION: position.lake_version, _AS_OF: position.as_of_us}
+    marks |= {_REMOVALS: position.removals, _MERGES: position.merges}
     try:
         commit_actions(table, actions, marks)
     except (DeltaError, OSError) as error:

@@ -122,6 +122,8 @@ ERASED = pa.schema(
 """The place of each row that an erasure removed, so that counts still reconcile. A row of this table counts once the
 row that it names is gone. event_digest, of batch_id and event_id, tells the events of one record apart; it is null for
 dead letters, and in rows of format 1."""
+CAUSE = pa.struct([("cause", pa.string()), ("event_id", pa.string())])
+"""What is behind a change: event_id is null where no event is."""
 SCORE_CHANGES = pa.schema(
     [
         ("number", pa.int64()),
@@ -132,6 +134,8 @@ SCORE_CHANGES = pa.schema(
         ("lake_version", pa.int64()),
         ("as_of", TIMESTAMP),
         ("recorded", TIMESTAMP),
+        ("causes", pa.list_(CAUSE)),
+        ("more_causes", pa.int64()),
     ]
 )
 """One row for each change of a user's row of `reputation` between two publications, as JSON before and after

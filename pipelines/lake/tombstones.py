@@ -83,6 +83,8 @@ class Tombstones:
     """How many erasures the last version seen of `events` has applied."""
     version: int = -1
     """The last version seen of `events`."""
+    applied_to_changes: int | None = None
+    """How many erasures the last handle seen of `score_changes` has applied."""
 
     def catch_up(self, events: DeltaTable) -> None:
         """Read tombstones if more erasures have been applied to the handle `events` since the last version seen."""
@@ -90,6 +92,18 @@ class Tombstones:
             self.read()
             self.done = erasures_done(events)
         self.version = events.version()
+
+    def catch_up_changes(self, changes: DeltaTable) -> bool:
+        """Read tombstones if an erasure was applied to the handle `changes` since the last call; return whether it was.
+
+        For a table that an erasure commits to after it has written its tombstones. What is added to such a table before
+        that commit is removed by it, so the number at the handle tells all that has to be left out.
+        """
+        is_behind = erasures_done(changes) != self.applied_to_changes
+        if is_behind:
+            self.read()
+            self.applied_to_changes = erasures_done(changes)
+        return is_behind
 
     def see_own_commit(self, version: int) -> None:
         """Note a version that this process has just made of the one seen before: no erasure came between."""
@@ -198,7 +212,7 @@ class Tombstones:
         )
 
     def _naming_rows(self, letters: pa.Table) -> list[int]:
-        """Return the numbers of the dead letters with a bare, decodable value that names an erased user."""
+        """Return the numbers of the dead letters to rewrite: their bare, decodable value names an erased user."""
         values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
         parsed, (codes, _) = parse_values(values, self.contract, headers), schema_references(values, headers)
         named = np.flatnonzero(self.replace_names(parsed.events).changed.to_numpy(zero_copy_only=False)).tolist()
@@ -215,11 +229,14 @@ class Tombstones:
         """Return which dead letters (REJECTED columns) are of erased users.
 
         A dead letter matches by its key or its decoded user_id; one that is undecodable, or not in our own contract,
-        matches by any of its tokens, which takes some 200 microseconds. `suspects` are those that may, None all.
+        matches by any of its tokens, which takes some 200 microseconds. `suspects` are those that may, None all. One
+        with a schema id, which cannot be rewritten, also matches by its personal keys.
         """
         values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
         parsed = parse_values(values, self.contract, headers)
         named = pc.or_(self.match_users(letters["key"]), self.match_users(parsed.events["user_id"]))
+        framed = pa.array(schema_references(values, headers)[0] >= 0)
+        named = pc.or_(named, pc.and_(framed, self.replace_names(parsed.events).changed))
         mentioning = np.zeros(len(letters), bool)
         chosen = np.ones(len(letters), bool) if suspects is None else suspects.to_numpy(zero_copy_only=False)
         for row in filter(chosen.__getitem__, parsed.errors.keys() | self._mapped_rows(letters)):

@@ -82,11 +82,17 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
     return removed
 
 
-def vacuum_when_due(lake: Lake, settings: LakeSettings, mark: Path) -> list[str]:
-    """Vacuum if `vacuum_interval_hours` have passed since the file `mark` was touched, and touch it."""
+def vacuum_when_due(
+    lake: Lake, settings: LakeSettings, mark: Path, before: Callable[[], object] = lambda: None
+) -> list[str]:
+    """Vacuum if `vacuum_interval_hours` have passed since the file `mark` was touched, and touch it.
+
+    before: called first, if so.
+    """
     age_hours = (time.time() - mark.stat().st_mtime) / 3600 if mark.exists() else inf
     if 0 <= age_hours < settings.vacuum_interval_hours:
         return []
+    before()
     removed = vacuum(lake, settings.vacuum_retention_hours)
     make_private_dir(mark.parent)
     mark.touch()

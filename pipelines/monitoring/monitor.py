@@ -6,7 +6,7 @@ failure is counted and logged, and the work continues.
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipelines.boundary.extras import extra
 from pipelines.errors import KarmalakeError, is_termination
 from pipelines.monitoring.health import Health
 from pipelines.monitoring.metrics import IngestMetrics, NotifyMetrics, RelayMetrics, ServeMetrics, StreamMetrics
-from pipelines.settings import Settings
+from pipelines.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
     from pipelines.dlq import CopyProgress
@@ -214,15 +214,15 @@ def monitor_relay(settings: Settings, address: str) -> Generator[Monitor[RelayMe
 
 
 @contextmanager
-def monitor_notify(settings: Settings, destinations: Sequence[str]) -> Generator[Monitor[NotifyMetrics]]:
-    """Yield the monitor of `karmalake notify`; if served, the lag of each destination is measured."""
+def monitor_notify(settings: Settings, destinations: Mapping[str, KafkaSettings]) -> Generator[Monitor[NotifyMetrics]]:
+    """Yield the monitor of `karmalake notify`; if served, the lag of each destination on its topic is measured."""
     from pipelines.operate.lag.measure import measure_group  # noqa: PLC0415 - a relay does not need the lake's libraries
 
-    with monitor_process(NotifyMetrics(), destinations, settings, ("lag",)) as monitor:
+    with monitor_process(NotifyMetrics(), tuple(destinations), settings, ("lag",)) as monitor:
 
         def measure() -> None:
-            for name in destinations:
-                monitor.metrics.record_lag(name, measure_group(settings.kafka, f"{settings.notify.group_id}.{name}"))
+            for name, kafka in destinations.items():
+                monitor.metrics.record_lag(name, measure_group(kafka, f"{settings.notify.group_id}.{name}"))
 
         with (
             measure_periodically(monitor, "lag", measure, settings.lag.interval_seconds)

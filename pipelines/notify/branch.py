@@ -1,8 +1,9 @@
 """One destination: read the topic, deliver, advance the checkpoint. The whole protocol is in `_turn`.
 
-Each destination has its own consumer group, `{group_id}.{destination}`: the group's offsets are its checkpoint, and
-Kafka's group protocol divides the topic partitions among notifiers. A destination that hangs stops reading when its
-share of notifications in flight is used up; no other destination is affected (`isolated`).
+Each destination has its own consumer group, `{group_id}.{destination}`; where rules speak of changes, another one,
+`{group_id}.{destination}.scores`, reads the topic of the feed, as a destination of its own. The group's offsets are its
+checkpoint, and Kafka's group protocol divides the topic partitions among notifiers. A destination that hangs stops
+reading when its share of notifications in flight is used up; no other destination is affected (`isolated`).
 
 A checkpoint advances in order, past records that are delivered or dead letters. After a crash at any step, records
 above it are delivered again, under the same idempotency key; after a rebalance, the new owner of a topic partition does
@@ -17,6 +18,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -28,15 +30,16 @@ from pipelines.bus.clients import consumer, poll_group_member, translate_errors
 from pipelines.bus.records import DamagedBatchError
 from pipelines.emit.copies import CopyWriter, open_copy_writer
 from pipelines.errors import KarmalakeError, TransientError, is_termination
+from pipelines.notify.changes import Change
 from pipelines.notify.dead_letters import dlq_settings, write_dead_letters
 from pipelines.notify.delivery import Notification, Outcome, Transport, describe_error
-from pipelines.notify.events import decode_events
+from pipelines.notify.events import DecodedRecords
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.offset_tracker import OffsetTracker
 from pipelines.notify.rules import Destination, Rule
 from pipelines.notify.start_offsets import Loss, seek_after_data_loss, seek_without_checkpoint
 from pipelines.notify.template import Event, fill
-from pipelines.settings import Settings
+from pipelines.settings import ContractSettings, KafkaSettings, Settings
 
 _POLL_MS = 500
 _BUSY_POLL_MS = 20
@@ -68,18 +71,27 @@ class DeliveryCounts:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A destination, its rules, and how to connect to it."""
+    """A destination, its rules about one topic, and how to connect to it."""
 
     name: str
     destination: Destination
     rules: tuple[Rule, ...]
     max_in_flight: int
     open_transport: Callable[[], Transport]
+    kafka: KafkaSettings
+    """With the topic that it reads."""
+    decode: Callable[[Sequence[Any], ContractSettings], DecodedRecords[Event] | DecodedRecords[Change]]
 
-    def notification(self, event: Event) -> Notification | None:
-        """Return the notification of an event by the first matching rule; None without one."""
-        rule = next((rule for rule in self.rules if rule.matches(event)), None)
-        return rule and Notification(event, rule.name, fill(rule.text, event))
+    def notification(self, item: Event | Change) -> Notification | None:
+        """Return the notification of an event or change by the first matching rule; None without one."""
+        for rule in self.rules:
+            if (event := rule.event_of(item)) is not None:
+                return Notification(event, rule.name, fill(rule.text, event))
+        return None
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing is to be delivered now."""
+        return self.destination.quiet is not None and self.destination.quiet.contains(datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +168,7 @@ def _turn(branch: _Branch, reports: Reports) -> None:
 def _read_intact(branch: _Branch, reports: Reports) -> list[Delivery]:
     """Read; a damaged batch is reported and pauses only its own topic partition (`isolated`)."""
     try:
-        with translate_errors(branch.settings.kafka, f"notifying {branch.plan.name}"):
+        with translate_errors(branch.plan.kafka, f"notifying {branch.plan.name}"):
             return _read(branch)
     except TransientError as error:
         if not isinstance(error.__cause__, DamagedBatchError):
@@ -168,15 +180,18 @@ def _read_intact(branch: _Branch, reports: Reports) -> list[Delivery]:
 
 
 def _read(branch: _Branch) -> list[Delivery]:
-    """Poll as many records as there is room for, and track them; without room, poll for the heartbeat only."""
-    room = branch.plan.max_in_flight - branch.lanes.in_flight
+    """Poll as many records as there is room for, and track them; without room, poll for the heartbeat only.
+
+    In quiet times there is no room: what is on the topic waits there.
+    """
+    room = 0 if branch.plan.is_quiet() else branch.plan.max_in_flight - branch.lanes.in_flight
     if room > 0:
         paused = branch.reader.paused()
         branch.reader.resume(*(place for place in paused if branch.paused_until.get(place, 0.0) <= monotonic()))
         wait_ms = _BUSY_POLL_MS if branch.lanes.in_flight else _POLL_MS
     else:
         branch.reader.pause(*branch.reader.assignment())
-        wait_ms = 0
+        wait_ms = 0 if branch.lanes.in_flight else _POLL_MS
     polled = _poll(branch, wait_ms, max(1, room))
     for _ in range(branch.moves.qsize()):
         branch.moves.get()(branch.tracker)
@@ -208,9 +223,9 @@ def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartitio
 def _deliveries(branch: _Branch, records: Sequence[Any]) -> list[Delivery]:
     if not records:
         return []
-    decoded = decode_events(records, branch.settings.contract)
+    decoded = branch.plan.decode(records, branch.settings.contract)
     branch.counts.malformed += decoded.malformed
-    notifications = ((record, branch.plan.notification(event)) for record, event in decoded.events)
+    notifications = ((record, branch.plan.notification(item)) for record, item in decoded.events)
     return [Delivery(record, notification) for record, notification in notifications if notification]
 
 
@@ -235,10 +250,10 @@ def _commit(branch: _Branch) -> None:
     """Commit the checkpoints; during a rebalance nothing is committed, and the next poll handles it."""
     branch.committed_at = monotonic()
     checkpoints = branch.tracker.checkpoints()
-    topic = branch.settings.kafka.topic
+    topic = branch.plan.kafka.topic
     offsets = {TopicPartition(topic, number): OffsetAndMetadata(at, "", -1) for number, at in checkpoints.items()}
     with (
-        translate_errors(branch.settings.kafka, f"committing the offsets of {branch.plan.name}"),
+        translate_errors(branch.plan.kafka, f"committing the offsets of {branch.plan.name}"),
         contextlib.suppress(*_MOVED),
     ):
         if offsets:
@@ -249,7 +264,7 @@ def _commit(branch: _Branch) -> None:
 @contextlib.contextmanager
 def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
     """Yield a branch that joins its group; on exit, commit what was delivered in time."""
-    kafka = settings.kafka
+    kafka = plan.kafka
     options = {
         "group_id": f"{settings.notify.group_id}.{plan.name}",
         "enable_auto_commit": False,

@@ -1,33 +1,41 @@
-"""Decoding Kafka records to events that rules can match, by the same contract as ingest."""
+"""Decoding Kafka records to what rules match: events, by the same contract as ingest, and changes of the feed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
 from pipelines.contract.times import bus_times
+from pipelines.notify.changes import Change
 from pipelines.notify.template import Event
 from pipelines.settings import ContractSettings
 
 _COLUMNS = ("topic_partition", "offset", "event_id", "user_id", "action_type", "metadata")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_START = "start"
+"""The cause of the changes of the first publication: they say what is shown, and that nothing changed."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedRecords:
-    """The records of a poll: each valid event with its record, and the number of others."""
+class DecodedRecords(Generic[T]):
+    """The records of a poll: each valid event, or change, with its record, and the number of others."""
 
-    events: tuple[tuple[Any, Event], ...]
+    events: tuple[tuple[Any, T], ...]
     """kafka-python's ConsumerRecord, in the order of the poll."""
     malformed: int
     """Number of records skipped here: ingest, which reads the same topic, makes them dead letters."""
 
 
-def decode_events(records: Sequence[Any], contract: ContractSettings) -> DecodedRecords:
+def decode_events(records: Sequence[Any], contract: ContractSettings) -> DecodedRecords[Event]:
     """Decode ConsumerRecords of one topic; exactly those that ingest makes dead letters are malformed.
 
     Raises the errors of `decode` where a schema registry is needed.
@@ -40,6 +48,31 @@ def decode_events(records: Sequence[Any], contract: ContractSettings) -> Decoded
         (by_place[row["topic_partition"], row["offset"]], row, time) for row, time in zip(rows, times, strict=True)
     )
     return DecodedRecords(tuple((record, _event(row, time)) for record, row, time in matched), len(decoded.rejected))
+
+
+def decode_changes(records: Sequence[Any], _contract: ContractSettings) -> DecodedRecords[Change]:
+    """Decode ConsumerRecords of the feed's topic.
+
+    Records without a value, of erased users, and changes of the feed's first publication are left out.
+    """
+    found, malformed = list[tuple[Any, Change]](), 0
+    for record in records:
+        try:
+            change = None if record.value is None else _change(json.loads(record.value, parse_float=Decimal))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            malformed += 1
+        else:
+            found += [(record, change)] if change else []
+    return DecodedRecords(tuple(found), malformed)
+
+
+def _change(members: dict[str, Any]) -> Change | None:
+    if any(each["cause"] == _START for each in members["causes"]):
+        return None
+    number, user_id, as_of, policy = (members[name] for name in ("number", "user_id", "as_of", "policy"))
+    if not (isinstance(number, int) and all(isinstance(text, str) for text in (user_id, as_of, policy))):
+        raise TypeError("not a change")
+    return Change(number, user_id, as_of, policy, dict(members["before"] or {}), dict(members["after"] or {}))
 
 
 def _columns(records: Sequence[Any]) -> pa.Table:

@@ -2,22 +2,58 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.notify import template
+from pipelines.notify.changes import DEFAULT_COLUMN, Change, Kind, as_number
 from pipelines.notify.template import Event
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+"""Hours and minutes, such as 22:00."""
 Number = Annotated[Decimal, Field(allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Quiet(_Table):
+    """A time of each day, which may span midnight."""
+
+    begins: ClockTime
+    ends: ClockTime
+    zone: str = "UTC"
+    """The time zone, such as Europe/Berlin."""
+
+    @field_validator("zone")
+    @classmethod
+    def _is_known(cls, zone: str) -> str:
+        try:
+            _zone(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("must be a time zone like Europe/Berlin") from None
+        return zone
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.begins == self.ends:
+            raise ValueError("never ends: give different times for begins and ends")
+        return self
+
+    def contains(self, moment: datetime) -> bool:
+        """Return whether a moment is in it; it contains its beginning, and not its end."""
+        now = moment.astimezone(_zone(self.zone)).strftime("%H:%M")
+        if self.begins < self.ends:
+            return self.begins <= now < self.ends
+        return now >= self.begins or now < self.ends
 
 
 class Destination(_Table):
@@ -29,6 +65,8 @@ class Destination(_Table):
     """Notifications in flight at once; those of one user share a lane, so they stay in order."""
     attempts: int = Field(default=8, ge=1)
     """Attempts to deliver; after the last the event becomes a dead letter."""
+    quiet: Quiet | None = None
+    """When nothing is read or delivered; what happens then is delivered afterwards."""
 
 
 class Webhook(Destination):
@@ -97,18 +135,57 @@ class Condition(_Table):
 
 
 class Rule(_Table):
-    """Which events are sent to which destinations, and with which text."""
+    """Which events or changes are sent to which destinations, and with which text."""
 
     name: Name
-    actions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    actions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Types of events; a rule has either these or `changes`."""
+    changes: tuple[Kind, ...] = ()
+    """Kinds of changes of the feed; the first that applies is the event's type."""
+    column: str = Field(default=DEFAULT_COLUMN, pattern=r"^(all_time|last_[1-9]\d*_days)_\w+$")
+    """The column of `reputation` that `score.changed` is about."""
+    falls_below: Number | None = None
+    """Only changes of the column from at least this number to less, or with `rises_above` from at most to more."""
+    rises_above: Number | None = None
     when: tuple[Condition, ...] = ()
     """All of them must be met."""
     text: Annotated[str, AfterValidator(template.check)]
     to: tuple[Name, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _has_one_subject(self) -> Self:
+        if bool(self.actions) == bool(self.changes):
+            raise ValueError("needs either actions, for events, or changes, for changes of the feed")
+        of_scores = {"column", "falls_below", "rises_above"} & self.model_fields_set
+        if of_scores and self.changes != ("score.changed",):
+            raise ValueError(f'has {min(of_scores)}, which needs changes = ["score.changed"]')
+        return self
+
+    def event_of(self, item: Event | Change) -> Event | None:
+        """Return the event, or that of the change, if this rule applies to it."""
+        if isinstance(item, Change):
+            found = (item.event(kind, self.column) for kind in self.changes if self._speaks_of(kind, item))
+            return next(filter(self._meets, found), None)
+        return item if self.matches(item) else None
+
     def matches(self, event: Event) -> bool:
-        """Return whether this rule applies to the event."""
-        return event.action_type in self.actions and all(condition.is_met(event.metadata) for condition in self.when)
+        """Return whether this rule applies to an event."""
+        return event.action_type in self.actions and self._meets(event)
+
+    def _meets(self, event: Event) -> bool:
+        return all(condition.is_met(event.metadata) for condition in self.when)
+
+    def _speaks_of(self, kind: Kind, change: Change) -> bool:
+        """Return whether the values differ and, for a rule with thresholds, cross one."""
+        before, after = change.values(kind, self.column)
+        if before == after or (self.falls_below is None and self.rises_above is None):
+            return before != after
+        old, new = as_number(before), as_number(after)
+        return old is not None and new is not None and self._crosses(old, new)
+
+    def _crosses(self, old: Decimal, new: Decimal) -> bool:
+        falls = self.falls_below is not None and old >= self.falls_below > new
+        return falls or (self.rises_above is not None and old <= self.rises_above < new)
 
 
 class RuleFile(_Table):
@@ -135,6 +212,15 @@ class RuleFile(_Table):
     def rules_for(self, destination: str) -> tuple[Rule, ...]:
         """Return the rules of a destination in the order of the file; the first that matches an event applies."""
         return tuple(rule for rule in self.rules if destination in rule.to)
+
+    @property
+    def speaks_of_changes(self) -> bool:
+        """Whether a rule is about changes of the feed."""
+        return any(rule.changes for rule in self.rules)
+
+
+def _zone(name: str) -> tzinfo:
+    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 def _number(text: str) -> Decimal | None:

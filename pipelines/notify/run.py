@@ -1,20 +1,24 @@
-"""Runs all destinations of a rule file, one thread each.
+"""Runs all destinations of a rule file, one thread for each of its topics.
 
-They read the topic of our own contract only: of other sources (`ingest/sources.py`) only ingest knows what is an event.
+They read the topic of our own contract, and that of the feed, whose records are rows of the lake's table of changes. Of
+other sources (`ingest/sources.py`) only ingest knows what is an event.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
+from operator import attrgetter
 
 import redis
 from redis.cluster import RedisCluster
 
-from pipelines.bus.topics import ensure_topic
-from pipelines.errors import TransientError
+from pipelines.bus.topics import ensure_compacted_topic, ensure_topic
+from pipelines.errors import ConfigurationError, TransientError
 from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dlq_settings
 from pipelines.notify.delivery import Transport
+from pipelines.notify.events import decode_changes, decode_events
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, RuleFile, Webhook
 from pipelines.notify.signature import read_secret
@@ -24,13 +28,29 @@ from pipelines.settings import Settings
 RedisClient = Callable[[], redis.Redis | RedisCluster]
 
 
-def plans(rules: RuleFile, max_in_flight: int, redis_client: RedisClient) -> list[Plan]:
-    """Return a plan for each destination; ConfigurationError for a missing secret or an invalid URL."""
-    share = max(1, max_in_flight // len(rules.destinations))
-    return [
-        Plan(name, destination, rules.rules_for(name), share, _opener(destination, redis_client))
-        for name, destination in rules.destinations.items()
-    ]
+def plans(rules: RuleFile, settings: Settings, redis_client: RedisClient) -> list[Plan]:
+    """Return a plan for each destination and each topic that its rules are about.
+
+    Raises ConfigurationError for a missing secret or an invalid URL, and if there is no feed that rules speak of.
+    """
+    if rules.speaks_of_changes and not settings.relays_feed:
+        raise ConfigurationError(
+            "a rule has changes, which are on the topic of the feed: set feed.enabled = true, and feed.topic"
+        )
+    found = [plan for name in rules.destinations for plan in _plans(name, rules, settings, redis_client)]
+    share = max(1, settings.notify.max_in_flight // len(found))
+    return [replace(plan, max_in_flight=share) for plan in found]
+
+
+def _plans(name: str, rules: RuleFile, settings: Settings, redis_client: RedisClient) -> Iterator[Plan]:
+    destination, own, most = rules.destinations[name], rules.rules_for(name), settings.notify.max_in_flight
+    opener = _opener(destination, redis_client)
+    of_events, of_changes = (tuple(filter(attrgetter(key), own)) for key in ("actions", "changes"))
+    if of_events:
+        yield Plan(name, destination, of_events, most, opener, settings.kafka, decode_events)
+    if of_changes:
+        scores = settings.kafka.model_copy(update={"topic": settings.feed.topic})
+        yield Plan(f"{name}.scores", destination, of_changes, most, opener, scores, decode_changes)
 
 
 def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, reports: Reports) -> None:
@@ -40,7 +60,10 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
     broker responds at the start, unless `stopping` is set meanwhile.
     """
     try:
-        ensure_topic(dlq_settings(settings.kafka))
+        for kafka in {plan.kafka.topic: plan.kafka for plan in planned}.values():
+            ensure_topic(dlq_settings(kafka))
+        if scores := next((plan.kafka for plan in planned if plan.decode is decode_changes), None):
+            ensure_compacted_topic(scores)
     except TransientError:
         if stopping.is_set():
             return

@@ -6,11 +6,15 @@ The reader is the person who is accountable for the erasure.
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from pipelines.boundary.text import escape_text
 from pipelines.errors import ConfigurationError
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.mentions import Mentions
+from pipelines.lake.tables import is_lake, open_lake
+from pipelines.lake.tombstones import open_tombstones
 from pipelines.notify.rule_file import load_rules
 from pipelines.notify.rules import RedisStream, Webhook
+from pipelines.refresh import policy_in_force
 from pipelines.settings import Settings
 
 
@@ -21,6 +25,7 @@ def list_unreached(settings: Settings, mentions: Mentions | None) -> list[str]:
     """
     return [
         *_in_other_events(mentions),
+        *_in_the_policy(settings),
         *_on_the_bus(settings),
         *_at_destinations(settings),
         *_in_other_copies(settings),
@@ -40,6 +45,22 @@ def _in_other_events(mentions: Mentions | None) -> Iterator[str]:
         "compressed, encrypted or encoded content within other users' values and undecodable dead letters: only plain "
         "words are found there"
     )
+
+
+def _in_the_policy(settings: Settings) -> Iterator[str]:
+    """Name versions of the policy with an erased user as a seed or in a condition, and what to write instead."""
+    if not is_lake(settings.lake_root):
+        return
+    tombstones, policy = open_tombstones(open_lake(settings.lake_root), settings), policy_in_force(settings)
+    for rules in policy.versions:
+        conditions = [condition.equals for _, _, condition in rules.conditions if condition.equals]
+        for name in dict.fromkeys([*(rules.raters.seeds if rules.raters else ()), *conditions]):
+            if replacement := tombstones.pseudonym_of(name):
+                yield (
+                    f"version {escape_text(rules.version)} of the policy {policy.name}, which names an erased user (in "
+                    f"raters.seeds or a condition): write {replacement} instead, as other users' events do at a "
+                    "personal key, and activate it; versions that were in force before stay on record"
+                )
 
 
 def _on_the_bus(settings: Settings) -> Iterator[str]:

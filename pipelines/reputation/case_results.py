@@ -35,6 +35,9 @@ _NONE = "none"
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """The clock of the contract's check: a case may be about the future."""
 
+_Within = dict[tuple[str, str], dict[str, Any]]
+"""Rows of scopes by user and value, such as ("ann", "city=berlin")."""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -89,10 +92,10 @@ class _Run:
         self.connection.register("events", self._events())
         frame = scores(self.connection, self.policy, self.case.as_of)
         self._require_known_columns(frame.columns[1:])
-        self._require_known_scopes()
+        within = self._within()
         rows = {row["user_id"]: row for row in frame.rows(named=True)}
         expected = self.case.expect.items()
-        found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}))]
+        found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}), within)]
         ledgers = {each.user_id: self._ledger(each.user_id) for each in found}
         line = line_of(("cases", str(self.number)), self.lines) or 1
         return CaseResult(self.case.name, line, self.case.as_of, tuple(found), ledgers)
@@ -113,47 +116,51 @@ class _Run:
                     problem = f"is not a column of `reputation` under this policy{did_you_mean(name, columns)}"
                     raise PolicyError(self._at(("expect", user, name), problem))
 
-    def _require_known_scopes(self) -> None:
-        for user, expected in self.case.expect.items():
-            for scope in expected.scopes:
-                try:
-                    find_value(self.policy.at(self.case.as_of), scope)
-                except UsageError as error:
-                    raise PolicyError(self._at(("expect", user, "scopes", scope), str(error))) from None
+    def _within(self) -> _Within:
+        """Return the rows of every scope that the case asks for, each scope computed once."""
+        asked = [(user, scope) for user, expected in self.case.expect.items() for scope in expected.scopes]
+        frames = {name: self._scope(name) for name in dict.fromkeys(self._name_of(*each) for each in asked)}
+        for user, scope in asked:
+            self._require_columns_of_scope(user, scope, frames[scope.partition("=")[0]].columns)
+        return {
+            (row["user_id"], f"{name}={row['value']}"): row
+            for name, frame in frames.items()
+            for row in frame.rows(named=True)
+        }
+
+    def _scope(self, name: str) -> pl.DataFrame:
+        return scores(self.connection, self.policy, self.case.as_of, scope=name)
+
+    def _name_of(self, user: str, scope: str) -> str:
+        try:
+            return find_value(self.policy.at(self.case.as_of), scope)[0]
+        except UsageError as error:
+            raise PolicyError(self._at(("expect", user, "scopes", scope), str(error))) from None
+
+    def _require_columns_of_scope(self, user: str, scope: str, columns: list[str]) -> None:
+        table = f"`reputation_by_{scope.partition('=')[0]}`"
+        for name in self.case.expect[user].scopes[scope]:
+            if name not in columns:
+                problem = f"is not a column of {table} under this policy{did_you_mean(name, columns)}"
+                raise PolicyError(self._at(("expect", user, "scopes", scope, name), problem))
 
     def _at(self, path: tuple[str, ...], problem: str) -> str:
         path = ("cases", str(self.number), *path)
         return f"{self.path}:{line_of(path, self.lines) or 1}: {'.'.join(path)}: {problem}"
 
-    def _differences(self, user: str, expected: Expected, row: dict[str, Any]) -> Iterator[Difference]:
+    def _differences(self, user: str, expected: Expected, row: dict[str, Any], within: _Within) -> Iterator[Difference]:
         for name, value in (expected.model_extra or {}).items():
             yield from _compare(user, name, value, row.get(name))
         for scope, columns in expected.scopes.items():
-            within = self._within(user, scope)
+            in_scope = within.get((user, scope), {})
             for name, value in columns.items():
-                yield from _compare(user, f'scopes."{scope}".{name}', value, within.get(name))
+                yield from _compare(user, f'scopes."{scope}".{name}', value, in_scope.get(name))
         if expected.reasons or expected.earned:
             reasons, earned = _by_event(self._ledger(user))
             for event_id, reason in expected.reasons.items():
                 yield from _compare(user, f"reasons.{event_id}", reason, reasons.get(event_id))
             for event_id, points in expected.earned.items():
                 yield from _compare(user, f"earned.{event_id}", points, earned.get(event_id))
-
-    def _within(self, user: str, scope: str) -> dict[str, Any]:
-        """Return the row of a user and a value such as `city=berlin`; an empty one if there is none."""
-        name, _, value = scope.partition("=")
-        frame = scores(self.connection, self.policy, self.case.as_of, scope=name)
-        for column in self._unknown(scope, frame.columns):
-            problem = (
-                f"is not a column of `reputation_by_{name}` under this policy{did_you_mean(column, frame.columns)}"
-            )
-            raise PolicyError(self._at(("expect", user, "scopes", scope, column), problem))
-        rows = frame.filter(pl.col("user_id") == user, pl.col("value") == value).rows(named=True)
-        return rows[0] if rows else {}
-
-    def _unknown(self, scope: str, known: list[str]) -> list[str]:
-        asked = (name for expected in self.case.expect.values() for name in expected.scopes.get(scope, ()))
-        return [name for name in asked if name not in known]
 
     def _ledger(self, user: str) -> pl.DataFrame:
         return explain(self.connection, self.policy, user, self.case.as_of)

@@ -17,6 +17,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -30,8 +31,9 @@ from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
+from pipelines.lake.commit_log import with_feed
 from pipelines.lake.files import make_durable
-from pipelines.lake.tables import Snapshot
+from pipelines.lake.tables import Lake, Snapshot
 from pipelines.reputation.base import (
     attach_base,
     base_folder,
@@ -60,7 +62,7 @@ from pipelines.reputation.histories import (
     read_commits,
 )
 from pipelines.reputation.lake_paths import look_in, relative_to
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import create_lake_views, stored_rows
 from pipelines.reputation.merged_users import (
     NO_ALIASES,
     aliases,
@@ -72,6 +74,7 @@ from pipelines.reputation.merged_users import (
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.priors import update_priors, use_stored_priors
 from pipelines.reputation.raters import needs_rebuild, use_stored_weights
+from pipelines.reputation.recent_events import recent_in_histories, recent_in_lake
 from pipelines.reputation.refresh_steps import (
     Counts,
     changed_events,
@@ -171,6 +174,11 @@ def derive_in_duckdb(
 def is_draft_open(path: Path) -> bool:
     """Return whether a process has a draft of the warehouse at `path` open."""
     return is_locked(_lock(path))
+
+
+def _complete(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the files of the feed, for readers of the warehouse."""
+    return with_feed(Lake(snapshot.root), snapshot) if snapshot.root else snapshot
 
 
 def _lock(path: Path) -> Path:
@@ -311,6 +319,7 @@ class Draft:
             with transaction(connection):
                 self._describe(connection, snapshot, policy, as_of)
             tables.reload_info()
+            tables.recent_events = partial(recent_in_histories, connection, histories, in_force, epoch_us(as_of))
         decayed = in_force.decayed_to != before.decayed_to
         return self._result(started, None, len(affected), None if decayed else replaced.scores)
 
@@ -341,7 +350,7 @@ class Draft:
         begins = self._folding is None and self._has_many_changes()
         if begins:
             self.tables.begin_newer()
-        create_lake_views(self.connection, relative_to(self.path.parent, self._snapshot))
+        create_lake_views(self.connection, relative_to(self.path.parent, _complete(self._snapshot)))
         self._checkpoint()
         self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
         return self._publication
@@ -459,6 +468,7 @@ class Draft:
             connection.close()  # writes the file
             make_durable([base])
             self._continue(base, counts)
+            self.tables.recent_events = partial(self._recent_in_lake, snapshot, policy.at(as_of), epoch_us(as_of))
         result = self._result(started, reason, 0, None)
         return replace(result, affected_users=result.users)
 
@@ -507,6 +517,16 @@ class Draft:
             return "the events that an erasure removed are no longer on record"
         self._has_erased |= erased > 0
         return None
+
+    def _recent_in_lake(
+        self, snapshot: Snapshot, policy: EffectivePolicy, as_of_us: int, since: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Return what happened to users like `recent_in_lake`: a rebuild does not follow the lake with histories."""
+        connection = self.tables.connection
+        read_commits(connection, snapshot)
+        events = f"({stored_rows(connection, 'events', snapshot)})"
+        known = aliases(merges_of(snapshot))
+        return recent_in_lake(connection, (events, "committed"), known, policy, as_of_us, since)
 
     def _open_histories(self) -> Histories:
         self._histories = self._histories or Histories(histories_folder(self.path))

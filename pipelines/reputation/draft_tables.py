@@ -6,7 +6,7 @@ file has everything up to that publication, and the events do.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import duckdb
@@ -18,6 +18,7 @@ from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
 from pipelines.reputation.documents import documents_of, shown_rows
+from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
 from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
 from pipelines.reputation.scopes import scope_query, scope_table
 from pipelines.reputation.sql import arrow_rows, one_row, statement
@@ -46,6 +47,8 @@ class DraftTables:
     def __init__(self, connection: duckdb.DuckDBPyConnection, base: Path) -> None:
         self.connection, self.base, self.info = connection, base, stored_info(connection)
         self.counts = Counts(*one_row(connection.execute(statement("base_read_counts"))))
+        self.recent_events: RecentEvents = partial(recent_in_warehouse, connection, self.info)
+        """Returns what happened to users until as_of; the draft replaces it when it is rebuilt or refreshed."""
         self._unwritten_users = 0  # at most: a user who changes twice counts twice
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
         connection.execute(statement("base_pending_users"))

@@ -58,6 +58,8 @@ _MEMORY_ROWS = 100_000
 _FOREGROUND_MERGE_ROWS = 400_000
 """A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
 NO_USERS = np.empty(0, np.uint64)
+IsWanted = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Returns which events are wanted, by the hashes of their users, their times (microseconds since 1970) and versions."""
 
 
 @dataclass(slots=True)
@@ -136,6 +138,17 @@ class Histories:
             times = segment.take(in_range, ["t"])["t"].to_numpy()
             in_range = in_range[(times >= since_us) & (times < until_us)]
             return union(segment.rows_after(after, until_us), in_range)
+
+        return self._take(rows)
+
+    def events_where(self, users: np.ndarray, is_wanted: IsWanted) -> pa.Table:
+        """Return the events (ROWS) of users (sorted hashes) that are wanted."""
+
+        def rows(segment: Segment) -> np.ndarray:
+            of_users = segment.rows_of(users)
+            facts = segment.take(of_users, ["t", "version"])
+            wanted = is_wanted(segment.users[of_users], facts["t"].to_numpy(), facts["version"].to_numpy())
+            return of_users[wanted]
 
         return self._take(rows)
 

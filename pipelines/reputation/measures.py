@@ -3,6 +3,7 @@
 Owns the formulas. A value is a fraction of whole numbers (ratings are in millionths), so that rounding is exact.
 """
 
+from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MICRO, Number, micro
 
@@ -15,29 +16,47 @@ def tally_columns(name: str, measure: Measure, within: str) -> list[str]:
     `within` is the condition of the view.
     """
     judged, positive = _conditions(measure, within)
+    total = _median_twice(judged) if measure.formula == "median" else f"sum(rating) FILTER ({judged})"
     return [
         f"count(rating) FILTER ({judged}) AS {name}_n",
-        f"CAST(coalesce(sum(rating) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
+        f"CAST(coalesce({total}, 0) AS HUGEINT) AS {name}_sum",
         f"count(*) FILTER ({positive}) AS {name}_p",
         *_prior(name, measure, judged),
     ]
 
 
-def weighted_tally_columns(name: str, measure: Measure, within: str) -> list[str]:
+def weighted_tally_columns(name: str, measure: Measure, within: str, weight: str) -> list[str]:
     """Return the aggregates of a measure whose ratings have weights: those of `tally_columns`, and two sums of weights.
 
-    `{name}_sum` is that of ratings times weights, `{name}_weight` and `{name}_positive_weight` are in millionths. A
-    rating that weighs nothing is in none of them.
+    weight: that of `rating_weight`. `{name}_sum` is that of ratings times weights, `{name}_weight` and
+    `{name}_positive_weight` are in the unit of the weights. A rating that weighs nothing is in none of them.
     """
-    judged, positive = (f"{condition} AND weight > 0" for condition in _conditions(measure, within))
+    judged, positive = (f"{condition} AND {weight} > 0" for condition in _conditions(measure, within))
     return [
         f"count(rating) FILTER ({judged}) AS {name}_n",
-        f"CAST(coalesce(sum(CAST(rating AS HUGEINT) * weight) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
+        f"CAST(coalesce(sum(CAST(rating AS HUGEINT) * {weight}) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
         f"count(*) FILTER ({positive}) AS {name}_p",
-        f"CAST(coalesce(sum(weight) FILTER ({judged}), 0) AS HUGEINT) AS {name}_weight",
-        f"CAST(coalesce(sum(weight) FILTER ({positive}), 0) AS HUGEINT) AS {name}_positive_weight",
+        f"CAST(coalesce(sum({weight}) FILTER ({judged}), 0) AS HUGEINT) AS {name}_weight",
+        f"CAST(coalesce(sum({weight}) FILTER ({positive}), 0) AS HUGEINT) AS {name}_positive_weight",
         *_prior(name, measure, judged),
     ]
+
+
+def rating_weight(measure: Measure, policy: EffectivePolicy) -> str | None:
+    """Return SQL of how much a rating counts in a measure, from a row of `fact`; None where all count alike.
+
+    It is in millionths or, in a mean with a half-life, whose value does not depend on the unit, in billionths.
+    """
+    if measure.half_life_us is None:
+        return "weight" if policy.weighs_ratings else None
+    recency = f"recency_{policy.rules.recencies_us.index(measure.half_life_us)}"
+    return f"(CAST(weight AS HUGEINT) * {recency} // {MICRO})" if policy.weighs_ratings else recency
+
+
+def _median_twice(judged: str) -> str:
+    """Return the sum of the two ratings in the middle: the lower one, and the lower one of the negated ratings."""
+    lower, negated = (f"quantile_disc(CASE WHEN {judged} THEN {rating} END, 0.5)" for rating in ("rating", "-rating"))
+    return f"{lower} - {negated}"
 
 
 def _prior(name: str, measure: Measure, judged: str) -> list[str]:
@@ -87,6 +106,8 @@ def _fraction(name: str, measure: Measure, *, weighted: bool) -> tuple[str, str]
     match measure.formula:
         case "mean":
             return total, f"{n} * {MICRO}" if weighted else n
+        case "median":
+            return total, f"CAST({2 * MICRO} AS HUGEINT)"
         case "bayesian":
             weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
             mean = f"{name}_prior" if measure.prior else mean

@@ -152,12 +152,9 @@ def moved_names(before: Aliases, after: Aliases) -> list[str]:
 
 
 def compared_keys(policy: EffectivePolicy, *known: Aliases) -> list[str]:
-    """Return the metadata keys that hold user_ids and are compared by a rule or a scope of the policy."""
-    rules = [edition.rules for edition in policy.editions]
-    gates = {gate.key for each in rules for gate in each.completion.values()}
-    groups = {key for each in rules for rule in (*each.once.values(), *each.caps.values()) for key in rule.per}
-    scopes = {scope.key for scope in policy.rules.scopes.values()}
-    return sorted((gates | groups | scopes) & {key for each in known for key in each.personal_keys})
+    """Return the metadata keys that hold user_ids and are read by a rule or a scope of the policy."""
+    read = {key for edition in policy.editions for key in edition.rules.metadata_keys}
+    return sorted(read & {key for each in known for key in each.personal_keys})
 
 
 def resolved_events(known: Aliases, source: str) -> str:

@@ -13,6 +13,7 @@ from datetime import date
 import duckdb
 
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.raters import weight_of_rating
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, table_form
 
@@ -21,9 +22,12 @@ _GIVEN = "user_ratings_given"
 
 def given_statement(policy: EffectivePolicy) -> str:
     """Return the step that defines `rating_given`, after `emitted`."""
-    if policy.rules.raters is None:
-        return statement("rating_given", weight="CAST(1000000 AS BIGINT)", weights="")
-    return statement("rating_given", weight=statement("priors_weight"), weights=statement("priors_weights"))
+    return statement(
+        "rating_given",
+        weight=weight_of_rating(policy) if policy.weighs_ratings else "CAST(1000000 AS BIGINT)",
+        weights=statement("priors_weights") if policy.rules.raters is not None else "",
+        readable=" AND event.rating_weight IS NOT NULL" if policy.reads_weights else "",
+    )
 
 
 def compute_priors(connection: duckdb.DuckDBPyConnection, steps: Iterable[str]) -> None:

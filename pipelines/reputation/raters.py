@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.reputation.merged_users import Aliases
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.actions import Rating
 from pipelines.reputation.policy.numbers import DAY_US, micro
+from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 
 _SCALE = pa.schema([("action_type", pa.string()), ("minimum", pa.int64()), ("maximum", pa.int64())])
@@ -28,6 +30,21 @@ def define_trust(connection: duckdb.DuckDBPyConnection) -> None:
     """Define the macros `trust_rounds` and `trust_weight`."""
     for name in ("trust_rounds", "trust_weight"):
         connection.execute(statement(f"macro_{name}"))
+
+
+def set_seeds(connection: duckdb.DuckDBPyConnection, raters: Raters, known: Aliases) -> None:
+    """Set the seeds of a policy, under current user_ids where those of the ratings are (`resolved_events`)."""
+    is_resolved = raters.key in known.personal_keys
+    seeds = {known.resolve(name) if is_resolved else name for name in raters.seeds}
+    connection.execute("SET VARIABLE trust_seeds = ?", [sorted(seeds)])
+
+
+def weight_of_rating(policy: EffectivePolicy) -> str:
+    """Return SQL of what a rating weighs, in millionths: its own weight, that of its rater, or their product."""
+    if policy.rules.raters is None:
+        return "rating_weight"
+    of_rater = statement("raters_weight")
+    return statement("weight_of_both", of_rater=of_rater) if policy.reads_weights else of_rater
 
 
 def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:
@@ -45,9 +62,10 @@ def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePoli
     for part in _PARTS:
         connection.execute(statement(part))
     whole = "true" if policy.rules.correction.actions else "false"
+    of_day = statement("raters_of_day", whole=whole, opinions=statement("raters_opinions_in_force"))
     for (day,) in connection.execute(statement("raters_days")).fetchall():
         connection.execute("SET VARIABLE weighed_day = CAST(? AS DATE)", [day])
-        connection.execute(statement("raters_of_day", whole=whole))
+        connection.execute(of_day)
 
 
 def use_stored_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:  # noqa: ARG001 - as compute_weights
@@ -86,8 +104,5 @@ def _scales(policy: EffectivePolicy) -> pa.Table:
 def _bounds(rating: Rating, constant: list[int]) -> tuple[int, int]:
     if rating.fixed is not None:
         return min(constant), max(constant)
-    if rating.map is not None:
-        listed = [micro(number) for number in rating.map.values()]
-        return min(listed), max(listed)
-    assert rating.minimum is not None and rating.maximum is not None  # noqa: S101, PT018 - tells the type checker
-    return micro(rating.minimum), micro(rating.maximum)
+    lowest, highest = rating.bounds
+    return micro(lowest), micro(highest)

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.reputation.histories import Histories
+from pipelines.reputation.histories import Histories, IsWanted
 from pipelines.reputation.merged_users import Aliases, load_aliases, resolved_events
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import contains, union
@@ -29,6 +29,13 @@ class _Names:
         is_former = contains(self.former, hashes)
         at = np.searchsorted(self.former, hashes[is_former])
         return union(hashes[~is_former], self._current[at])
+
+    def resolve_each(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the current name for each name."""
+        is_former = contains(self.former, hashes)
+        resolved = hashes.copy()
+        resolved[is_former] = self._current[np.searchsorted(self.former, hashes[is_former])]
+        return resolved
 
     def expand(self, hashes: np.ndarray) -> np.ndarray:
         """Return every name of the persons whom names stand for, as a set."""
@@ -72,6 +79,14 @@ class ResolvedHistories:
     def events_after(self, after: int, since_us: int, until_us: int) -> pa.Table:
         """Return the events before `until_us` that were added after a version, or with since_us <= t."""
         return self._resolve(self._histories.events_after(after, since_us, until_us))
+
+    def events_where(self, users: np.ndarray, is_wanted: IsWanted) -> pa.Table:
+        """Return the events (ROWS) of persons (sorted hashes) that are wanted."""
+
+        def of_persons(names: np.ndarray, times: np.ndarray, versions: np.ndarray) -> np.ndarray:
+            return is_wanted(self._users.resolve_each(names), times, versions)
+
+        return self._resolve(self._histories.events_where(self._users.expand(users), of_persons))
 
     def events_linked(self, links: np.ndarray) -> pa.Table:
         """Return the events with one of these links (sorted hashes)."""

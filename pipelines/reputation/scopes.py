@@ -42,10 +42,15 @@ def value_columns(policy: EffectivePolicy) -> str:
 
 
 def fact_columns(policy: EffectivePolicy) -> str:
-    """Return the columns of `fact` for the scopes, each after a comma; ranks only if a measure needs them."""
+    """Return the columns of `fact` for the scopes, each after a comma; ranks and recencies if a measure needs them."""
     columns = [f"scope_{name}" for name in policy.rules.scopes]
     if policy.rules.ranks_ratings:
         columns += [statement("scope_rank", scope=name) for name in policy.rules.scopes]
+    columns += [
+        statement("recency", among=f"user_id, scope_{name}", half_life=str(length), name=f"recency_{number}_in_{name}")
+        for name in policy.rules.scopes
+        for number, length in enumerate(policy.rules.recencies_us)
+    ]
     return "".join(f",\n    {column}" for column in columns)
 
 
@@ -130,6 +135,10 @@ def _summed_query(policy: EffectivePolicy, scope: str) -> str:
         scope=scope,
         rank=f"scope_{scope}_rank" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)",
         weight="".join(f"\n            {column}," for column in rating_columns(policy)),
+        recencies="".join(
+            f",\n            recency_{number}_in_{scope} AS recency_{number}"
+            for number, _ in enumerate(policy.rules.recencies_us)
+        ),
         tallies=",\n        ".join(tallies),
         columns=",\n    ".join(columns),
     )

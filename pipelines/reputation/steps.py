@@ -16,7 +16,7 @@ from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases,
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.priors import compute_priors, given_statement
-from pipelines.reputation.raters import compute_weights
+from pipelines.reputation.raters import compute_weights, set_seeds, weight_of_rating
 from pipelines.reputation.scopes import fact_columns, value_columns
 from pipelines.reputation.sql import statement, use_utc
 from pipelines.reputation.views import rating_columns
@@ -67,6 +67,7 @@ def define_steps(
     if known:
         load_aliases(connection, known)
     if in_force.rules.raters is not None:
+        set_seeds(connection, in_force.rules.raters, known)
         weigh(connection, in_force, [*first_steps(in_force, "events", committed, known), *_given_steps(in_force)])
     if in_force.rules.has_global_prior:
         learn(connection, [*first_steps(in_force, "events", committed, known), *_rated_steps(in_force)])
@@ -116,7 +117,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
         _corrected(policy),
-        statement("step_08_emitted", matched=_matched(policy), **_maps(policy)),
+        _emitted(policy),
         *([given_statement(policy)] if policy.rules.has_global_prior else []),
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
@@ -132,14 +133,16 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
 
 def _given_steps(policy: EffectivePolicy) -> list[str]:
     """Return the steps up to `emitted` without corrections: what ratings said when they were given."""
-    emitted = statement("step_08_emitted", matched=_matched(policy), **_maps(policy))
-    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), emitted]
+    return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), _emitted(policy)]
+
+
+def _emitted(policy: EffectivePolicy) -> str:
+    return statement("step_08_emitted", matched=_matched(policy), **_maps(policy), **_rating_weight(policy))
 
 
 def _rated_steps(policy: EffectivePolicy) -> list[str]:
     """Return the steps up to `rating_given`: what ratings say as corrected."""
-    emitted = statement("step_08_emitted", matched=_matched(policy), **_maps(policy))
-    return [statement("step_02_retracted_event"), _corrected(policy), emitted, given_statement(policy)]
+    return [statement("step_02_retracted_event"), _corrected(policy), _emitted(policy), given_statement(policy)]
 
 
 def _corrected(policy: EffectivePolicy) -> str:
@@ -147,13 +150,13 @@ def _corrected(policy: EffectivePolicy) -> str:
 
 
 def _weights(policy: EffectivePolicy) -> dict[str, str]:
-    """Return how step_15 weighs ratings, and the priors that they bring into force; nothing for neither."""
-    parts = rating_columns(policy)
-    columns = {"weight": "raters_weight", "prior": "priors_column"}
-    joins = {"weight": "raters_join", "prior": "priors_join"}
+    """Return the columns that step_15 adds to ratings, and what it joins for them; nothing where there are none."""
+    columns = {"weight": statement("weight", weight=weight_of_rating(policy)), "prior": statement("priors_column")}
+    joins = ["raters_join"] if policy.rules.raters is not None else []
+    joins += ["priors_join"] if policy.rules.has_global_prior else []
     return {
-        "weight": "".join(f"\n    {statement(columns[part])}" for part in parts),
-        "weights": "".join(f"\n{statement(joins[part])}" for part in parts),
+        "weight": "".join(f"\n    {columns[name]}" for name in rating_columns(policy)),
+        "weights": "".join(f"\n{statement(name)}" for name in joins),
     }
 
 
@@ -169,6 +172,16 @@ def _maps(policy: EffectivePolicy) -> dict[str, str]:
         parts |= {"rating_of_text": "WHEN rating_word.value IS NOT NULL THEN rating_word.value"}
         parts |= {"rating_words": statement("words", number="rating")}
     return parts
+
+
+def _rating_weight(policy: EffectivePolicy) -> dict[str, str]:
+    """Return how step_08 reads the weights of ratings; nothing where events have none."""
+    if not policy.reads_weights:
+        return {"weight_is_read": "", "rating_weight": ""}
+    return {
+        "weight_is_read": " AND rating_weight IS NOT NULL",
+        "rating_weight": f",\n        {statement('rating_weight')}",
+    }
 
 
 def _matched(policy: EffectivePolicy) -> str:
@@ -239,7 +252,8 @@ def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePol
 
 def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
-    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy), "scopes": fact_columns(policy)}
+    columns = {"half_life": _half_life(policy), "rating_rank": _rating_rank(policy)}
+    columns["more"] = "".join(_recencies(policy)) + fact_columns(policy)
     levels = statement("without_levels") if policy.decays else contributions_with_levels(policy)
     weight = "".join(f"\n    {column}," for column in rating_columns(policy))
     return statement("step_16_fact", only=only, contributions=levels, weight=weight, **columns)
@@ -248,6 +262,14 @@ def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
 def _half_life(policy: EffectivePolicy) -> str:
     """Return the half-life of a contribution; null unless sums by half-life need it."""
     return "half_life_us" if len(policy.half_lives) > 1 else "CAST(NULL AS BIGINT)"
+
+
+def _recencies(policy: EffectivePolicy) -> list[str]:
+    """Return the recency of a rating among the user's, by each half-life of the measures; each after a comma."""
+    return [
+        f",\n    {statement('recency', among='user_id', half_life=str(length), name=f'recency_{number}')}"
+        for number, length in enumerate(policy.rules.recencies_us)
+    ]
 
 
 def _rating_rank(policy: EffectivePolicy) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
-from pipelines.reputation.measures import tally_columns, value, weighted_tally_columns
+from pipelines.reputation.measures import rating_weight, tally_columns, value, weighted_tally_columns
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.decay import SCORE_DIGITS, SUM_DIGITS, HalfLife
 from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
@@ -100,8 +100,7 @@ def level_name(policy: EffectivePolicy, number: str) -> str:
 
 def rating_columns(policy: EffectivePolicy) -> list[str]:
     """Return the columns of contributions that ratings have beside their value: none unless the policy needs them."""
-    rules = policy.rules
-    return [*(["weight"] if rules.raters is not None else []), *(["prior"] if rules.has_global_prior else [])]
+    return ["weight"] * policy.weighs_ratings + ["prior"] * policy.rules.has_global_prior
 
 
 def view_columns(policy: EffectivePolicy) -> list[str]:
@@ -117,9 +116,12 @@ def _tally(view: View, policy: EffectivePolicy) -> list[str]:
         f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
         f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
-    aggregates = tally_columns if policy.rules.raters is None else weighted_tally_columns
-    for name, measure in policy.rules.all_measures.items():
-        columns += aggregates(f"{view.name}_{name}", measure, within)
+    for key, measure in policy.rules.all_measures.items():
+        name, weight = f"{view.name}_{key}", rating_weight(measure, policy)
+        if weight is None:
+            columns += tally_columns(name, measure, within)
+        else:
+            columns += weighted_tally_columns(name, measure, within, weight)
     return columns
 
 
@@ -144,12 +146,12 @@ def _sums(view: View, policy: EffectivePolicy) -> list[str]:
 
 def _summed_columns(view: View, policy: EffectivePolicy) -> dict[str, str]:
     """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
-    name, weighted = view.name, policy.rules.raters is not None
-    measures = policy.rules.all_measures.items()
+    name, measures = view.name, policy.rules.all_measures.items()
+    weighted = {key for key, measure in measures if rating_weight(measure, policy) is not None}
     return {
         **{column: column for column in _sums(view, policy)},
         f"{name}_events": f"{name}_count",
-        **{f"{name}_{key}": value(f"{name}_{key}", measure, weighted=weighted) for key, measure in measures},
+        **{f"{name}_{key}": value(f"{name}_{key}", measure, weighted=key in weighted) for key, measure in measures},
         f"{name}_rating_count": f"{name}_ratings",
     }
 

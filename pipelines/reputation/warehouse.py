@@ -44,6 +44,7 @@ from pipelines.reputation.scores import scores
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.sql import statement
 from pipelines.reputation.trends import find_trend, run_trend, trends
+from pipelines.reputation.trust_paths import trust_paths
 from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ _CHANGES = """
         policy,
         lake_version,
         as_of,
-        recorded
+        recorded,
+        causes,
+        more_causes
     FROM score_changes
     WHERE ($user_id IS NULL OR user_id = $user_id) AND ($since IS NULL OR as_of >= $since)
     ORDER BY number
@@ -303,11 +306,9 @@ class Warehouse:
 
     def _repr_html_(self) -> str:
         """Return the HTML that notebooks show: version, moment and policy, and the names of tables and trends."""
-        rows = [
-            *self._described(),
-            ("tables", ", ".join(self._ipython_key_completions_())),
-            ("trends", ", ".join(trends())),
-        ]
+        rows = self._described()
+        if not self._is_closed():
+            rows += [("tables", ", ".join(self._ipython_key_completions_())), ("trends", ", ".join(trends()))]
         left = 'style="text-align: left"'  # notebooks right-align cells by default
         cells = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>" for name, value in rows)
         return f"<table>{''.join(cells)}</table>"
@@ -315,11 +316,19 @@ class Warehouse:
     def _described(self) -> list[tuple[str, str]]:
         info = self.info
         return [
+            *([("closed", "open it again with open_warehouse()")] if self._is_closed() else []),
             ("at", self._lake_uri or str(self.path)),
             ("lake version", str(info.lake_version)),
             ("as of", f"{info.as_of:%Y-%m-%d %H:%M:%S} UTC"),
             ("policy", f"{info.policy.name} {info.policy_version}"),
         ]
+
+    def _is_closed(self) -> bool:
+        try:
+            self._connection.execute("SELECT 1")
+        except duckdb.ConnectionException:
+            return True
+        return False
 
     def __getitem__(self, table: str) -> duckdb.DuckDBPyRelation:
         """Return a table or view as a lazy DuckDB relation; in notebooks the tab key completes its name.
@@ -487,7 +496,8 @@ class Warehouse:
 
         Columns: number; user_id; score_before and score_after, all-time, in points (Float64; null if there was no row,
         or is none any more); before and after, the whole rows of `reputation` as JSON; policy; lake_version and as_of
-        (UTC) of the publication; recorded (UTC). No row unless `feed.enabled` was set.
+        (UTC) of the publication; recorded (UTC); causes, a list of structs of cause and event_id (null where no event
+        is behind it), and more_causes, how many are not named. No row unless `feed.enabled` was set.
         """
         moment = None if since is None else to_utc(since)
         return self.sql(_CHANGES, {"user_id": user_id, "since": moment})
@@ -585,7 +595,8 @@ class Warehouse:
         - related_event_id: the retraction that withdrew the event; of a retraction or correction, the event it names
         - points: points before caps and decay
         - rating: in the policy's unit, such as stars; null without one
-        - weight: that of its rater on the day, from 0 to 1; only where the policy has raters' weights
+        - weight: how much the rating counts in measures: its own weight times that of its rater on the day; only where
+          the policy has weights
         - prior: that of the rating's day; only where a measure has a prior from all ratings
         - earned: points that it adds to the score now
         - score: points so far, the running sum of `earned`
@@ -597,6 +608,23 @@ class Warehouse:
         Raises UsageError and PolicyError for a policy that cannot be read, UsageError for an unknown view or scope.
         """
         return self.as_of().explain(user_id, policy, view, scope)
+
+    def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
+        """Return through whom a rater is trusted on the five latest days with ratings of a user by the rater.
+
+        Of each day there are at most three paths, each the strongest one through another of those who trust the rater,
+        and a row for the rest. Columns:
+
+        - day: of the ratings (UTC)
+        - weight: of the rater's ratings on that day, from 0 to 1
+        - part: what the path brings of the weight; the parts of a day add up to it
+        - path: from a seed of the policy to the rater, at most five users, such as `ann > bob > cyd`; null for the
+          rest: other paths, the trust that a seed has of its own, and the minimum of the policy
+
+        policy: another one than the warehouse's.
+        Raises UsageError for a policy whose raters weigh alike, and for a rater who has not rated the user.
+        """
+        return self.as_of().trust_paths(user_id, rater_id, policy)
 
     def explain_change(
         self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
@@ -727,6 +755,15 @@ class AsOf:
         """
         with _running(f"the explanation of {user_id}"):
             return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view, scope)
+
+    def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
+        """Return through whom a rater of a user is trusted, as of `Warehouse.trust_paths()`.
+
+        Columns: day, weight, part and path. The days are those before this moment.
+        """
+        with _running(f"the paths of trust to {rater_id}"):
+            rules = self._rules(policy)
+            return trust_paths(self._connection, rules, user_id, rater_id, self.moment, self.known_at)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:
         if policy is None:

@@ -1,124 +1,110 @@
-"""A simulated community: drivers and riders of three cities who rate each other, and a ring that rates itself up.
+"""The world of `world.py` as a community: providers rate their customers, too, and a ring rates itself up.
 
-In the world of `world.py` riders are never rated, so trust ends at the drivers; here it can return to the riders. Pure
-and vectorized; the result depends only on the arguments and the generator.
+Without it, no one would say which riders and buyers to trust. Pure and vectorized; the result depends only on the
+arguments and the generator.
 """
-
-from dataclasses import dataclass
-from datetime import datetime
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.contract.schema import TIMESTAMP
-from pipelines.errors import UsageError
-from pipelines.simulate.world import DAY_US, Integers, Numbers, random_ids
+from pipelines.simulate.world import (
+    CITIES,
+    HOUR_US,
+    Integers,
+    Span,
+    build_world,
+    by_time,
+    microseconds,
+    random_ids,
+    to_events,
+)
 
-CITIES = ("berlin", "lagos", "lima")
-"""The city of a driver or rider is that of the number in the name, modulo three: rides do not leave a city."""
+Names = npt.NDArray[np.str_]
 
-_MIN_RIDES = 500
-_DRIVERS, _RIDERS = 60, 240
-_RING_DRIVERS, _RING_RIDERS = 3, 9
-"""Members of the ring: the first drivers and riders, all of one city."""
-_SEEDS = 6
-_RIDE_RATING_SHARE, _RIDER_RATING_SHARE = 0.9, 0.7
-"""Shares of rides after which the rider rates the driver, and the driver the rider."""
-_RING_ROUNDS = 8
-"""Ratings by each member of the ring of each member of the other kind."""
+RING_DRIVERS = tuple(f"driver-ring-{number}" for number in range(1, 4))
+RING_RIDERS = tuple(f"rider-ring-{number}" for number in range(1, 10))
+"""The ring: its drivers and riders give each other five stars; other riders give its drivers two stars or less."""
 
-
-@dataclass(frozen=True, slots=True)
-class Community:
-    """Ratings of a community, and the ground truth of the ring in it."""
-
-    ratings: pa.Table
-    """Columns event_id, user_id, action_type (DriverRated or RiderRated), event_time (microseconds, UTC), rating (1 to
-    5), rater_id and city; ordered by event_time, each rating once."""
-    ring: frozenset[str]
-    """Drivers and riders who rate each other five stars; riders outside it rate its drivers two stars or less."""
-    seeds: tuple[str, ...]
-    """Riders outside the ring, two of each city: whom an operator would know, as seeds of trust."""
+_ROUNDS, _EVENTS_FOR_A_ROUND = 5, 4_000
+"""Rides of each rider of the ring with each of its drivers; a small world has fewer, the smallest ones have no ring."""
+_PAIRS = np.array([(driver, rider) for driver in RING_DRIVERS for rider in RING_RIDERS])
+_HONEST_RIDES = 4
+"""Rides of others with each driver of the ring, a round."""
+_ROUND_EVENTS = 3 * len(_PAIRS) + 2 * _HONEST_RIDES * len(RING_DRIVERS)
+"""Each ride is completed and the driver rated; the ring's riders are rated, too."""
+_ANSWER_SHARE = 0.15
+"""Share of ratings of customers among all events: about every second rating is answered."""
+_RUDE_SHARE = 0.05
+"""Share of customers whose ratings are low."""
 
 
-def simulate_community(seed: int, rides: int, days: int, end: datetime) -> Community:
-    """Generate the ratings of `rides` rides (at least 500) in the `days` before `end`, and those of a ring.
+def build_community(rng: np.random.Generator, events: int, span: Span) -> pa.Table:
+    """Return exactly `events` events (EVENT columns), ordered by event_time; `events` is at least a few hundred."""
+    rounds = min(_ROUNDS, events // _EVENTS_FOR_A_ROUND)
+    answers = round(events * _ANSWER_SHARE)
+    world = build_world(rng, events - answers - rounds * _ROUND_EVENTS, span)
+    rated = world.filter(_entry(world, "rater_id").is_valid())
+    parts = [world, _answers(rng, rated, span, answers)]
+    return by_time(parts + _ring(rng, rated, span, rounds) if rounds else parts)
 
-    Equal arguments give equal ratings, and any other argument other event_ids; no rating is later than `end`.
-    Raises UsageError for invalid arguments.
-    """
-    if rides < _MIN_RIDES or days < 1 or seed < 0 or end.tzinfo is None:
-        raise UsageError(
-            f"seed={seed}, rides={rides}, days={days}, end={end}: a community has at least {_MIN_RIDES} rides and "
-            "a day, a seed that is not negative, and an end with a time zone"
+
+def _answers(rng: np.random.Generator, rated: pa.Table, span: Span, count: int) -> pa.Table:
+    """Let providers rate their customers within an hour of being rated, never after the end."""
+    rated = rated.filter(_entry(rated, "transaction_id").is_valid())
+    answered = rated.take(pa.array(rng.permutation(len(rated))[:count]))
+    customers = _entry(answered, "rater_id")
+    encoded = customers.dictionary_encode()
+    manners = np.where(rng.uniform(0, 1, len(encoded.dictionary)) < _RUDE_SHARE, 2.0, 4.6)
+    stars = np.clip(np.rint(manners[encoded.indices.to_numpy()] + rng.normal(0, 0.6, count)), 1, 5).astype(np.int64)
+    rides = pc.equal(answered["action_type"], "DriverRated")
+    return to_events(
+        random_ids(rng, count),
+        customers,
+        pc.if_else(rides, "RiderRated", "BuyerRated"),
+        _soon(rng, microseconds(answered), span),
+        rating=pa.array(stars).cast(pa.string()),
+        rater_id=answered["user_id"],
+        transaction_id=_entry(answered, "transaction_id"),
+        city=_entry(answered, "city"),
+    )
+
+
+def _ring(rng: np.random.Generator, rated: pa.Table, span: Span, rounds: int) -> list[pa.Table]:
+    """Let the ring ride and rate itself up, and let others who ride with its drivers say what these are like."""
+    drivers, riders = _rides_with_ring(rng, rated, rounds)
+    count, within = len(drivers), np.isin(riders, RING_RIDERS)
+    times = span.start_us + rng.integers(0, span.length_us, count)
+    stars = pa.array(np.where(within, 5, rng.integers(1, 3, count))).cast(pa.string())
+    ride = {"transaction_id": random_ids(rng, count), "city": pa.repeat(CITIES[0], count)}
+    completed, given, answers = (
+        to_events(random_ids(rng, count), pa.array(users), action, moments, **entries, **ride)
+        for users, action, moments, entries in (
+            (drivers, "TransactionCompleted", times, {}),
+            (drivers, "DriverRated", _soon(rng, times, span), {"rating": stars, "rater_id": pa.array(riders)}),
+            (riders, "RiderRated", _soon(rng, times, span), {"rating": stars, "rater_id": pa.array(drivers)}),
         )
-    end_us = int(end.timestamp()) * 1_000_000
-    rng = np.random.default_rng(np.random.SeedSequence([seed, rides, days, end_us]))
-    ratings = pa.concat_tables([*_rides(rng, rides), *_ring()])
-    shuffled = ratings.take(pa.array(rng.permutation(len(ratings))))
-    times = np.sort(end_us - rng.integers(0, days * DAY_US, len(ratings)))
-    return Community(_complete(rng, shuffled, times), frozenset(_ring_members()), _seeds())
+    )
+    return [completed, given, answers.filter(pa.array(within))]
 
 
-def _rides(rng: np.random.Generator, rides: int) -> list[pa.Table]:
-    """Return what riders and drivers say of each other: good drivers and riders are rated well, the ring's are not."""
-    riders = rng.integers(_RING_RIDERS * len(CITIES), _RIDERS, rides)
-    drivers = rng.integers(0, _DRIVERS // len(CITIES), rides) * len(CITIES) + riders % len(CITIES)
-    quality = rng.uniform(3.6, 5, _DRIVERS)
-    quality[_ring_numbers(_RING_DRIVERS)] = 1.5
-    manners = rng.uniform(4, 5, _RIDERS)
-    rated = rng.uniform(0, 1, (2, rides)) < [[_RIDE_RATING_SHARE], [_RIDER_RATING_SHARE]]
-    return [
-        _said("DriverRated", drivers, riders, _stars(rng, quality[drivers])).filter(pa.array(rated[0])),
-        _said("RiderRated", riders, drivers, _stars(rng, manners[riders])).filter(pa.array(rated[1])),
-    ]
+def _rides_with_ring(rng: np.random.Generator, rated: pa.Table, rounds: int) -> tuple[Names, Names]:
+    """Return driver and rider of each ride with a driver of the ring: first those within it, then those of others."""
+    others = _entry(rated.filter(pc.equal(rated["action_type"], "DriverRated")), "rater_id").to_pylist()
+    drivers = np.repeat(RING_DRIVERS, _HONEST_RIDES * rounds)
+    honest = np.stack([drivers, rng.choice(others, len(drivers))], axis=1)
+    rides = np.concatenate([np.tile(_PAIRS, (rounds, 1)), honest])
+    return rides[:, 0], rides[:, 1]
 
 
-def _ring() -> list[pa.Table]:
-    """Let each driver of the ring and each of its riders give each other five stars, several times."""
-    drivers, riders = _ring_numbers(_RING_DRIVERS), _ring_numbers(_RING_RIDERS)
-    pairs = np.array([(driver, rider) for driver in drivers for rider in riders] * _RING_ROUNDS)
-    five = np.full(len(pairs), 5)
-    return [
-        _said("DriverRated", pairs[:, 0], pairs[:, 1], five),
-        _said("RiderRated", pairs[:, 1], pairs[:, 0], five),
-    ]
+def _soon(rng: np.random.Generator, times: Integers, span: Span) -> Integers:
+    """Return a moment within an hour of each of some times, none after the end."""
+    return times + (rng.uniform(0, 1, len(times)) * np.minimum(HOUR_US, span.end_us - times)).astype(np.int64)
 
 
-def _stars(rng: np.random.Generator, expected: Numbers) -> Integers:
-    """Return stars near the expected ones: at most 2 where 1.5 are expected."""
-    return np.clip(np.rint(expected + rng.uniform(-0.9, 0.9, len(expected))), 1, 5).astype(np.int64)
-
-
-def _said(action: str, rated: Integers, raters: Integers, stars: Integers) -> pa.Table:
-    kinds = ("driver", "rider") if action == "DriverRated" else ("rider", "driver")
-    users, givers = (_names(kind, numbers) for kind, numbers in zip(kinds, (rated, raters), strict=True))
-    cities = pa.array(CITIES).take(pa.array(rated % len(CITIES)))
-    columns = [users, pa.repeat(action, len(users)), pa.array(stars), givers, cities]
-    return pa.table(columns, names=["user_id", "action_type", "rating", "rater_id", "city"])
-
-
-def _names(kind: str, numbers: Integers) -> pa.Array:
-    return pa.array([f"{kind}-{number:03d}" for number in numbers])
-
-
-def _ring_numbers(members: int) -> Integers:
-    """Return the numbers of the ring's drivers or riders: the first ones of the first city."""
-    return np.arange(members) * len(CITIES)
-
-
-def _ring_members() -> list[str]:
-    drivers, riders = _ring_numbers(_RING_DRIVERS), _ring_numbers(_RING_RIDERS)
-    return [*_names("driver", drivers).to_pylist(), *_names("rider", riders).to_pylist()]
-
-
-def _seeds() -> tuple[str, ...]:
-    first = _RING_RIDERS * len(CITIES)
-    return tuple(_names("rider", np.arange(first, first + _SEEDS)).to_pylist())
-
-
-def _complete(rng: np.random.Generator, ratings: pa.Table, times: Integers) -> pa.Table:
-    """Add ids and times, in the order of the contract's columns."""
-    ratings = ratings.append_column("event_id", random_ids(rng, len(ratings)))
-    ratings = ratings.append_column("event_time", pa.array(times).cast(TIMESTAMP))
-    return ratings.select(["event_id", "user_id", "action_type", "event_time", "rating", "rater_id", "city"])
+def _entry(events: pa.Table, key: str) -> pa.Array:
+    """Return the metadata at a key of each event; null where it has none."""
+    return pc.map_lookup(events["metadata"].combine_chunks(), key, "first")

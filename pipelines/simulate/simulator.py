@@ -10,8 +10,9 @@ import pyarrow as pa
 from pipelines.contract.rejection import Reason
 from pipelines.emit.producer import Record
 from pipelines.errors import UsageError
+from pipelines.simulate.community import build_community
 from pipelines.simulate.faults import CONFLICT, DUPLICATE, MIS_KEYED, FaultRates, inject_faults
-from pipelines.simulate.world import DAY_US, Span, build_world
+from pipelines.simulate.world import DAY_US, Span
 
 _MIN_EVENTS = 200
 _EARLIEST_US = 946_684_800_000_000  # 2000-01-01, the contract's first day
@@ -75,7 +76,7 @@ def simulate(
         )
     shares = [round(share * 1_000_000_000) for share in astuple(rates)]
     rng = np.random.default_rng(np.random.SeedSequence([seed, events, span.start_us, span.end_us, *shares]))
-    world = build_world(rng, events, span)
+    world = build_community(rng, events, span)
     stream = inject_faults(rng, world, span, rates)
     return Simulation(stream, _planted(world, stream))
 

@@ -32,6 +32,8 @@ _GROWTH = 1.5
 _BY_HOUR = np.array([3, 2, 1, 1, 1, 2, 4, 8, 10, 8, 6, 6, 7, 7, 6, 6, 7, 10, 12, 11, 9, 8, 7, 5], dtype=np.float64)
 _BY_WEEKDAY = np.array([1.0, 1.0, 1.05, 1.1, 1.35, 1.5, 1.2])
 _SUSPENSION_REASONS = pa.array(["fraud", "low_rating", "payment_dispute", "safety"])
+CITIES = pa.array(["berlin", "lagos", "lima"])
+"""A provider works in one of them, in turn; customers travel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,11 @@ def build_world(rng: np.random.Generator, events: int, span: Span) -> pa.Table:
     parts.append(_ratings(rng, people, span, ids.slice(0, ratings), rated))
     parts.append(_retractions(rng, span, ids.slice(ratings, retractions), parts[-1]))
     parts.append(_completions(people, ids.slice(ratings + retractions), transactions))
+    return by_time(parts)
+
+
+def by_time(parts: list[pa.Table]) -> pa.Table:
+    """Return the events of all parts (EVENT columns), ordered by event_time."""
     world = pa.concat_tables(parts).combine_chunks()
     return world.take(pa.array(np.argsort(microseconds(world), kind="stable")))
 
@@ -171,8 +178,8 @@ def _status_changes(
     users = people.provider_ids.take(pa.array(suspended))
     rows = pa.array(reinstated)
     return [
-        _events(ids.slice(0, count), users, "AccountSuspended", begins, reason=reasons),
-        _events(
+        to_events(ids.slice(0, count), users, "AccountSuspended", begins, reason=reasons),
+        to_events(
             ids.slice(count, len(reinstated)),
             users.take(rows),
             "AccountReinstated",
@@ -191,7 +198,7 @@ def _ratings(rng: np.random.Generator, people: _People, span: Span, ids: pa.Arra
     delay = np.where(delay < remaining, delay, rng.uniform(0, 1, count) * remaining)
     expected = people.quality[rated.providers] - people.strictness[rated.customers] + rng.normal(0, 0.7, count)
     stars = np.where(rng.uniform(0, 1, count) < _ANGRY_SHARE, 1, np.clip(np.rint(expected), 1, 5)).astype(np.int64)
-    return _events(
+    return to_events(
         ids,
         people.provider_ids.take(pa.array(rated.providers)),
         pa.array(np.where(rides, "DriverRated", "ReviewPosted"), pa.string()),
@@ -199,6 +206,7 @@ def _ratings(rng: np.random.Generator, people: _People, span: Span, ids: pa.Arra
         rating=pa.array(stars).cast(pa.string()),
         rater_id=people.customer_ids.take(pa.array(rated.customers + len(people.strictness) * ~rides)),
         transaction_id=rated.ids,
+        city=_cities(rated.providers),
     )
 
 
@@ -206,15 +214,22 @@ def _retractions(rng: np.random.Generator, span: Span, ids: pa.Array, ratings: p
     targets = ratings.take(pa.array(rng.permutation(len(ratings))[: len(ids)]))
     times = microseconds(targets)
     later = times + (rng.uniform(0, 1, len(ids)) ** 2 * (span.end_us - times)).astype(np.int64)
-    return _events(ids, targets["user_id"], "RatingRetracted", later, target_event_id=targets["event_id"])
+    return to_events(ids, targets["user_id"], "RatingRetracted", later, target_event_id=targets["event_id"])
 
 
 def _completions(people: _People, ids: pa.Array, transactions: _Transactions) -> pa.Table:
     users = people.provider_ids.take(pa.array(transactions.providers))
-    return _events(ids, users, "TransactionCompleted", transactions.times, transaction_id=transactions.ids)
+    cities = _cities(transactions.providers)
+    return to_events(
+        ids, users, "TransactionCompleted", transactions.times, transaction_id=transactions.ids, city=cities
+    )
 
 
-def _events(ids: pa.Array, users: Any, action: str | pa.Array, times: Integers, **metadata: Any) -> pa.Table:
+def _cities(providers: Integers) -> pa.Array:
+    return CITIES.take(pa.array(providers % len(CITIES)))
+
+
+def to_events(ids: pa.Array, users: Any, action: str | pa.Array, times: Integers, **metadata: Any) -> pa.Table:
     """Return EVENT columns; each keyword argument is a metadata entry of every row."""
     count = len(ids)
     actions = pa.repeat(pa.scalar(action, pa.string()), count) if isinstance(action, str) else action

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
@@ -24,6 +24,8 @@ from pipelines.sources.times import FileTimeUnit, check_time_options, read_file_
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _DIGEST_BYTES = 16
 _NUMBER_OR_DATE = re.compile(r"-?[0-9]+([.,][0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
+_INDEX = re.compile(r"|__index_level_[0-9]+__|Unnamed: [0-9]+")
+"""A column without a name, as pandas writes the index of a frame: where a row stood, not what it says."""
 _MAX_SHOWN_COLUMNS = 20
 _MAX_SHOWN_CHARS = 80
 _ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
@@ -93,7 +95,8 @@ def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
     Without an event_id column, the id is a digest of the action_type, the user_id, the time and every other non-empty
     value of the row, by column name; with `identity`, of the action_type, the user_id and those columns. So a row has
     the same id in every run, at any position and in any format, however that writes numbers and times
-    (`canonical.py`); a new column that is empty in it does not change the id. Two identical rows of a file are one
+    (`canonical.py`); a new column that is empty in it does not change the id, and neither does the index of a frame of
+    pandas. Two identical rows of a file are one
     event, sent twice, unless `number_rows` tells them apart.
 
     Raises UsageError for the first invalid row, naming file, row and column. A chunk is checked before it is yielded;
@@ -177,7 +180,7 @@ def to_events(path: Path, rows: Rows, mapping: ColumnMapping) -> tuple[pa.Table,
     user_ids, actions = _text_or(mapping.user_id, mapping.user, rows), _actions(rows, mapping)
     times, errors = _times(rows.columns[mapping.time].combine_chunks(), mapping)
     errors = {row: f"column {mapping.time!r}: {error}" for row, error in errors.items()}
-    names = [*(mapping.identity or file_columns)]
+    names = [*(mapping.identity or _without_index(file_columns))]
     digested = None if mapping.event_id else _digests(rows, names, actions, user_ids, times, mapping.time)
     columns = {
         "event_id": rows.text(mapping.event_id) if mapping.event_id else digested,
@@ -270,9 +273,13 @@ def _metadata(rows: Rows, mapping: ColumnMapping) -> pa.Array:
 
 def row_digests(rows: Rows) -> pa.Array:
     """Return a digest of each row: of every non-empty value by column name, in any format and at any position."""
-    names = [name for name in rows.columns.column_names if rows.unreadable(name) is None]
+    names = [name for name in _without_index(rows.columns.column_names) if rows.unreadable(name) is None]
     nothing = pa.repeat(pa.scalar(""), len(rows.columns))
     return _digest_columns(nothing, nothing, {name: canonicalize(rows.text(name)) for name in names})
+
+
+def _without_index(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not _INDEX.fullmatch(name)]
 
 
 def _digests(

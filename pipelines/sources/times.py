@@ -1,7 +1,9 @@
 """Times as files write them: the units of the contract, and formats and zones that the caller names."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -22,6 +24,20 @@ _HAS_TIME = r"[0-9]:[0-9]"
 _ZONES_IN_FORMAT = ("%z", "%Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_QUOTED_CHARS = 80
+_DATES = (
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d"),
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%d-%b-%Y"),
+)
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_FORMATS = [f"{date}{clock}" for date in _DATES for clock in _CLOCKS]
+"""What a time that is not ISO 8601 is compared with, for the message."""
+_UNITS: dict[str, FileTimeUnit] = {
+    r"[0-9]{10}(\.[0-9]+)?": "s",
+    "[0-9]{13}": "ms",
+    "[0-9]{16}": "us",
+    "[0-9]{19}": "ns",
+}
+_MAX_GUESSED_ROWS = 100
 _PARSED = "SELECT epoch_us(try_strptime(trim(texts), $format)) AS time FROM given"
 
 
@@ -55,10 +71,35 @@ def read_file_times(
         return read_times(texts, unit)
     texts = pc.replace_substring_regex(texts, pattern=_NAMED_UTC, replacement="Z")
     times, errors = read_times(texts, unit)
+    errors |= {
+        row: f"{errors[row]}: {remedy}" for row, remedy in _remedies(texts, [*errors][:_MAX_GUESSED_ROWS]).items()
+    }
     if time_zone is None:
         return times, errors
     zoned = pc.and_(pc.match_substring_regex(texts, _HAS_ZONE), pc.match_substring_regex(texts, _HAS_TIME))
     return pc.if_else(zoned, times, _in_zone(times, time_zone)), errors
+
+
+def _remedies(texts: pa.Array, rows: list[int]) -> dict[int, str]:
+    """Return by row the options that read its time, which is not ISO 8601: those that read most of the rows."""
+    given = {row: texts[row].as_py().strip() for row in rows}
+    options = {f"--time-unit {unit}": partial(re.fullmatch, form) for form, unit in _UNITS.items()}
+    options |= {f"--time-format '{each}'": partial(_has_format, each) for each in _FORMATS}
+    read = {option: [row for row, text in given.items() if is_one(text)] for option, is_one in options.items()}
+    most = max(map(len, read.values()))
+    best = [option for option, found in read.items() if found and len(found) == most]
+    key = "time_unit" if best and "unit" in best[0] else "time_format"
+    return dict.fromkeys(
+        read[best[0]] if best else (), f"give {' or '.join(best)} (of a source or the settings: {key})"
+    )
+
+
+def _has_format(time_format: str, text: str) -> bool:
+    try:
+        datetime.strptime(text, time_format)  # noqa: DTZ007 - only whether it has the format
+    except ValueError:
+        return False
+    return True
 
 
 def _read_formatted(texts: pa.Array, time_format: str, time_zone: str | None) -> tuple[pa.Array, dict[int, str]]:

@@ -24,7 +24,7 @@ from pipelines.refresh import publish_warehouse
 from pipelines.reputation import histories, user_rows
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
-from pipelines.settings import Settings
+from pipelines.settings import FeedSettings, Settings
 from pipelines.simulate.simulator import Planted, simulate
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
@@ -65,8 +65,9 @@ def drain_outside(settings: Settings) -> int:
 def test_the_whole_graph_reports_the_simulated_data(
     karmalake: Karmalake, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """Counts in the metadata are those of the simulator, and every check passes."""
-    result = materialize(karmalake, instance, WHOLE + CHECKS)
+    """Counts in the metadata are those of the simulator, and every check passes; with the feed on."""
+    settings = karmalake.settings.model_copy(update={"feed": FeedSettings(enabled=True)})
+    result = materialize(Karmalake(lambda: settings), instance, WHOLE + CHECKS)
     counts = metadata(result, lake.events)
     assert counts["read"] == planted.sent
     assert counts["accepted"] == planted.distinct
@@ -79,7 +80,8 @@ def test_the_whole_graph_reports_the_simulated_data(
     assert reputation["dagster/row_count"] == planted.users
     for columns in (reputation["dagster/column_schema"], lake.EVENT_COLUMNS):
         assert [column.name for column in columns.columns if not column.description] == []
-    assert metadata(result, scores.reputation_cache)["written"] == planted.users
+    served = metadata(result, scores.reputation_cache)
+    assert served["written"] == served["feed_changes"] == served["feed_last_number"] == planted.users
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == dict.fromkeys(
         [
             "offsets_add_up",

@@ -24,6 +24,7 @@ from pipelines.cli.output import (
     print_note,
     print_table,
     print_title,
+    print_unfolded_table,
     print_warning,
     progress,
 )
@@ -37,6 +38,7 @@ PRINT: dict[str, Callable[[str], None]] = {
     "check": lambda text: print_check(text, "", passed=True),
     "note of a check": lambda text: print_check("", text, passed=None),
     "document": lambda text: print_document({text: [text]}),
+    "unfolded cells": lambda text: print_unfolded_table([text], [[text]]),
     "columns": lambda text: print_table([text], []),
     "cells": lambda text: print_table([""], [[text]]),
     "other cells": lambda text: print_table([""], [[[text]], [Path(text)]]),
@@ -156,3 +158,12 @@ def test_every_log_record_is_escaped() -> None:
     assert first.startswith("ERROR a.library: read a\\nERROR ")
     assert traceback[0].startswith("Traceback")
     assert not set(map(ord, done.stderr.decode())) & set(CONTROL_CHARS) - {ord("\n")}
+
+
+def test_an_unfolded_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the width, so an id can be copied."""
+    long = "file-" + "0123456789abcdef" * 20
+    print_unfolded_table(["load", "rows"], [(long, 5), ("b", 12)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [["load", "rows"], [long, "5"], ["b", "12"]]
+    assert len({len(line) for line in lines}) == 1

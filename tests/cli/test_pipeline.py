@@ -182,10 +182,15 @@ def test_bitcoin_otc(karmalake: Run, bitcoin_otc: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_twice(karmalake: Run) -> None:
-    """The results equal the simulation; a second demo adds other events and counts none twice."""
+    """The results equal the simulation; a second demo adds other events and counts none twice.
+
+    It shows the level of its driver and her score in each city, by a policy that is activated once.
+    """
     for _ in range(2):
         done = karmalake("demo", "--events", "3000")
         assert "FAILED" not in done.stdout
+        assert all(shown in done.stdout for shown in ('"by_city": {', '"name": "silver"', "levels-by-city"))
+    assert karmalake("sql", "SELECT name FROM policies").stdout.count("levels-by-city") == 1
     accepted = karmalake("sql", "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM events").stdout
     assert accepted.count("6000") == 2
 

@@ -13,8 +13,11 @@ from nbclient import NotebookClient
 from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
+from pipelines.lake.tables import open_lake
 from pipelines.refresh import rebuild_warehouse
+from pipelines.reputation.activation import activate
 from pipelines.reputation.notebook_progress import PROGRESS
+from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import simulate
 from tests.conftest import REPOSITORY
@@ -31,6 +34,7 @@ def make_world(settings: Settings) -> Path:
     produce_records(settings.kafka, simulate(_SEED, _EVENTS, end=_END).records)
     with open_ingest(settings) as ingest:
         drain(ingest, lambda _: None)
+    activate(open_lake(settings.lake_root), load_policy("levels-by-city"))
     rebuild_warehouse(settings, _END)
     folder = settings.data_dir.parent / "notebooks"
     folder.mkdir()

@@ -62,7 +62,7 @@ class Done:
 def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
     """Run a notifier in a thread; on exit it must stop when asked."""
     client = connect(settings.redis)
-    planned = plans(load_rules(rule_file), settings.notify.max_in_flight, lambda: client)
+    planned = plans(load_rules(rule_file), settings, lambda: client)
     stopping, done = threading.Event(), Done()
     failed: list[BaseException] = []
     reports = Reports(done.report, lambda _, error: failed.append(error), lambda _, error: done.failures.append(error))

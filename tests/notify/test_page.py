@@ -15,10 +15,11 @@ import pytest
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
+from pipelines.notify.changes import Change
 from pipelines.notify.delivery import Notification
 from pipelines.notify.rule_file import parse_rules
 from pipelines.notify.rules import RedisStream, Webhook
-from pipelines.notify.template import Event
+from pipelines.notify.template import Event, fill
 from pipelines.notify.webhook import open_webhook
 from pipelines.settings import Settings
 from tests.commands import Started
@@ -45,6 +46,11 @@ def test_the_rule_file_of_the_page_is_valid() -> None:
     assert ops == Webhook(kind="webhook", url=ops.url, secret_env=ops.secret_env)
     rated = Event("e", "ada", "DriverRated", "", {"rating": "5"})
     assert [rule.name for rule in rules.rules_for("app") if rule.matches(rated)] == ["rated"]
+    risen = Change(
+        1, "ada", "", "default@1", {"level": "Silver", "all_time_score": 9}, {"level": "Gold", "all_time_score": 10}
+    )
+    (gold,) = (rule for rule in rules.rules_for("app") if (event := rule.event_of(risen)))
+    assert (gold.name, fill(gold.text, event)) == ("gold", "You are Gold now")
 
 
 def test_the_receiver_of_the_page_accepts_genuine_requests(receiver: Receiver) -> None:

@@ -93,7 +93,7 @@ def test_a_template_is_filled_from_the_event() -> None:
         ('to = ["ops", "app"]', 'to = ["app"]', r"no rule names the destination 'ops'"),
         ('name = "any"', 'name = "low"', r"two rules are named 'low': rename one"),
         ('text = "{action_type} of {user_id}"', "", r"r.toml:19: rules.1.text: is missing: add it"),
-        ('actions = ["Rated"]', "actions = []", r"r.toml:12: rules.0.actions: "),
+        ('actions = ["Rated"]', "actions = []", r"r.toml:10: rules.0: needs either actions, for events, or changes"),
         ("[[rules]]", "[[rules", r"r.toml is not TOML: "),
     ],
 )

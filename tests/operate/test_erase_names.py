@@ -1,29 +1,39 @@
 """Pseudonyms: an erased person's user_ids at personal keys of other people's events (`erasable`)."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipelines.backfill import backfill
+from pipelines.contract.schema import REJECTED
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.lake import removal
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import ErasureCounts
-from pipelines.lake.tables import open_lake
+from pipelines.lake.mentions import Mentions
+from pipelines.lake.pseudonyms import replace_in_value
+from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tombstones import open_tombstones, tombstone
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit
 from pipelines.operate.erase import erase_without_documents, preview
+from pipelines.operate.erase_limits import list_unreached
 from pipelines.operate.merge_users import merge_user
 from pipelines.operate.replay import compare, fresh, open_replay, replay
 from pipelines.operate.verify import verify_erased, verify_index
 from pipelines.refresh import refresh_warehouse
+from pipelines.reputation.activation import activate
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import ContractSettings, Settings
 from pipelines.sources.files import ColumnMapping
+from tests.contract.encoding import avro_schema, framed, to_avro
 from tests.draining import NOON, assert_verified, drain_all, query, send, with_ingest
 from tests.operate.test_erase import KilledError, killing
 from tests.operate.test_erase_reach import value
@@ -100,6 +110,27 @@ def test_one_pseudonym_stands_for_the_person(lake: Settings) -> None:
     assert erase_without_documents(lake, ["rider-one"]).rows.named_by_others == 0
 
 
+def test_a_policy_that_names_the_person(lake: Settings, tmp_path: Path) -> None:
+    """What an erasure does not reach names the pseudonym to write instead; with it, scores of others do not change."""
+    file = tmp_path / "trusting.toml"
+    settings = lake.model_copy(update={"reputation": lake.reputation.model_copy(update={"policy": str(file)})})
+    rules = (
+        'name = "trusting"\nversion = "1"\n[raters]\nweight = "trust"\nseeds = ["rider-one"]\nminimum = 0.1\n'
+        '[actions.ReviewPosted]\nrating = { from = "rating", minimum = 1, maximum = 5 }\n'
+    )
+    file.write_text(rules)
+    before = _scores(settings)
+    activate(open_lake(lake.lake_root), load_policy(str(file)))
+    erase_without_documents(settings, ["rider-one"])
+    (named,) = [line for line in list_unreached(settings, Mentions()) if "raters.seeds" in line]
+    (pseudonym,) = re.findall(r"erased-[0-9a-f]{32}", named)
+    assert "1 notes of operators" in verify_erased(settings).evidence
+    file.write_text(rules.replace("rider-one", pseudonym).replace('version = "1"', 'version = "2"'))
+    activate(open_lake(lake.lake_root), load_policy(str(file)))
+    assert _scores(settings) == before
+    assert not [line for line in list_unreached(settings, Mentions()) if "raters.seeds" in line]
+
+
 def test_later_events_get_the_same_pseudonym(lake: Settings) -> None:
     """The same events read again are duplicates, another payload is a conflict, and a new event names the pseudonym.
 
@@ -158,6 +189,38 @@ def test_a_kill_before_the_names_are_replaced(lake: Settings, monkeypatch: pytes
     erase_without_documents(lake, ["zed"])
     assert verify_erased(lake).passed
     assert len({rater for (rater,) in query(lake, _BY_RATER)}) == 4
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b'{"rater_id":"jane-doe"}',
+        b'{"a":"\\"rater_id","rater_id" : "jane\\u002ddoe"}',
+        b'{"rater\\u005fid":"jane-doe"}',
+    ],
+)
+def test_a_name_in_json_is_replaced_however_it_is_written(metadata: bytes) -> None:
+    """Escapes and numbers of any length: a dead letter cannot stop ingest or an erasure, and every other byte stays."""
+    before = b'{"skipped":%s,"metadata":%s}' % (b"9" * 5_000, metadata)
+    written = re.compile(rb'"jane.*?doe"')
+    found = replace_in_value(before, "json", ["rater_id"], {"jane-doe": "erased-1"}.get)
+    assert found == written.sub(b'"erased-1"', before) != before
+    assert replace_in_value(before, "json", ["other"], {"jane-doe": "erased-1"}.get) == before
+
+
+def test_a_dead_letter_in_avro_that_names_the_person_is_removed(tmp_path: Path) -> None:
+    """It cannot be written again: it goes as an undecodable one does; others, and names elsewhere, stay."""
+    (tmp_path / "7.avsc").write_text(avro_schema(1))
+    contract = ContractSettings(format="avro", schemas_dir=tmp_path, personal_keys=("rater_id",))
+    settings = Settings(data_dir=tmp_path / "data", contract=contract)
+    tombstones = open_tombstones(create_lake(settings.lake_root), settings)
+    tombstones.assume({tombstone(b"jane-doe", tombstones.lake_id)})
+    event = {"event_id": "e", "user_id": "d", "action_type": "A", "timestamp": NOON}
+    named = ({"rater_id": "jane-doe"}, {"rater_id": "bob"}, {"comment": "jane-doe"})
+    rows = [{"value": framed(7, to_avro(avro_schema(1), event | {"metadata": each})), "headers": []} for each in named]
+    letters = pa.Table.from_pylist(rows, REJECTED)
+    assert tombstones.match_dead_letters(letters).to_pylist() == [True, False, False]
+    assert tombstones.replace_in_dead_letters(letters).count == 0
 
 
 def test_names_on_a_topic(settings: Settings, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from fractions import Fraction
 from functools import cache, partial
 from itertools import groupby
+from statistics import median
 
 from pipelines.reputation.policy import Policy, Rules
-from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
+from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating, Weight
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.scopes import Scope
@@ -37,6 +38,7 @@ class Contribution:
     points: Fraction | None
     reason: str
     rating: Fraction | None = None
+    weight: Fraction | None = None
     granted: Fraction = Fraction(0)
     counted: bool = False
     related: str | None = None
@@ -97,12 +99,30 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
     if rating.fixed is not None:
         return Fraction(rating.fixed)
     text = event.metadata.get(rating.key or "")
+    if text is None and rating.missing is not None:
+        return Fraction(rating.missing)
     if rating.map is not None:
         return Fraction(rating.map[text]) if text in rating.map else None
     value = number(text, rating.digits)
     assert rating.minimum is not None
     assert rating.maximum is not None
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
+
+
+def weight_of_event(weight: Weight | None, event: Event) -> Fraction | None:
+    """Return how much a rating counts, apart from its rater; None if the event does not say so readably."""
+    if weight is None or weight.fixed is not None:
+        return Fraction(1 if weight is None or weight.fixed is None else weight.fixed)
+    text = event.metadata.get(weight.key or "")
+    value, other = number(text, weight.digits), weight.missing if text is None else weight.unreadable
+    if value is not None and Fraction(weight.minimum or 0) <= value <= Fraction(weight.maximum or 0):
+        return value
+    return None if other is None else Fraction(other)
+
+
+def in_millionths(weight: Fraction) -> Fraction:
+    """Return a weight without what is below a millionth."""
+    return Fraction(int(weight * 10**6), 10**6)
 
 
 def holds(condition: Condition, text: str | None) -> bool:
@@ -114,15 +134,16 @@ def holds(condition: Condition, text: str | None) -> bool:
 
 
 def measured(
-    ratings: list[tuple[Fraction, Fraction]], measure: Measure, prior: Fraction | None = None
+    ratings: list[tuple[Fraction, Fraction, int]], measure: Measure, prior: Fraction | None = None
 ) -> float | int | None:
-    """Return the value of a measure over ratings with their weights, oldest first; without those that weigh nothing.
+    """Return a measure of ratings with weights and times, oldest first; without those that weigh nothing.
 
     prior: that of the day of the latest rating that weighs anything; None for none.
     """
     if measure.prior and prior is not None:
         measure = measure.model_copy(update={"prior_mean": prior})
-    used = [(rating, weight) for rating, weight in (ratings[-measure.last :] if measure.last else ratings) if weight]
+    seen = [(rating, recent(weight, t - ratings[-1][2], measure)) for rating, weight, t in ratings]
+    used = [(rating, weight) for rating, weight in (seen[-measure.last :] if measure.last else seen) if weight]
     if measure.positive_from is not None and measure.negative_to is not None:
         used = [each for each in used if each[0] >= measure.positive_from or each[0] <= measure.negative_to]
     n = len(used)
@@ -136,6 +157,17 @@ def measured(
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
+def recent(weight: Fraction, behind: int, measure: Measure) -> Fraction:
+    """Return a weight halved for each half-life that a rating is behind the latest one (a negative time)."""
+    if measure.half_life_days is None:
+        return weight
+    with localcontext() as context:
+        context.prec = 50
+        share = Decimal(2) ** (Decimal(behind) / DAY / measure.half_life_days) if behind > -DAY * 10**4 else Decimal(0)
+        billionths = int((share * 10**9).quantize(Decimal(1), ROUND_HALF_UP))
+    return Fraction(int(weight * billionths), 10**9)
+
+
 def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction) -> Fraction:
     """Return the exact value of a measure over the ratings that it uses; the positive ones weigh p."""
     total = sum((rating * weight for rating, weight in used), Fraction(0))
@@ -143,6 +175,8 @@ def formula(measure: Measure, used: list[tuple[Fraction, Fraction]], p: Fraction
     match measure.formula:
         case "mean":
             return total / n
+        case "median":
+            return median(rating for rating, _ in used)
         case "bayesian":
             weight = Fraction(measure.prior_weight or 0)
             return (weight * Fraction(measure.prior_mean or 0) + total) / (weight + n)
@@ -301,12 +335,13 @@ class _Account:
         for event in self.history:
             action = self.rules_of(event).all_actions.get(event.action_type) if self._is_plain(event) else None
             rating = rating_of(action.rating, event) if action and action.rating else None
-            if action is None or rating is None:
+            weight = weight_of_event(action.rating.weight, event) if action and action.rating else None
+            if action is None or rating is None or weight is None:
                 continue
             if all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
                 withdrawn = self.by_id.get(self.retracted.get(event.event_id, ""))
                 last = at(withdrawn.t).date() if withdrawn else date.max
-                yield rating, self.weigh(event), at(event.t).date(), last
+                yield rating, in_millionths(weight * self.weigh(event)), at(event.t).date(), last
 
     def completed(self, gate: Completion) -> set[str]:
         return {
@@ -467,6 +502,7 @@ class _Account:
 
     def _earn(self, event: Event, action: Action) -> None:
         rating = action.rating and rating_of(action.rating, event)
+        weight = weight_of_event(action.rating.weight, event) if action.rating else Fraction(1)
         points = [points_of(emission.points, event) for emission in action.emissions]
         if event.event_id in self.retracted:
             reason = "retracted"
@@ -474,13 +510,15 @@ class _Account:
             reason = "suspended"
         elif not all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
             reason = "not matched"
-        elif None in points or (action.rating is not None and rating is None):
+        elif None in points or weight is None or (action.rating is not None and rating is None):
             reason = "unreadable"
         else:
             reason = "granted"
         for number, (emission, earned) in enumerate(zip(action.emissions, points, strict=True)):
             related = self.retracted.get(event.event_id)
-            self.contributions.append(Contribution(event, number, emission, earned, reason, rating, related=related))
+            self.contributions.append(
+                Contribution(event, number, emission, earned, reason, rating, weight, related=related)
+            )
 
     def _reset(self) -> None:
         """Void the events before the end of the last suspension, or all while one lasts."""
@@ -549,14 +587,18 @@ class _Account:
     def _view(self, contributions: list[Contribution], window: int | None) -> Shown:
         policy = self.policy
         within = [c for c in contributions if window is None or c.event.t >= self.as_of - window]
-        ratings = [(c.rating, self.weigh(c.event)) for c in within if c.rating is not None]
+        ratings = [(c.rating, self._weight(c), c.event.t) for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
-        last = next((c for c in reversed(within) if c.rating is not None and self.weigh(c.event)), None)
+        last = next((c for c in reversed(within) if c.rating is not None and self._weight(c)), None)
         prior = self.prior_of(at(last.event.t).date()) if last else None
         measures = {name: measured(ratings, measure, prior) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
             score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)
         return Shown(score, sum(c.counted for c in within), measures, len(ratings))
+
+    def _weight(self, c: Contribution) -> Fraction:
+        """Return the weight of a rating and of its rater together, in whole millionths."""
+        return in_millionths((c.weight or 0) * self.weigh(c.event))
 
     def _with_bounds(self, shown: Shown) -> Shown:
         """Return the overall view of all time with start, floor and ceiling, unless it is hidden."""

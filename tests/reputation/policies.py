@@ -52,7 +52,11 @@ def measures() -> st.SearchStrategy[Table]:
     thresholds = st.sampled_from([{"positive_from": 1}, {"positive_from": 4, "negative_to": 2}, {"positive_from": 0}])
     names = st.sampled_from(get_args(Measure.model_fields["formula"].annotation))
     prior = {"prior_mean": "2.5", "prior_weight": "1.5"}
-    of_one = st.builds(lambda name, between: {"formula": name} | prior | between, names, thresholds)
+    halving = st.sampled_from([{}, {"half_life_days": "0.5"}, {"half_life_days": 30}])
+    of_one = st.builds(
+        lambda name, between, half: {"formula": name} | prior | between | (half if name == "mean" else {}),
+        *(names, thresholds, halving),
+    )
     learned = {"formula": "bayesian", "prior": "global"} | prior
     options = st.fixed_dictionaries(
         {},
@@ -148,10 +152,22 @@ def values() -> st.SearchStrategy[Table]:
     texts = {"from": "rating", "map": {"five": 2, 5: 1, "+4": "0.5", " 5": -1, "5.0000001": 3}}
     missing = st.fixed_dictionaries({}, optional={"missing": st.sampled_from([0, "-1.5"])})
     words = {"from": "rating", "map": {"five": "-0.5", " 5": 2}}
-    rating = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {}])
+    stars = {"from": "rating", "minimum": -10, "maximum": 10, "digits": 1}
+    rated = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {"rating": words | {"missing": "1.25"}}, {}])
+    weighed = weights().map(lambda weight: {"rating": stars | {"missing": "-0.5", "weight": weight}})
+    rating = rated | weighed
     points = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
     one = st.builds(lambda a, b: a | b, points, rating)
     return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
+
+
+def weights() -> st.SearchStrategy[Any]:
+    """Return weights of ratings: a fixed one, or a number, with and without what else counts."""
+    others = st.fixed_dictionaries(
+        {}, optional={"missing": st.sampled_from([0, "0.5"]), "unreadable": st.sampled_from(["0.000001", 2])}
+    )
+    read = {"from": "amount", "minimum": "0.5", "maximum": "99.99", "digits": 2}
+    return st.just("0.25") | others.map(lambda other: read | other)
 
 
 def scopes() -> st.SearchStrategy[Table]:
@@ -191,9 +207,22 @@ def levels() -> st.SearchStrategy[Table]:
 
 
 def allowed(tables: tuple[Table, ...]) -> list[Table]:
-    """Return versions without levels above their ceiling, and where points decay with levels that have no history."""
-    decays = "half_life_days" in repr(tables)
+    """Return versions without levels above their ceiling, and where points decay with levels that have no history.
+
+    Where ratings have weights, medians become means.
+    """
+    if "'weight'" in repr(tables):
+        tables = tuple(table | {"measures": unweighted(table.get("measures", {}))} for table in tables)
+    decays = any("half_life_days" in repr(table.get("actions", {}) | table.get("adjustment", {})) for table in tables)
     return [table | {"levels": _allowed(table, decays=decays)} if "levels" in table else table for table in tables]
+
+
+def unweighted(measures: Table) -> Table:
+    """Return measures with means instead of medians."""
+    return {
+        name: measure | ({"formula": "mean"} if measure["formula"] == "median" else {})
+        for name, measure in measures.items()
+    }
 
 
 def _allowed(version: Table, *, decays: bool) -> Table:

@@ -3,11 +3,13 @@
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import pytest
 
 from pipelines.cli import main
 from pipelines.errors import PolicyError, UsageError
+from pipelines.reputation import case_results
 from pipelines.reputation.case_results import CaseResult, run_cases
 from pipelines.reputation.cases import case_files, parse_cases
 from tests.conftest import REPOSITORY
@@ -79,12 +81,24 @@ status = "active"
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[CaseResult]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[CaseResult], Mock]:
+    """Return the results of the cases, and the calls that computed scores."""
     folder = tmp_path_factory.mktemp("cases")
     (folder / "p.toml").write_text(_POLICY, encoding="utf-8")
     (folder / "p.test.toml").write_text(_CASES, encoding="utf-8")
     (file,) = case_files(str(folder))
-    return run_cases(file)
+    with patch.object(case_results, "scores", wraps=case_results.scores) as computed:
+        return run_cases(file), computed
+
+
+@pytest.fixture
+def results(run: tuple[list[CaseResult], Mock]) -> list[CaseResult]:
+    return run[0]
+
+
+def test_a_scope_is_computed_once_for_all_users_and_values(run: tuple[list[CaseResult], Mock]) -> None:
+    """The second case asks for two values: its scores are computed once overall, and once in the scope."""
+    assert [call.kwargs.get("scope") for call in run[1].call_args_list] == [None, "stars", None, "stars"]
 
 
 def test_a_case_passes_if_everything_is_as_expected(results: list[CaseResult]) -> None:

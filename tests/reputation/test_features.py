@@ -46,6 +46,15 @@ def test_values(events: list[Event], tables: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @FEWER
+@given(histories("Rated", "Many", "Corrected"), policies.weights(), policies.measures(), policies.scopes())
+def test_weights(events: list[Event], weight: Any, measure: dict[str, Any], scopes: dict[str, Any]) -> None:
+    """Ratings count by their weights in every measure, overall and in scopes, beside ratings without a weight."""
+    rated = {"Rated": {"rating": policies.base_actions()["Rated"]["rating"] | {"weight": weight}}}
+    assert_agreement(events, policy(actions=rated, measures=policies.unweighted({"a": measure}), scopes=scopes), NOW)
+
+
+@pytest.mark.slow
+@FEWER
 @given(histories(*EVENTS), policies.once(), policies.caps())
 def test_order_by(events: list[Event], once: dict[str, Any], caps: dict[str, Any]) -> None:
     """A number of the source orders events of the same time for every rule that has an order."""

@@ -176,6 +176,25 @@ def test_merged_users(story: list[tuple[list[Event], int]], rules: Policy, pairs
     assert_refreshes_equal_rebuilds(story, rules, pairs, first)
 
 
+@pytest.mark.slow
+def test_a_merge_of_a_user_whom_rules_name(tmp_path: Path) -> None:
+    """Events of others that name the user meet other conditions, and have other numbers (`incremental-equals-rebuild`).
+
+    No feature of the policy but these reads the key, so nothing else finds these events.
+    """
+    words, named = {"from": "rater_id", "map": {"rita": 1, "rob": 2}}, {"rater_id": "rob", "ride_id": "rob"}
+    rules = policy(actions={"Done": {"where": {"ride_id": "rita"}}, "Tipped": {"points": words, "rating": words}})
+    events = [Event(f"e{n}", f"u{n}", action, NOW - DAY, named) for n, action in enumerate(["Done", "Tipped"])]
+    others = [Event(f"o{n}", f"other-{n}", "Done", NOW - DAY) for n in range(9)]
+    path = tmp_path / "warehouse.duckdb"
+    with open_draft(path) as draft:
+        draft.refresh(lake(tmp_path, [[*events, *others]]), rules, at(NOW))
+        merged = lake(tmp_path, [[*events, *others], []], pairs=[("rob", "rita")])
+        assert draft.refresh(merged, rules, at(NOW)).rebuild_reason is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, merged, rules, NOW)
+
+
 def rides() -> st.SearchStrategy[list[Event]]:
     """Return ratings and completions of few rides by three users, and their retractions and corrections."""
     ids = [f"e{number}" for number in range(8)]

@@ -49,6 +49,12 @@ STARS = {"positive_from": 4, "negative_to": 2}
         (["1"] * 4, {"formula": "mean", "minimum_count": 5, "below_minimum": 5}, 5.0),
         (["1"] * 5, {"formula": "mean", "minimum_count": 5, "below_minimum": 5}, 1.0),
         (["1"] * 4, {"formula": "mean", "minimum_count": 5, "default": 5}, None),
+        (["5", "1", "2"], {"formula": "median"}, 2),
+        (["5", "1", "2", "4"], {"formula": "median"}, 3),
+        (["-5", "-1", "-2", "4"], {"formula": "median"}, -1.5),
+        (["5", "1", "2", "4"], {"formula": "median", "last": 3}, 2),
+        (["5", "4"], {"formula": "median", "digits": 0}, 5),
+        ([], {"formula": "median"}, None),
         (["5"], {"formula": "bayesian", "prior_mean": 3, "prior_weight": 3}, 3.5),
         (["5", "5", "1"], {"formula": "beta", "positive_from": 1}, 0.8),
         (["5", "5", "-1"], {"formula": "beta", "positive_from": 1}, 0.6),
@@ -66,6 +72,33 @@ STARS = {"positive_from": 4, "negative_to": 2}
 def test_by_hand(ratings: list[str], measure: Any, value: Any) -> None:
     """Computed by hand; the two Wilson bounds are those of the usual tables for 10/10 and 8/10 at 95 %."""
     assert shown(ratings, **measure) == value
+
+
+HALVED = {"formula": "mean", "half_life_days": 2}
+
+
+@pytest.mark.parametrize(
+    ("ages", "measure", "value"),
+    [
+        ({"5": 3, "1": 1}, {}, (5 * 1 + 1 * 2) / 3),
+        ({"5": 103, "1": 101}, {}, (5 * 1 + 1 * 2) / 3),
+        ({"5": 9, "2": 5, "1": 1}, {}, (5 * 1 + 2 * 4 + 1 * 16) / 21),
+        ({"5": 9, "2": 5, "1": 1}, {"last": 2}, (2 * 1 + 1 * 4) / 5),
+        ({"5": 64, "2": 2, "1": 0.5}, {"minimum_count": 3}, None),
+    ],
+)
+def test_a_recent_rating_counts_more(ages: dict[str, float], measure: Any, value: float | None) -> None:
+    """Half as much for each half-life that a rating is behind the latest one, whatever the age of that one.
+
+    A rating of more than 31 half-lives before the latest weighs less than half a billionth, so it is in no measure.
+    """
+    events = [
+        Event(f"e{rating}", "ann", "Rated", NOW - int(age * DAY), {"rating": rating}) for rating, age in ages.items()
+    ]
+    with duckdb.connect() as connection:
+        connection.register("events", events_table([*events, Event("later", "ann", "Done", NOW - 1)]))
+        row = scores(connection, policy(windows_days=[6], measures={"m": HALVED | measure}), AS_OF).row(0, named=True)
+    assert row["all_time_m"] == (None if value is None else pytest.approx(value, rel=1e-9))
 
 
 def test_the_last_n_are_by_event_time_then_the_row_of_the_source() -> None:

@@ -125,6 +125,37 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "are of a number in the metadata: remove",
         ),
         ("[actions.A]\nrating = { map = { a = 1 } }", "p.toml:4: actions.A.rating: give either a number, or a table"),
+        (
+            "[actions.A]\nrating = { from = 'r', minimum = 1, maximum = 5, missing = 6 }",
+            "p.toml:4: actions.A.rating.missing: 6 is no rating: choose one from 1 to 5",
+        ),
+        (
+            "[actions.A]\nrating = { from = 'r', map = { up = 1, down = -1 }, missing = 1.5 }",
+            "p.toml:4: actions.A.rating.missing: 1.5 is no rating: choose one from -1 to 1",
+        ),
+        ("[actions.A]\nrating = { fixed = 1, missing = 0 }", 'missing belongs to a table with "from"'),
+        ("[actions.A]\nrating = { from = 'r', map = {} }", "p.toml:4: actions.A.rating.map: "),
+        (
+            "[actions.A]\nrating = { from = 'r', minimum = 1, maximum = 5, weight = { from = 'h', minimum = 0 } }",
+            "p.toml:4: actions.A.rating.weight.maximum: is missing: add it",
+        ),
+        (
+            "[actions.A]\nrating = { fixed = 1, weight = { from = 'h', minimum = 0, maximum = 1, missing = 2 } }",
+            "p.toml:4: actions.A.rating.weight.missing: 2 is above maximum 1: choose one from 0 to it",
+        ),
+        (
+            "[actions.A]\nrating = { fixed = 1, weight = { from = 'h', minimum = 0, maximum = 0.5 } }",
+            "p.toml:4: actions.A.rating.weight: minimum 0 and maximum 0.5 need digits = 1, and digits is 0",
+        ),
+        ("[actions.A]\nrating = { fixed = 1, weight = -1 }", "actions.A.rating.weight: Input should be greater"),
+        (
+            "[actions.A]\nrating = { fixed = 1, weight = { fixed = 1, unreadable = 0 } }",
+            "minimum, maximum, digits and unreadable are of a number in the metadata: remove them",
+        ),
+        (
+            "[actions.A]\nrating = { fixed = 5, weight = 1000000 }",
+            "p.toml:4: actions.A.rating.weight: a rating times a weight exceeds 1000000: give a smaller maximum",
+        ),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),
@@ -171,7 +202,20 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "p.toml:3: measures.score: every view already has a column of this name",
         ),
         ("[measures.m]\nformula = 'wilson'", "p.toml:3: measures.m: wilson needs positive_from"),
-        ("[measures.m]\nformula = 'median'", "p.toml:4: measures.m.formula: "),
+        ("[measures.m]\nformula = 'mode'", "p.toml:4: measures.m.formula: "),
+        (
+            "[measures.m]\nformula = 'median'\nhalf_life_days = 7",
+            "p.toml:5: measures.m.half_life_days: belongs to a mean, and the formula is median: remove it",
+        ),
+        ("[measures.m]\nformula = 'mean'\nhalf_life_days = 0", "p.toml:5: measures.m.half_life_days: "),
+        (
+            "[measures.m]\nformula = 'median'\n[actions.A]\nrating = { fixed = 1, weight = 2 }",
+            "p.toml:4: measures.m.formula: a median is of ratings that count alike, and this policy has weights",
+        ),
+        (
+            "[measures.m]\nformula = 'median'\n[raters]\nweight = 'trust'\nseeds = ['ann']",
+            "p.toml:4: measures.m.formula: a median is of ratings that count alike, and this policy has weights",
+        ),
         ("mode = 'both'", "p.toml:3: mode: Input should be 'retroactive' or 'prospective'"),
         ("x = = 1", "p.toml is not TOML: Invalid value (at line 3, column 5)"),
     ],

@@ -25,12 +25,17 @@ retraction = { actions = ["Withdrawn"], target = "target" }
 correction = { actions = ["Corrected"], target = "target" }
 raters = { weight = "trust", seeds = "ann", minimum = 0.05, damping = 0.25, rounds = 3 }
 [actions.UserRated]
-rating = { from = "stars", minimum = 1, maximum = 5 }
 points = 1
+[actions.UserRated.rating]
+from = "stars"
+minimum = 1
+maximum = 5
+weight = { from = "helpful", minimum = 0, maximum = 9, digits = 2, missing = 1 }
 [actions.Voted]
 rating = { from = "vote", map = { up = 1, down = -1 } }
 [measures]
 rating_average = { formula = "mean", digits = 3 }
+recent = { formula = "mean", half_life_days = 0.5, minimum_count = 2 }
 newest = { formula = "mean", last = 2, minimum_count = 2, below_minimum = 3 }
 prior = { formula = "bayesian", prior_mean = 3.5, prior_weight = 2, digits = 9 }
 learned = { formula = "bayesian", prior = "global", prior_mean = 3, prior_weight = 2 }
@@ -42,9 +47,10 @@ dislikes = { formula = "negatives", positive_from = 4, negative_to = 2 }
 """
 
 
-def rated(rater: str, user: str, stars: int, days_ago: float) -> Event:
+def rated(rater: str, user: str, stars: int, days_ago: float, **more: str) -> Event:
     name = f"{rater}-{user}-{stars}-{days_ago}"
-    return Event(name, user, "UserRated", NOW - int(days_ago * DAY), {"stars": str(stars), "rater_id": rater})
+    metadata = {"stars": str(stars), "rater_id": rater, **more}
+    return Event(name, user, "UserRated", NOW - int(days_ago * DAY), metadata)
 
 
 HISTORY = [
@@ -52,7 +58,7 @@ HISTORY = [
     rated("bob", "cyd", 5, 3.5),
     rated("cyd", "dan", 1, 2.5),
     rated("ann", "dan", 5, 2.4),
-    rated("dan", "bob", 2, 1.5),
+    rated("dan", "bob", 2, 1.5, helpful="0.25"),
     rated("eve", "dan", 1, 0.5),
 ]
 
@@ -60,17 +66,21 @@ HISTORY = [
 def test_weights_by_hand(tmp_path: Path) -> None:
     """A rating weighs what its rater is trusted when its day begins, and the mean is that of the weighted ratings.
 
+    A weight of the rating itself multiplies that of its rater: a quarter of what dan weighs, in bob's second rating.
+
     Before day 3 ann has rated bob and bob cyd: after three rounds ann has 1/4 + 27/64 of all trust, bob 3/4 x 7/16 and
     cyd the rest of what bob passed on. No one rated eve, so she has the minimum, as dan had until ann rated him.
     """
     derive(snapshot_of(tmp_path / "lake", HISTORY), parse_policy(RULES), AS_OF, tmp_path / "warehouse.duckdb")
     with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:
         weights = {(row[0], row[1]): row[2] for row in warehouse.sql("FROM rater_weights").rows()}
-        days = [(AS_OF - timedelta(days=age)).date() for age in (5, 3)]
+        days = [(AS_OF - timedelta(days=age)).date() for age in (5, 3, 2)]
         assert (weights[days[0], "ann"], (days[0], "bob") in weights) == (1_000_000, False)
         # Round 1: ann 1/4, bob 3/4. Round 2: ann 1/4, bob 3/16, cyd 9/16. Round 3: cyd passes hers to ann, the seed.
         trust = {"ann": 1 / 4 + 3 / 4 * 9 / 16, "bob": 3 / 4 / 4, "cyd": 3 / 4 * 3 / 16}
         assert weights[days[1], "cyd"] == pytest.approx(1e6 * 3 * trust["cyd"], abs=2)
+        bob = warehouse.explain("bob")
+        assert bob["weight"].to_list() == [1.0, pytest.approx(weights[days[2], "dan"] / 4e6, abs=1e-6)]
         dan = warehouse.explain("dan")
         assert dan["weight"].to_list() == [pytest.approx(3 * trust["cyd"], abs=2e-6), 1.0, 0.05]
         expected = (1 * dan["weight"][0] + 5 + 1 * 0.05) / (dan["weight"].sum())
@@ -96,7 +106,8 @@ def events() -> st.SearchStrategy[list[Event]]:
                 kind,
                 NOW - age * DAY // 4 - place,
                 {"stars": str(number % 6), "vote": ("up", "down", "?")[number % 3], "target": f"e{number}"}
-                | ({"rater_id": rater} if number != 7 else {}),
+                | ({"rater_id": rater} if number != 7 else {})
+                | ({"helpful": ("0", "0.33", "9", "10")[age % 4]} if number % 2 else {}),
             )
             for place, (kind, user, rater, number, age) in enumerate(rows)
         ]
@@ -136,6 +147,18 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
                 assert rows_of(folder / "warehouse.duckdb", table).equals(
                     rows_of(folder / "other" / "warehouse.duckdb", table)
                 )
+
+
+def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
+    """The policy names the former user_id, and events have either: every score and weight but the name stays."""
+    rules, late = parse_policy(RULES), rated("anna", "dan", 2, 0.3)
+    for pairs, history in (([], [*HISTORY, rated("ann", "dan", 2, 0.3)]), ([("ann", "anna")], [*HISTORY, late])):
+        snapshot = lake(tmp_path / f"lake{len(pairs)}", [history], pairs=pairs)
+        derive(snapshot, rules, AS_OF, tmp_path / f"{len(pairs)}" / "warehouse.duckdb")
+    for table in ("reputation", "rater_weights"):
+        before, after = (rows_of(tmp_path / name / "warehouse.duckdb", table) for name in ("0", "1"))
+        assert len(before) > 2
+        assert before.with_columns(pl.col("user_id").replace("ann", "anna")).equals(after)
 
 
 def rows_of(path: Path, table: str) -> pl.DataFrame:

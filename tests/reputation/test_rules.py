@@ -212,6 +212,55 @@ def test_votes_are_ratings_by_text_or_by_action() -> None:
     assert (constant["all_time_liked"], constant["all_time_rating_average"]) == (0.5, 0)
 
 
+@pytest.mark.parametrize(
+    ("rating", "metadata", "reason", "mean"),
+    [
+        ("minimum = 1, maximum = 5", {}, "unreadable", None),
+        ("minimum = 1, maximum = 5, missing = 2.5", {}, "granted", 2.5),
+        ("minimum = 1, maximum = 5, missing = 2.5", {"vote": ""}, "unreadable", None),
+        ("minimum = 1, maximum = 5, missing = 2.5", {"vote": "6"}, "unreadable", None),
+        ("map = { up = 1, down = -1 }, missing = 0.5", {}, "granted", 0.5),
+        ("map = { up = 1, down = -1 }, missing = 0.5", {"vote": "down"}, "granted", -1),
+    ],
+)
+def test_a_rating_without_its_key_is_what_the_policy_says(
+    rating: str, metadata: dict[str, str], reason: str, mean: float | None
+) -> None:
+    """Only an absent key is missing; a text that is no rating stays unreadable."""
+    case = Case(f"[actions.Up]\nrating = {{ from = 'vote', {rating} }}", up("a", **metadata))
+    assert (case.reasons["a"], case["all_time_rating_average"]) == (reason, mean)
+
+
+WEIGHED = """
+[actions.Up]
+rating = { from = "stars", minimum = 1, maximum = 5, weight = { from = "helpful", minimum = 0.5, maximum = 9, MORE } }
+[actions.Down]
+rating = { fixed = 1, weight = 0.5 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("helpful", "more", "reason", "mean"),
+    [
+        ({"helpful": "2.5"}, "", "granted", (2.5 * 5 + 0.5) / 3),
+        ({"helpful": "2.55"}, "", "unreadable", 1),
+        ({"helpful": "0"}, "", "unreadable", 1),
+        ({"helpful": "very"}, ", missing = 0", "unreadable", 1),
+        ({"helpful": "very"}, ", unreadable = 1", "granted", (5 + 0.5) / 1.5),
+        ({}, ", unreadable = 1", "unreadable", 1),
+        ({}, ", missing = 0", "granted", 1),
+        ({}, ", missing = 9", "granted", (9 * 5 + 0.5) / 9.5),
+    ],
+)
+def test_ratings_count_by_their_weights(helpful: dict[str, str], more: str, reason: str, mean: float) -> None:
+    """The mean is of weight times rating; the policy says what an event without a weight, or with another text, has."""
+    rules = WEIGHED.replace(", MORE", f", digits = 1{more}")
+    case = Case(rules, up("a", stars="5", **helpful), up("b", action_type="Down"))
+    assert (case.reasons, case["all_time_events"]) == ({"a": reason, "b": "granted"}, 1 + (reason == "granted"))
+    assert case["all_time_rating_average"] == pytest.approx(mean, rel=1e-15)
+    assert case["all_time_rating_count"] == case["all_time_events"]
+
+
 def test_once_ignores_retracted_events() -> None:
     """After the retraction of the first event the second one counts."""
     retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})

@@ -66,6 +66,16 @@ _VOTES = {
     "rating": {"from": "rating", "map": {"five": "4.5", " 5": 2}},
 }
 _TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
+_UNRATED = {"rating": {"from": "target", "minimum": 0, "maximum": 5, "missing": "3.5"}}
+_WEIGHED = {
+    "rating": {
+        "from": "rating",
+        "minimum": -10,
+        "maximum": 10,
+        "digits": 1,
+        "weight": {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2, "missing": 1, "unreadable": "0.1"},
+    }
+}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "order_by": "amount",
@@ -76,6 +86,7 @@ _EVERYTHING = {
         "Done": {"half_life_days": 30, "where": _WHERE},
         "Starred": _VOTES,
         "Tipped": _TIPS,
+        "Many": _UNRATED,
     },
     "time": {
         "member": {"points": "0.25", "every": "month", "half_life_days": 30, "since": ("Done", "Rated")},
@@ -94,6 +105,8 @@ _EVERYTHING = {
         "bound": {"formula": "wilson", **_BINARY},
         "expected": {"formula": "beta", **_BINARY, "digits": 3, "last": 4},
         "good": {"formula": "positives", **_BINARY},
+        "middle": {"formula": "median", "last": 6},
+        "recent": {"formula": "mean", "half_life_days": 30},
     },
 }
 _HIDING = {
@@ -101,11 +114,17 @@ _HIDING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "hide", "shown": "0.5"},
     "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
 }
+_RECENT = {"measures": {"recent": {"formula": "mean", "half_life_days": "0.5"}}, "scopes": {"city": {"from": "city"}}}
 _MERGED = [("u1", "u2"), ("u2", "Zoë"), ("u3", "o'hara"), ('r"\\', "rob"), ("r1", "r2")]
 _POLICIES = {
     **{name: load_policy(name) for name in ("ride-hailing-last-50", "stackexchange-2018")},
     "everything": policy(**_EVERYTHING),
-    "versions": versioned((at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]}, _HIDING),
+    "versions": versioned(
+        (at(NOW - 30 * DAY),),
+        "prospective",
+        {"once": _EVERYTHING["once"]} | {"actions": {"Rated": _WEIGHED}},
+        _HIDING | _RECENT,
+    ),
 }
 
 

@@ -217,6 +217,9 @@ def test_a_closed_handle_says_so(warehouse: Warehouse) -> None:
     for call in calls:
         with pytest.raises(UsageError, match=r"this warehouse is closed: open it again"):
             call()
+    for shown in (repr(warehouse), warehouse._repr_html_(), repr(pinned), pinned._repr_html_()):
+        assert "closed" in shown
+        assert "open_warehouse()" in shown
 
 
 def test_a_lake_file_that_is_gone(tmp_path: Path) -> None:

@@ -19,11 +19,15 @@ from pipelines.lake.score_changes import read_changes
 from pipelines.lake.tables import open_lake
 from pipelines.live_publisher import LivePublisher
 from pipelines.reputation.derive import DerivationResult
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.recent_events import RECENT
 from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.publish import PublishResult
 from pipelines.settings import FeedSettings, Settings
 from tests.services.waiting import wait_for
 from tests.serving.conftest import always, documents, expected, names, publish, served, stamp
+
+_POLICY = load_policy("default")
 
 
 class World:
@@ -43,9 +47,10 @@ class World:
 
     def tables(self, frame: pl.DataFrame) -> Any:
         self.version += 1
-        policy = SimpleNamespace(name="default")
         moment = datetime.fromtimestamp(1_700_000_000 + self.version, UTC)
-        info = SimpleNamespace(lake_version=self.version, as_of=moment, policy=policy, policy_version="1")
+        info = SimpleNamespace(
+            lake_version=self.version, as_of=moment, policy=_POLICY, policy_version="1", erasures=0, merges=""
+        )
 
         def documents_of(users: pl.Series | None, _ranked: object) -> pl.DataFrame:
             self.asked.append(None if users is None else set(users))
@@ -54,7 +59,11 @@ class World:
         def shown_rows(users: pl.Series | None = None) -> pl.DataFrame:
             return always(frame)(users).select("user_id", shown="document")
 
-        return SimpleNamespace(info=info, documents=documents_of, shown_rows=shown_rows)
+        def recent_events(since: pl.DataFrame) -> pl.DataFrame:
+            events = {"user_id": since["user_id"], "t": 0, "cause": "new event", "event_id": since["user_id"] + "-1"}
+            return pl.DataFrame(events, RECENT)
+
+        return SimpleNamespace(info=info, documents=documents_of, shown_rows=shown_rows, recent_events=recent_events)
 
 
 @contextmanager
@@ -193,7 +202,8 @@ def test_the_feed_has_every_change_once(settings: Settings, tmp_path: Path, monk
         world.finish(documents(ann=2, bob=2))
     table = open_lake(fed.lake_root).table("score_changes")
     rows = [row for part in read_changes(table, 0) for row in part.to_pylist()]
-    found = sorted((row["number"], row["user_id"], row["after"]) for row in rows)
+    found = sorted((row["number"], row["user_id"], row["after"], row["causes"][0]["event_id"]) for row in rows)
     assert [change[1:] for change in found] == [
-        ("ann", '{"score":1}'), ("bob", '{"score":1}'), ("ann", '{"score":2}'), ("bob", '{"score":2}')
+        ("ann", '{"score":1}', None), ("bob", '{"score":1}', None),
+        ("ann", '{"score":2}', "ann-1"), ("bob", '{"score":2}', "bob-1"),
     ]  # fmt: skip

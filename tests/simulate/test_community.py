@@ -1,113 +1,104 @@
-"""The simulated community is what it says: who rates whom, where, and how well; and trust finds its ring, exactly."""
+"""Providers rate their customers, and the ring is what it says; trust finds it, exactly."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.errors import UsageError
 from pipelines.reputation.derive import derive
-from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.simulate.community import CITIES, Community, simulate_community
+from pipelines.simulate.community import RING_DRIVERS, RING_RIDERS, build_community
+from pipelines.simulate.world import CITIES, DAY_US, Span
 from tests.reputation.history import Event, snapshot_of, us
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)
-DAYS = 3
-POLICY = """
-name = "ratings"
-version = "1"
-actions.DriverRated.rating = { from = "rating", minimum = 1, maximum = 5 }
-actions.RiderRated.rating = { from = "rating", minimum = 1, maximum = 5 }
-"""
+SPAN = Span(us(END) - 20 * DAY_US, us(END))
+EVENTS = 20_000
+SEEDS = [
+    *("rider-bob", "rider-cyd", "rider-eve", "buyer-ann", "buyer-joe", "buyer-kim"),
+    *(f"{kind}-{number:06d}" for kind in ("rider", "buyer") for number in range(6)),
+]
+"""Those who rate the people of the story, and some others."""
+RING = {*RING_DRIVERS, *RING_RIDERS}
 
 
 @pytest.fixture(scope="module")
-def community() -> Community:
-    return simulate_community(1, 1_500, DAYS, END)
+def world() -> pl.DataFrame:
+    """Return the events, with the entries of their metadata as columns."""
+    table = build_community(np.random.default_rng(1), EVENTS, SPAN)
+    entries = pl.DataFrame([dict(pairs) for pairs in table["metadata"].to_pylist()], infer_schema_length=None)
+    return pl.concat([pl.DataFrame(table.drop_columns("metadata")), entries], how="horizontal")
 
 
 @pytest.fixture(scope="module")
-def warehouse(community: Community, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+def warehouse(world: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     folder = tmp_path_factory.mktemp("community")
-    derive(snapshot_of(folder / "lake", _events(community)), parse_policy(POLICY), END, folder / "warehouse.duckdb")
+    ratings = world.filter(pl.col("rating").is_not_null()).select(
+        "event_id", "user_id", "action_type", "event_time", "rating", "rater_id", "city"
+    )
+    events = [
+        Event(*row[:3], us(row[3]), dict(zip(("rating", "rater_id", "city"), row[4:], strict=True)))
+        for row in ratings.rows()
+    ]
+    derive(snapshot_of(folder / "lake", events), load_policy("levels-by-city"), END, folder / "warehouse.duckdb")
     with Warehouse(folder / "warehouse.duckdb") as opened:
         yield opened
 
 
-def _events(community: Community) -> list[Event]:
-    return [
-        Event(
-            row["event_id"],
-            row["user_id"],
-            row["action_type"],
-            us(row["event_time"]),
-            {"rating": str(row["rating"]), "rater_id": row["rater_id"], "city": row["city"]},
-        )
-        for row in community.ratings.to_pylist()
-    ]
+def test_has_exactly_the_events_by_time_each_once(world: pl.DataFrame) -> None:
+    """Whatever the size, of which the smallest has no ring."""
+    assert (world.height, world["event_id"].n_unique(), world["event_time"].is_sorted()) == (EVENTS, EVENTS, True)
+    small = pl.DataFrame(build_community(np.random.default_rng(1), 300, SPAN).drop_columns("metadata"))
+    assert (small.height, small["user_id"].is_in(list(RING)).any()) == (300, False)
+    assert world["event_time"].is_between(END - pl.duration(days=20), END).all()
 
 
-def _frame(community: Community) -> pl.DataFrame:
-    """Return the ratings, with whether each side is of the ring."""
-    ring = list(community.ring)
-    frame = pl.DataFrame(community.ratings)
-    return frame.with_columns(
-        rated_in=pl.col("user_id").is_in(ring), rater_in=pl.col("rater_id").is_in(ring)
-    ).with_columns(within=pl.col("rated_in") & pl.col("rater_in"))
-
-
-def test_is_a_function_of_its_arguments(community: Community) -> None:
-    """Equal arguments give equal ratings; another seed, number, length or end has other ids."""
-    assert simulate_community(1, 1_500, DAYS, END).ratings.equals(community.ratings)
-    others = [(2, 1_500, DAYS, END), (1, 1_501, DAYS, END), (1, 1_500, 4, END), (1, 1_500, DAYS, END - timedelta(1))]
-    ids = [set(simulate_community(*other).ratings["event_id"].to_pylist()) for other in others]
-    own = set(community.ratings["event_id"].to_pylist())
-    assert len(own) == len(community.ratings)
-    assert not any(own & other for other in ids)
-
-
-def test_drivers_and_riders_rate_each_other_within_the_days_and_their_city(community: Community) -> None:
-    """A rating is of a driver by a rider or the other way, ordered by time, and both are of one of the cities."""
-    frame = _frame(community)
-    kinds = frame.select(
-        "action_type", rated=pl.col("user_id").str.head(5), rater=pl.col("rater_id").str.head(5)
-    ).unique()
-    assert set(kinds.rows()) == {("DriverRated", "drive", "rider"), ("RiderRated", "rider", "drive")}
-    assert frame["event_time"].is_sorted()
-    assert frame["event_time"].is_between(END - timedelta(DAYS), END).all()
-    assert frame["rating"].is_between(1, 5).all()
-    homes = pl.concat(
-        [frame.select("user_id", "city"), frame.select("city", user_id="rater_id").select("user_id", "city")]
+def test_customers_are_rated_for_what_they_rated(world: pl.DataFrame) -> None:
+    """By the driver or seller whom they rated, not before that, in the same city, and of each transaction once."""
+    given = world.filter(
+        pl.col("action_type").is_in(["DriverRated", "ReviewPosted"]), pl.col("transaction_id").is_not_null()
     )
-    assert homes.unique().group_by("user_id").len()["len"].max() == 1
-    assert set(homes["city"]) == set(CITIES)
+    answers = world.filter(pl.col("action_type").is_in(["RiderRated", "BuyerRated"]))
+    pairs = answers.join(
+        given, left_on=["user_id", "rater_id"], right_on=["rater_id", "user_id"], suffix="_given"
+    ).filter(pl.col("transaction_id") == pl.col("transaction_id_given"))
+    assert pairs.height == answers.height == answers["transaction_id"].n_unique() > 0.14 * EVENTS
+    honest = pairs.filter(~pl.col("user_id").is_in(list(RING)))
+    assert (honest["event_time"] >= honest["event_time_given"]).all()
+    assert (pairs["city"] == pairs["city_given"]).all()
+    assert set(answers["rating"]) == {"1", "2", "3", "4", "5"}
+    kinds = answers.select("action_type", pl.col("user_id").str.split("-").list.first()).unique()
+    assert set(kinds.rows()) == {("RiderRated", "rider"), ("BuyerRated", "buyer")}
 
 
-def test_the_ring_rates_itself_up_and_others_do_not(community: Community) -> None:
-    """Within it all ratings are five stars, in both directions; from outside it has two at most; seeds are outside."""
-    frame = _frame(community)
-    assert set(frame.filter("within")["rating"]) == {5}
-    assert set(frame.filter("within")["user_id"]) == set(frame.filter("within")["rater_id"]) == community.ring
-    outside = frame.filter(pl.col("rated_in") & ~pl.col("rater_in"))
-    assert outside.height > 0
-    assert outside["rating"].max() == 2
-    assert not community.ring & set(community.seeds)
-    assert set(community.seeds) <= set(frame["rater_id"])
+def test_each_ride_and_rating_has_a_city(world: pl.DataFrame) -> None:
+    """A provider works in one city, except for the one of the story who moves."""
+    located = (
+        world.filter(pl.col("action_type") == "TransactionCompleted").group_by("user_id").agg(pl.col("city").unique())
+    )
+    assert set(located["city"].explode()) == set(CITIES.to_pylist())
+    assert located.filter(pl.col("city").list.len() > 1)["user_id"].to_list() == ["driver-ada"]
+    assert world.filter(pl.col("rating").is_not_null())["city"].null_count() == 0
 
 
-def test_trust_reaches_everyone_but_the_ring(community: Community, warehouse: Warehouse) -> None:
-    """Those rated well whom trust from the seeds does not reach are the ring, all of it and no one else."""
-    trust = warehouse.trend("trust", seeds=",".join(community.seeds))
-    found = trust.filter((pl.col("weight") == 0) & (pl.col("average") > 0))
-    assert set(found["user_id"]) == community.ring
+def test_the_ring_rates_itself_up_and_others_do_not(world: pl.DataFrame) -> None:
+    """Within it all ratings are five stars, in both directions; from outside it has two at most."""
+    members = list(RING)
+    ratings = world.filter(pl.col("user_id").is_in(members), pl.col("rating").is_not_null())
+    within = ratings.filter(pl.col("rater_id").is_in(members))
+    outside = ratings.filter(~pl.col("rater_id").is_in(members))
+    assert set(within["rating"]) == {"5"}
+    assert set(within["user_id"]) == set(within["rater_id"]) == RING
+    assert set(outside["rating"]) == {"1", "2"}
+    assert set(outside["user_id"]) == set(RING_DRIVERS)
+    assert world.filter(pl.col("rater_id").is_in(members))["user_id"].is_in(members).all()
 
 
-@pytest.mark.parametrize(
-    "wrong", [(-1, 500, 1, END), (1, 499, 1, END), (1, 500, 0, END), (1, 500, 1, END.replace(tzinfo=None))]
-)
-def test_refuses_invalid_arguments(wrong: tuple[int, int, int, datetime]) -> None:
-    """A message names the arguments and what they have to be."""
-    with pytest.raises(UsageError, match="a community has at least 500 rides"):
-        simulate_community(*wrong)
+def test_trust_reaches_all_with_several_ratings_but_the_ring(warehouse: Warehouse) -> None:
+    """Those rated well, ten times or more, whom trust from the seeds does not reach are the ring, and no one else."""
+    trust = warehouse.trend("trust", seeds=",".join(SEEDS))
+    found = trust.filter(pl.col("weight") == 0, pl.col("average") > 0, pl.col("ratings_received") >= 10)
+    assert set(found["user_id"]) == RING

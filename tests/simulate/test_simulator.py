@@ -22,6 +22,7 @@ from tests.emit.test_producer import read_topic
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY_US = 86_400_000_000
+_RATERS = {"driver": {"rider"}, "seller": {"buyer"}, "rider": {"driver"}, "buyer": {"seller"}}
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +137,11 @@ def test_valid_events_lie_in_the_span_and_refer_to_each_other(world: Simulation)
     for event in events.values():
         assert end_us - 60 * DAY_US <= _microseconds(event) <= end_us
         match event.action_type:
-            case "DriverRated" | "ReviewPosted":
+            case "DriverRated" | "ReviewPosted" | "RiderRated" | "BuyerRated":
                 assert event.metadata["rating"] in {"1", "2", "3", "4", "5"}
-                rater = event.metadata["rater_id"].split("-")[0]
-                assert rater in ({"rider", "buyer"} if event.user_id != BOMBED_USER else {"buyer", "stranger"})
+                assert event.metadata["city"]
+                rater, rated = (name.split("-")[0] for name in (event.metadata["rater_id"], event.user_id))
+                assert rater in _RATERS[rated] or (rater, event.user_id) == ("stranger", BOMBED_USER)
                 assert event.metadata.get("transaction_id") in ({None} if rater == "stranger" else transactions)
             case "RatingRetracted":
                 target = events[event.metadata["target_event_id"]]
@@ -148,7 +150,7 @@ def test_valid_events_lie_in_the_span_and_refer_to_each_other(world: Simulation)
             case "AccountSuspended" | "AccountReinstated":
                 assert event.metadata["reason"]
             case _:
-                assert set(event.metadata) == {"transaction_id"}
+                assert set(event.metadata) == {"transaction_id", "city"}
 
 
 @pytest.mark.slow

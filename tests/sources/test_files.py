@@ -20,7 +20,7 @@ from pipelines.contract.times import read_times
 from pipelines.emit.producer import produce
 from pipelines.errors import UsageError
 from pipelines.settings import Settings
-from pipelines.sources.files import ColumnMapping, read_events
+from pipelines.sources.files import ColumnMapping, read_events, row_digests
 from pipelines.sources.rows import read_rows
 from tests.conftest import REPOSITORY
 
@@ -46,6 +46,20 @@ def _write(tmp_path: Path, name: str, text: str) -> Path:
 
 def _microseconds(events: pa.Table) -> list[int]:
     return events["event_time"].cast(pa.int64()).to_pylist()
+
+
+@pytest.mark.parametrize("index", ["", "Unnamed: 0", "__index_level_0__"])
+def test_the_index_of_a_frame_is_not_part_of_a_row(tmp_path: Path, index: str) -> None:
+    """The same rows with and without it, or with another one, have the same ids, by options and by a source."""
+    rows = pl.read_csv(CSV.encode(), schema_overrides={"time": pl.String})
+    kinds = [rows, rows.with_row_index(index or "i", 1), rows.with_row_index(index or "i", 7)]
+    ids, digests = set[str](), set[str]()
+    for number, frame in enumerate(kinds):
+        text = frame.write_csv().replace("i,", ",", 1) if number and not index else frame.write_csv()
+        path = _write(tmp_path, f"{number}.csv", text)
+        ids |= set(_read(path)["event_id"].to_pylist())
+        digests |= {digest for chunk in read_rows(path) for digest in row_digests(chunk).to_pylist()}
+    assert (len(ids), len(digests)) == (3, 3)
 
 
 def test_csv_rows_become_events_to_the_microsecond(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from pipelines.inputs import find_files
 from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import describe
+from pipelines.sources.times import read_file_times
 
 _MAPPING = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"), ("buyer", "buyer")))
 _ROWS = [
@@ -340,6 +342,35 @@ def test_times_of_many_forms(tmp_path: Path, text: str, options: dict[str, str],
     (tmp_path / "a.tsv").write_text(f"seller\tat\na\t{text}\n")
     ((_, _, _, found, _),) = _events(tmp_path / "a.tsv", ColumnMapping("seller", "at", action_type="A", **options))
     assert found == time
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        (["31.12.2024 13:05", "soon", "", "01.02.2024 00:00"], ["--time-format '%d.%m.%Y %H:%M'"]),
+        (["01/02/2024"], ["--time-format '%d/%m/%Y'", "--time-format '%m/%d/%Y'"]),
+        (["01/02/2024", "12/31/2024"], ["--time-format '%m/%d/%Y'"]),
+        (["Nov 21, 2024 1:02:03 PM"], ["--time-format '%b %d, %Y %I:%M:%S %p'"]),
+        (["1732147200000"], ["--time-unit ms"]),
+        (["soon", "9" * 5_000, "\0"], []),
+    ],
+)
+def test_a_time_in_another_format_is_refused_with_the_option_that_reads_it(
+    texts: list[str], options: list[str]
+) -> None:
+    """What reads most of the times, and all such options; it reads them indeed."""
+    times, errors = read_file_times(pa.array(texts), "iso", None, None)
+    assert times.null_count == len(texts) == len(errors)
+    named = [set(re.findall(r"--time-\w+ (?:'[^']+'|\w+)", error)) for error in errors.values()]
+    assert named[0] == {*options}
+    assert all(
+        (text[:1].isalnum() and text != "soon" and bool(options)) == bool(each)
+        for text, each in zip(texts, named, strict=True)
+    )
+    for option in options:
+        name, _, value = option.partition(" ")
+        given = ("iso", value.strip("'"), None) if name == "--time-format" else (value, None, None)
+        assert len(read_file_times(pa.array(texts), *given)[1]) == named.count(set())
 
 
 def test_a_time_of_another_form_is_named(tmp_path: Path) -> None:

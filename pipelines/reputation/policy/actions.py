@@ -1,7 +1,7 @@
 """What an event of one action_type does: carry a rating, and emit points."""
 
 from decimal import Decimal
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from pipelines.reputation.policy.numbers import (
     MAX_POINTS,
     MICRO_DIGITS,
     Name,
+    NonNegative,
     Number,
     NumberOrText,
     Positive,
@@ -26,6 +27,8 @@ class EventNumber(Section):
     fixed: Number | None = None
     key: Name | None = Field(default=None, alias="from")
     """The metadata key."""
+    missing: Number | None = None
+    """The number of an event without the metadata key; None: it is `unreadable`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,7 +39,39 @@ class EventNumber(Section):
     def _one_source(self) -> Self:
         if (self.fixed is None) == (self.key is None):
             raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.missing is not None and self.key is None:
+            raise ValueError('missing belongs to a table with "from" (the metadata key)')
         return self
+
+
+class Weight(EventNumber):
+    """How much a rating counts in the measures: fixed, or a number of the metadata within bounds."""
+
+    fixed: NonNegative | None = None
+    missing: NonNegative | None = None
+    """The weight of an event without the metadata key; None: the event is `unreadable`."""
+    unreadable: NonNegative | None = None
+    """The weight of an event with another text at the key; None: the event is `unreadable`."""
+    minimum: NonNegative | None = None
+    maximum: NonNegative | None = None
+    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    """Digits after the point that a weight may have."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.key is not None:
+            _check_bounds(self.minimum, self.maximum, self.digits)
+        elif self.model_fields_set & {"minimum", "maximum", "digits", "unreadable"}:
+            raise ValueError("minimum, maximum, digits and unreadable are of a number in the metadata: remove them")
+        for name, given in {"missing": self.missing, "unreadable": self.unreadable}.items():
+            if given is not None and given > self.highest:
+                raise RuleError((name,), f"{given} is above maximum {self.highest}: choose one from 0 to it")
+        return self
+
+    @property
+    def highest(self) -> Decimal:
+        """The highest weight that a rating can have."""
+        return max(number for number in (self.fixed, self.maximum) if number is not None)
 
 
 class Rating(EventNumber):
@@ -45,35 +80,44 @@ class Rating(EventNumber):
     Outside the bounds, with more digits, or not in the map, it is `unreadable`.
     """
 
-    map: dict[Name, Number] | None = None
+    map: Annotated[dict[Name, Number], Field(min_length=1)] | None = None
     """Ratings by text."""
     minimum: Number | None = None
     maximum: Number | None = None
     digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a rating may have."""
+    weight: Weight | None = None
+    """How much the rating counts in the measures; None: 1."""
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if self.fixed is None and self.map is None:
-            self._check_bounds()
+            _check_bounds(self.minimum, self.maximum, self.digits)
         elif self.model_fields_set & {"minimum", "maximum", "digits"}:
             raise ValueError("minimum, maximum and digits are of a number in the metadata: remove them")
         if self.map is not None and (numbers := [key for key in self.map if isinstance(number_or_text(key), Decimal)]):
             raise RuleError(("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts")
+        self._check_size()
         return self
 
-    def _check_bounds(self) -> None:
-        for name, bound in {"minimum": self.minimum, "maximum": self.maximum}.items():
-            if bound is None:
-                raise RuleError((name,), "is missing: add it")
-        assert self.minimum is not None and self.maximum is not None  # noqa: S101, PT018 - tells the type checker
-        _check_order(self.minimum, self.maximum)
-        _check_digits(self.minimum, self.maximum, self.digits)
+    def _check_size(self) -> None:
+        lowest, highest = self.bounds
+        if self.missing is not None and not lowest <= self.missing <= highest:
+            raise RuleError(("missing",), f"{self.missing} is no rating: choose one from {lowest} to {highest}")
+        if self.weight is not None and max(abs(lowest), abs(highest)) * self.weight.highest > MAX_POINTS:
+            raise RuleError(("weight",), f"a rating times a weight exceeds {MAX_POINTS}: give a smaller maximum")
+
+    @property
+    def bounds(self) -> tuple[Decimal, Decimal]:
+        """The lowest and the highest rating that an event can have."""
+        numbers = [*(self.map or {}).values(), self.fixed, self.minimum, self.maximum]
+        given = [number for number in numbers if number is not None]
+        return min(given), max(given)
 
     @property
     def rating_digits(self) -> int:
         """Digits after the point that a rating can have."""
-        listed = [*(self.map or {}).values(), self.fixed or Decimal(0)]
+        listed = [*(self.map or {}).values(), self.fixed or Decimal(0), self.missing or Decimal(0)]
         return max(self.digits, *map(decimals, listed))
 
 
@@ -82,8 +126,6 @@ class Points(EventNumber):
 
     map: dict[NumberOrText, Number] | None = None
     """Points by value, a number or a text; a value that is not in the map is `unreadable`."""
-    missing: Number | None = None
-    """Points of an event without the metadata key; None: it is `unreadable`."""
     scale: Number = Decimal(1)
     minimum: Number = Decimal(-MAX_POINTS)
     """Values below are `unreadable`."""
@@ -94,8 +136,6 @@ class Points(EventNumber):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        if self.missing is not None and self.key is None:
-            raise ValueError('missing belongs to a table with "from" (the metadata key)')
         if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
             raise ValueError("map excludes scale, minimum, maximum and digits: remove them")
         _check_order(self.minimum, self.maximum)
@@ -208,6 +248,15 @@ class Adjustment(Section):
         """What events of the action do."""
         emission = {"points": self.points, "half_life_days": self.half_life_days}
         return Action(emit=(Emission.model_validate(emission),))
+
+
+def _check_bounds(minimum: Decimal | None, maximum: Decimal | None, digits: int) -> None:
+    for name, bound in {"minimum": minimum, "maximum": maximum}.items():
+        if bound is None:
+            raise RuleError((name,), "is missing: add it")
+    assert minimum is not None and maximum is not None  # noqa: S101, PT018 - tells the type checker
+    _check_order(minimum, maximum)
+    _check_digits(minimum, maximum, digits)
 
 
 def _check_order(minimum: Decimal, maximum: Decimal) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import Number, Positive, Section
+from pipelines.reputation.policy.numbers import DAY_US, Number, Positive, RuleError, Section
 
 _BINARY = ("beta", "wilson", "share", "positives", "negatives")
 
@@ -16,8 +16,9 @@ _BINARY = ("beta", "wilson", "share", "positives", "negatives")
 class Measure(Section):
     """One number computed from a view's ratings."""
 
-    formula: Literal["mean", "bayesian", "beta", "wilson", "share", "positives", "negatives"]
-    """`mean` sum/n; `bayesian` (prior_weight * prior_mean + sum) / (prior_weight + n); `beta` the expectation
+    formula: Literal["mean", "median", "bayesian", "beta", "wilson", "share", "positives", "negatives"]
+    """`mean` sum/n; `median` the rating in the middle, or the mean of the two in the middle; `bayesian`
+    (prior_weight * prior_mean + sum) / (prior_weight + n); `beta` the expectation
     (p + prior_positive) / (n + prior_positive + prior_negative); `wilson` the lower bound of the score interval
     (E. B. Wilson, JASA 22, 1927); `share` p/n; `positives` p; `negatives` n - p."""
     last: int | None = Field(default=None, ge=1)
@@ -29,6 +30,8 @@ class Measure(Section):
     prior: Literal["global"] | None = None
     """`global`: the mean of all ratings, of any user, before the UTC day of the latest rating that the measure uses,
     instead of `prior_mean`, which stands for it while there are none. None: `prior_mean`."""
+    half_life_days: Positive | None = None
+    """Of a mean: a rating counts half as much as one that is so many days of 86,400 s later; None: all count alike."""
     prior_mean: Number | None = None
     prior_weight: Positive | None = None
     prior_positive: Positive = Decimal(1)
@@ -54,4 +57,11 @@ class Measure(Section):
             raise ValueError(f"prior belongs to bayesian, and the formula is {self.formula}: remove it")
         if None not in (self.negative_to, self.positive_from) and self.negative_to >= self.positive_from:  # pyright: ignore[reportOperatorIssue]
             raise ValueError(f"negative_to {self.negative_to} must be below positive_from {self.positive_from}")
+        if self.half_life_days is not None and self.formula != "mean":
+            raise RuleError(("half_life_days",), f"belongs to a mean, and the formula is {self.formula}: remove it")
         return self
+
+    @property
+    def half_life_us(self) -> int | None:
+        """The half-life in microseconds."""
+        return None if self.half_life_days is None else int(self.half_life_days * DAY_US)

@@ -54,6 +54,16 @@ class EffectivePolicy:
         return any(edition.rules.time for edition in self.editions)
 
     @property
+    def reads_weights(self) -> bool:
+        """Whether events say how much their ratings count."""
+        return any(edition.rules.weighs_ratings for edition in self.editions)
+
+    @property
+    def weighs_ratings(self) -> bool:
+        """Whether ratings have weights in the measures: their own, those of raters, or both."""
+        return self.reads_weights or self.rules.raters is not None
+
+    @property
     def decayed_to(self) -> datetime | None:
         """`decayed_to_us` as a datetime in UTC; None if no points decay."""
         return _EPOCH + timedelta(microseconds=self.decayed_to_us) if self.decays else None
@@ -115,6 +125,19 @@ class Policy(Section):
                         "event says whether the level was kept; remove falls_below"
                     )
                     raise RuleError(("versions", str(i), "levels", name, "falls_below"), message)
+        return self
+
+    @model_validator(mode="after")
+    def _medians_are_of_plain_ratings(self) -> Self:
+        for i, rules in enumerate(self.versions):
+            medians = [name for name, measure in rules.measures.items() if measure.formula == "median"]
+            read = self.versions if self.mode == "prospective" else (rules,)
+            if medians and (rules.raters is not None or any(each.weighs_ratings for each in read)):
+                message = (
+                    "a median is of ratings that count alike, and this policy has weights of ratings or raters: choose "
+                    "another formula, or remove the weights"
+                )
+                raise RuleError(("versions", str(i), "measures", medians[0], "formula"), message)
         return self
 
     @property

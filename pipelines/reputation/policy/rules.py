@@ -138,6 +138,17 @@ class Rules(Section):
         return [(name, key, condition) for name, action in actions for key, condition in action.where.items()]
 
     @property
+    def metadata_keys(self) -> set[str]:
+        """Every metadata key whose values decide what an event does, except those of retractions and corrections."""
+        grouped = (*self.once.values(), *self.caps.values())
+        numbers = [emission.points for emission in self.emissions]
+        ratings = [action.rating for action in self.all_actions.values()]
+        keys = {number.key for number in (*numbers, *ratings) if number} | {self.order_by}
+        keys |= {key for _, key, _ in self.conditions} | {key for rule in grouped for key in rule.per}
+        keys |= {each.key for each in (*self.completion.values(), *self.scopes.values(), self.raters) if each}
+        return {key for key in keys if key is not None}
+
+    @property
     def emissions(self) -> list[Emission]:
         """Return the emissions of all actions, and of points from time."""
         of_actions = [emission for action in self.all_actions.values() for emission in action.emissions]
@@ -159,6 +170,12 @@ class Rules(Section):
         return any(measure.prior for measure in self.all_measures.values())
 
     @property
+    def recencies_us(self) -> list[int]:
+        """The half-lives of the measures, the shortest first, each once."""
+        lengths = {measure.half_life_us for measure in self.all_measures.values()}
+        return sorted(length for length in lengths if length is not None)
+
+    @property
     def ranks_ratings(self) -> bool:
         """Whether a measure is of the last N ratings, so that ratings have to be ranked."""
         return any(measure.last for measure in self.all_measures.values())
@@ -170,6 +187,11 @@ class Rules(Section):
         numbers = [number for number in bounds if number is not None] + [cap.maximum for cap in self.caps.values()]
         point_digits = [emission.points.score_digits for emission in self.emissions]
         return max([*point_digits, *map(decimals, numbers)])
+
+    @property
+    def weighs_ratings(self) -> bool:
+        """Whether the ratings of an action have weights."""
+        return any(action.rating is not None and action.rating.weight is not None for action in self.actions.values())
 
     @property
     def rating_digits(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipelines.reputation.policy.actions import Emission, Rating
+from pipelines.reputation.policy.actions import Emission, Rating, Weight
 from pipelines.reputation.policy.model import ALWAYS, Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.policy.raters import Raters
@@ -39,9 +39,16 @@ EMISSION = pa.schema(
         ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
         ("rating_fixed", pa.int64()),
+        ("rating_missing", pa.int64()),
         ("rating_minimum", pa.int64()),
         ("rating_maximum", pa.int64()),
         ("rating_step", pa.int64()),
+        ("weight_key", pa.string()),
+        ("weight_missing", pa.int64()),
+        ("weight_unreadable", pa.int64()),
+        ("weight_minimum", pa.int64()),
+        ("weight_maximum", pa.int64()),
+        ("weight_step", pa.int64()),
     ]
 )
 _LOWEST, _HIGHEST = ALWAYS
@@ -138,11 +145,11 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
 
 
 def _raters(raters: Raters | None) -> dict[str, Any]:
-    """Return the variables of raters' weights, shares in millionths."""
+    """Return the variables of raters' weights, shares in millionths; `raters.py` sets the seeds."""
     if raters is None:
         return {}
     shares = {"trust_damping": micro(raters.damping), "trust_minimum": micro(raters.minimum)}
-    return {"rater_key": raters.key, "trust_seeds": list(raters.seeds), "trust_rounds": raters.rounds, **shares}
+    return {"rater_key": raters.key, "trust_rounds": raters.rounds, **shares}
 
 
 def _keys(per: tuple[str, ...]) -> dict[str, str]:
@@ -239,9 +246,23 @@ def _rating(rating: Rating | None) -> dict[str, object]:
     return {
         "rating_key": rating.key,
         "rating_fixed": _optional(rating.fixed),
+        "rating_missing": _optional(rating.missing),
         "rating_minimum": _optional(rating.minimum),
         "rating_maximum": _optional(rating.maximum),
         "rating_step": 10 ** (MICRO_DIGITS - rating.digits),
+        **_weight(rating.weight or Weight(fixed=Decimal(1))),
+    }
+
+
+def _weight(weight: Weight) -> dict[str, object]:
+    """Return the columns of a rating's weight: a fixed one is that of events without a key."""
+    return {
+        "weight_key": weight.key,
+        "weight_missing": _optional(weight.missing if weight.fixed is None else weight.fixed),
+        "weight_unreadable": _optional(weight.unreadable),
+        "weight_minimum": _optional(weight.minimum),
+        "weight_maximum": _optional(weight.maximum),
+        "weight_step": 10 ** (MICRO_DIGITS - weight.digits),
     }
 
 

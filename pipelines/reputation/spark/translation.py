@@ -93,8 +93,8 @@ def _cast(node: exp.Cast) -> exp.Expr:
 
 
 def _quantile(node: exp.PercentileDisc) -> exp.Expr:
-    """Return the quantile in the type of its values; Spark's percentile_disc returns a float."""
-    template = "sort_array(collect_list({0}))[CAST(greatest(ceil(count({0}) * {1}), 1) AS INT) - 1]"
+    """Return the quantile in the type of its values, null for none; Spark's percentile_disc returns a float."""
+    template = "get(sort_array(collect_list({0})), CAST(greatest(ceil(count({0}) * {1}), 1) AS INT) - 1)"
     return sqlglot.parse_one(template.format(node.this.sql("spark"), node.expression.sql("spark")), dialect="spark")
 
 

@@ -1,5 +1,5 @@
 -- The prior of a Bayesian mean from the data: the mean of all ratings given before a day (priors.py). Weights are in
--- millionths, 1,000,000 for a rating where all raters weigh alike; totals are ratings, in millionths, times weights.
+-- millionths, 1,000,000 for a rating where all weigh alike; totals are ratings, in millionths, times weights.
 
 -- name: rating_given
 -- What the ratings of each user add to the sums of a day, and take from those of the day on which they are retracted. Status
@@ -19,7 +19,7 @@ WITH given AS (
     LEFT JOIN known_event AS withdrawn
         ON withdrawn.user_id = retracted.user_id AND withdrawn.event_id = retracted.retracted_by
     $weights
-    WHERE event.emission_no = 0 AND event.matched AND event.rating IS NOT NULL
+    WHERE event.emission_no = 0 AND event.matched AND event.rating IS NOT NULL$readable
 )
 
 SELECT
@@ -38,12 +38,8 @@ FROM (
 )
 GROUP BY user_id, day
 
--- name: priors_weight
--- The weight of a rating in rating_given, where raters have weights.
-coalesce(weighing.weight, getvariable('trust_minimum'))
-
 -- name: priors_weights
--- The join with these weights.
+-- In rating_given: the join with raters' weights.
 LEFT JOIN rater_weight AS weighing
     ON weighing.day = utc_day(event.t) AND weighing.rater_id = event.metadata[getvariable('rater_key')]
 

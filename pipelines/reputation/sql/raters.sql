@@ -142,16 +142,20 @@ SELECT DISTINCT day
 FROM opinion_given
 ORDER BY day
 
+-- name: raters_opinions_in_force
+-- The good opinions of each rater when a day begins.
+SELECT rater, rated, CAST(least(sum(opinion), 9000000) AS BIGINT) AS opinion
+FROM opinion_of_day
+WHERE day < getvariable('weighed_day') AND (last_day IS NULL OR last_day >= getvariable('weighed_day'))
+GROUP BY rater, rated
+HAVING sum(opinion) > 0
+
 -- name: raters_of_day
 -- The weights in force on a day, from the opinions in force when it begins: those of its raters, or of all users on the
 -- last day with ratings, which may have more of them, and where a correction may change the rater ($whole).
 INSERT INTO rater_weight
 WITH opinions AS MATERIALIZED (
-    SELECT rater, rated, CAST(least(sum(opinion), 9000000) AS BIGINT) AS opinion
-    FROM opinion_of_day
-    WHERE day < getvariable('weighed_day') AND (last_day IS NULL OR last_day >= getvariable('weighed_day'))
-    GROUP BY rater, rated
-    HAVING sum(opinion) > 0
+    $opinions
 ),
 
 trusted AS (
@@ -174,5 +178,5 @@ LEFT JOIN rater_weight AS weighing
     ON weighing.day = utc_day(t) AND weighing.rater_id = metadata[getvariable('rater_key')]
 
 -- name: raters_weight
--- In step 15: the weight of a rating.
-CASE WHEN rating IS NOT NULL THEN coalesce(weighing.weight, getvariable('trust_minimum')) END AS weight,
+-- In step 15: the weight of the rater.
+coalesce(weighing.weight, getvariable('trust_minimum'))

@@ -35,7 +35,7 @@ FROM (
             half_life_us,
             rating,$weight
             $rank AS rating_rank,
-            counted
+            counted$recencies
         FROM fact
         WHERE scope_$scope IS NOT NULL
     )

@@ -4,7 +4,7 @@
 CREATE OR REPLACE TEMP VIEW emitted AS
 SELECT
     *,
-    points IS NOT NULL AND (rating IS NOT NULL OR NOT rates) AS readable
+    points IS NOT NULL AND (NOT rates OR rating IS NOT NULL$weight_is_read) AS readable
 FROM (
     SELECT
         parsed.event_id,
@@ -32,11 +32,13 @@ FROM (
         parsed.rating_key IS NOT NULL OR parsed.rating_fixed IS NOT NULL AS rates,
         CASE
             WHEN parsed.rating_fixed IS NOT NULL THEN parsed.rating_fixed
+            WHEN parsed.rating_missing IS NOT NULL AND parsed.metadata[parsed.rating_key] IS NULL
+                THEN parsed.rating_missing
             $rating_of_text
             WHEN parsed.rating_number BETWEEN parsed.rating_minimum AND parsed.rating_maximum
                 AND parsed.rating_number % parsed.rating_step = 0
                 THEN parsed.rating_number
-        END AS rating
+        END AS rating$rating_weight
     FROM (
         SELECT
             *,

@@ -14,7 +14,7 @@ SELECT
     event_rank,
     counted,
     is_first,
-    reason$scopes
+    reason$more
 FROM $contributions AS contribution
 $only
 WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, source_row DESC, event_id DESC)

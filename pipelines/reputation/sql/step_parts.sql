@@ -37,6 +37,35 @@ LEFT JOIN word AS ${number}_word
     AND ${number}_word.number = '$number'
     AND ${number}_word.text = parsed.metadata[parsed.${number}_key]
 
+-- name: rating_weight
+-- A column of step_08: how much a rating counts, in millionths. A weight without a key is the same for all events.
+CASE
+    WHEN parsed.metadata[parsed.weight_key] IS NULL THEN parsed.weight_missing
+    WHEN parse_micro(parsed.metadata[parsed.weight_key]) BETWEEN parsed.weight_minimum AND parsed.weight_maximum
+        AND parse_micro(parsed.metadata[parsed.weight_key]) % parsed.weight_step = 0
+        THEN parse_micro(parsed.metadata[parsed.weight_key])
+    ELSE parsed.weight_unreadable
+END AS rating_weight
+
+-- name: weight
+-- A column of step_15: how much a rating counts, in millionths.
+CASE WHEN rating IS NOT NULL THEN $weight END AS weight,
+
+-- name: weight_of_both
+-- Its value where both the rater and the event say so: their product, without what is below a millionth.
+rating_weight * $of_rater // 1000000
+
+-- name: recency
+-- A column of step_16: how much a rating counts beside the latest one, in billionths; half as much after each half-life.
+-- A window that has ratings has the latest one, so it is the same in all of them, and does not change with as_of.
+CASE
+    WHEN rating IS NOT NULL THEN CAST(round(1e9 * pow(
+        2.0,
+        CAST(least(t - max(CASE WHEN rating IS NOT NULL THEN t END) OVER (PARTITION BY $among), 0) AS DOUBLE)
+        / CAST($half_life AS DOUBLE)
+    )) AS BIGINT)
+END AS $name
+
 -- name: has_text
 -- The condition of an action that the metadata have a text at a key.
 parsed.metadata[getvariable('${rule}_key')] = getvariable('${rule}_text')
