@@ -133,7 +133,7 @@ def _summed_query(policy: EffectivePolicy, scope: str) -> str:
     return statement(
         "scope_summed",
         scope=scope,
-        rank=f"scope_{scope}_rank" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)",
+        rank=f"rank_in_{scope}" if policy.rules.ranks_ratings else "CAST(NULL AS BIGINT)",
         weight="".join(f"\n            {column}," for column in rating_columns(policy)),
         recencies="".join(
             f",\n            recency_{number}_in_{scope} AS recency_{number}"

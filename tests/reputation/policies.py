@@ -175,7 +175,7 @@ def scopes() -> st.SearchStrategy[Table]:
     key = st.sampled_from(["city", "ride_id"])
     default = st.fixed_dictionaries({}, optional={"default": st.sampled_from(["elsewhere", "berlin"])})
     one = st.builds(lambda name, chosen: {"from": name} | chosen, key, default)
-    return st.dictionaries(st.sampled_from(["city", "tag"]), one, min_size=1)
+    return st.dictionaries(st.sampled_from(["city", "city_rank"]), one, min_size=1)
 
 
 def time_points() -> st.SearchStrategy[Table]:

@@ -12,7 +12,7 @@ END AS scope_$scope
 -- name: scope_rank
 -- A column of step_16: the rank of a rating from the latest of the same value.
 row_number() OVER (PARTITION BY user_id, scope_$scope ORDER BY rating IS NULL, t DESC, source_row DESC, event_id DESC)
-AS scope_${scope}_rank
+AS rank_in_${scope}
 
 -- name: scope_summed
 -- One row per user and value with an event that counts: like step_17, over the contributions of the value.
