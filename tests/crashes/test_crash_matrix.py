@@ -1,7 +1,7 @@
 """A kill before or after any step is harmless: the same work, started again, ends like an uninterrupted run.
 
 Every moment is a test case. A kill leaves only what is stored, so of moments between which nothing is stored the first
-is killed. A run tries a sixth of them, another each day (`tests/share.py`).
+is killed. A run tries a tenth of them, another each day (`tests/share.py`).
 """
 
 import shutil
@@ -34,7 +34,7 @@ FLOWS: dict[str, Flow] = (
     | relay_flows.FLOWS
 )
 ALL_KILLS = [(name, moment) for name, flow in FLOWS.items() for moment in moments(flow.steps)]
-KILLS = share(ALL_KILLS, 6)
+KILLS = share(ALL_KILLS, 10)
 _AHEAD = 3
 """Kills that the thread runs before their tests."""
 
