@@ -22,7 +22,7 @@ _BIN = Path(sys.executable).parent
 _SIZE: ViewportSize = {"width": 1200, "height": 800}
 _USER: ViewportSize = {"width": 1200, "height": 1400}
 _TALL: ViewportSize = {"width": 1400, "height": 1500}
-_GRAPH: FloatRect = {"x": 545, "y": 110, "width": 800, "height": 1210}
+_GRAPH: FloatRect = {"x": 580, "y": 325, "width": 775, "height": 880}
 _SECONDS = 60_000
 _STEPS = ("events", "dead_letters", "reputation", "trends", "reputation_cache")
 
