@@ -157,6 +157,8 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "[actions.A]\nrating = { fixed = 5, weight = 1000000 }",
             "p.toml:4: actions.A.rating.weight: a rating times a weight exceeds 1000000: give a smaller maximum",
         ),
+        ("windows_days = [true]", "p.toml:3: windows_days.0: has to be a whole number, not True"),
+        ("[scopes.city]\nfrom = 'city'\nlimit = true", "scopes.city.limit: has to be a whole number, not True"),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),

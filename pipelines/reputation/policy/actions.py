@@ -16,6 +16,7 @@ from pipelines.reputation.policy.numbers import (
     Positive,
     RuleError,
     Section,
+    Whole,
     decimals,
     number_or_text,
 )
@@ -54,7 +55,7 @@ class Weight(EventNumber):
     """The weight of an event with another text at the key; None: the event is `unreadable`."""
     minimum: NonNegative | None = None
     maximum: NonNegative | None = None
-    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    digits: Whole = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a weight may have."""
 
     @model_validator(mode="after")
@@ -84,7 +85,7 @@ class Rating(EventNumber):
     """Ratings by text."""
     minimum: Number | None = None
     maximum: Number | None = None
-    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    digits: Whole = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a rating may have."""
     weight: Weight | None = None
     """How much the rating counts in the measures; None: 1."""
@@ -131,7 +132,7 @@ class Points(EventNumber):
     """Values below are `unreadable`."""
     maximum: Number = Decimal(MAX_POINTS)
     """Values above are `unreadable`."""
-    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    digits: Whole = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a value may have."""
 
     @model_validator(mode="after")
@@ -162,7 +163,7 @@ class Emission(Section):
     points: Points
     half_life_days: Positive | None = None
     """Half-life of the points in days of 86,400 s; None: they do not decay."""
-    penalties_expire_after_days: int | None = Field(default=None, ge=1, le=36_500)
+    penalties_expire_after_days: Whole | None = Field(default=None, ge=1, le=36_500)
     """Age of the event, in days of 86,400 s, at which its points below zero stop counting; None: never."""
 
     @property

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import DAY_US, Number, Positive, RuleError, Section
+from pipelines.reputation.policy.numbers import DAY_US, Number, Positive, RuleError, Section, Whole
 
 _BINARY = ("beta", "wilson", "share", "positives", "negatives")
 
@@ -21,7 +21,7 @@ class Measure(Section):
     (prior_weight * prior_mean + sum) / (prior_weight + n); `beta` the expectation
     (p + prior_positive) / (n + prior_positive + prior_negative); `wilson` the lower bound of the score interval
     (E. B. Wilson, JASA 22, 1927); `share` p/n; `positives` p; `negatives` n - p."""
-    last: int | None = Field(default=None, ge=1)
+    last: Whole | None = Field(default=None, ge=1)
     """Use only the latest N ratings of the view, in the order of events."""
     positive_from: Number | None = None
     """p counts the ratings from this value upwards."""
@@ -38,12 +38,12 @@ class Measure(Section):
     prior_negative: Positive = Decimal(1)
     z: float = Field(default=1.959963984540054, gt=0, le=10)
     """Quantile of the normal distribution: confidence of the Wilson bound (default: 95 %, two-sided)."""
-    minimum_count: int = Field(default=1, ge=1)
+    minimum_count: Whole = Field(default=1, ge=1)
     """With fewer ratings than this the value is `below_minimum`, or null."""
     below_minimum: Number | None = None
     default: Number | None = None
     """Published beside a missing value, never instead of it."""
-    digits: int | None = Field(default=None, ge=0, le=9)
+    digits: Whole | None = Field(default=None, ge=0, le=9)
     """Round to this many digits after the point; None: no rounding."""
     rounding: Literal["half_up", "half_even", "floor", "ceiling"] = "half_up"
 

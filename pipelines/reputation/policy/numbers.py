@@ -44,11 +44,19 @@ def decimals(number: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("has to be a whole number")  # noqa: TRY004 - pydantic reports no TypeError
+    return value
+
+
 def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
 NumberOrText = Annotated[Decimal | str, PlainValidator(number_or_text)]
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+"""A whole number; pydantic alone would take true for 1."""
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
 """One name, or an array of names."""
 

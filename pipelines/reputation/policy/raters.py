@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.reputation.policy.numbers import MICRO_DIGITS, Name, Names, Section
+from pipelines.reputation.policy.numbers import MICRO_DIGITS, Name, Names, Section, Whole
 
 _Share = Annotated[Decimal, Field(ge=0, le=1, decimal_places=MICRO_DIGITS, allow_inf_nan=False)]
 
@@ -19,7 +19,7 @@ class Raters(Section):
     """user_ids that are trusted from the start, in equal parts."""
     damping: _Share = Decimal("0.15")
     """Share of all trust that returns to the seeds in each round."""
-    rounds: int = Field(default=10, ge=1, le=50)
+    rounds: Whole = Field(default=10, ge=1, le=50)
     """Rounds of passing trust on."""
     minimum: Annotated[_Share, Field(lt=1)] = Decimal(0)
     """Weight of a rater whom trust does not reach, and the least of any; 0: such ratings are in no measure."""

@@ -10,7 +10,7 @@ from pipelines.reputation.policy.actions import Action, Adjustment, Condition, E
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
-from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, Whole, decimals
 from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.scopes import Scope, ScopeName
 from pipelines.reputation.policy.time import TimePoints
@@ -45,12 +45,12 @@ class Rules(Section):
     version: Name
     effective_from: AwareDatetime | None = None
     """When the version comes into force; the first version of a policy has always been in force."""
-    windows_days: tuple[Annotated[int, Field(ge=1, le=36_500)], ...] = (7, 30, 90, 365)
+    windows_days: tuple[Annotated[Whole, Field(ge=1, le=36_500)], ...] = (7, 30, 90, 365)
     """Lengths N, in days, of the views besides all time: [as_of - N x 86,400 s, as_of)."""
     order_by: Name | None = None
     """The metadata key of a number, such as the row in the source, that orders a user's events of the same time before
     their event_ids do; None: the event_ids alone. The key has to be in the event itself, not in a correction."""
-    decay_step_minutes: Annotated[int, Field(ge=1, le=_DAY_MINUTES)] = 60
+    decay_step_minutes: Annotated[Whole, Field(ge=1, le=_DAY_MINUTES)] = 60
     """Length of the steps in which points decay, which divides a UTC day: scores are those of the end of the step."""
     score: Score = Score()
     status: Status = Status()

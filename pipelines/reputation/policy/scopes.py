@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from pipelines.reputation.policy.numbers import Name, Section
+from pipelines.reputation.policy.numbers import Name, Section, Whole
 
 MAX_VALUE_CHARS = 100
 """A longer text of the metadata is no value of a scope."""
@@ -30,5 +30,5 @@ class Scope(Section):
     default: Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARS)] | None = None
     """The value of events without one, and of those whose value is empty or has more than 100 characters. None: they
     are in no value of the scope."""
-    limit: int = Field(default=20, ge=1, le=1_000)
+    limit: Whole = Field(default=20, ge=1, le=1_000)
     """At most so many values of a user are in the document, those with the most events; the others are counted."""

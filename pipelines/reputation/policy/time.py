@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipelines.reputation.policy.actions import Emission, Points
 from pipelines.reputation.policy.gates import Period
-from pipelines.reputation.policy.numbers import Names, Number, Positive, Section
+from pipelines.reputation.policy.numbers import Names, Number, Positive, Section, Whole
 
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
@@ -20,7 +20,7 @@ class TimePoints(Section):
     """Length of the period. Months and years end on the same day of the month as they began, or on its last day."""
     since: Names = ()
     """Actions of which the first event counts as the user's first one; empty: any event."""
-    times: int | None = Field(default=None, ge=1)
+    times: Whole | None = Field(default=None, ge=1)
     """How often at most; None: without end."""
     half_life_days: Positive | None = None
     """Half-life of the points in days of 86,400 s; None: they do not decay."""
