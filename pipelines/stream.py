@@ -21,7 +21,7 @@ from functools import partial
 from pipelines import dlq
 from pipelines.best_effort import best_effort
 from pipelines.clock import MonotonicClock
-from pipelines.errors import TransientError
+from pipelines.errors import PolicyError, TransientError
 from pipelines.feed import open_feed
 from pipelines.feed_relay import OnRelayed, relayed_feed
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
@@ -199,7 +199,7 @@ class _RefreshLoop:
         self.due = time.monotonic()
         """Monotonic time of the next replacement of the warehouse, in seconds."""
         self._settings, self._draft, self._publisher, self._uploader = settings, draft, publisher, uploader
-        self._clock, self._knows_published = MonotonicClock(), False
+        self._clock, self._knows_published, self._has_derived = MonotonicClock(), False, False
         self._lake: Lake | None = None
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
@@ -227,9 +227,12 @@ class _RefreshLoop:
         self._lake = self._lake or CachedLake(create_lake(self._settings.lake_root).root)
         try:
             derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
-        except BaseException:
+        except BaseException as error:
             self._publisher.add(None)  # the affected users are unknown
+            if isinstance(error, PolicyError) and self._has_derived:  # a file that somebody is editing ends no ingest
+                raise TransientError(f"{error}; scores stay as they are until it is corrected") from error
             raise
+        self._has_derived = True
         self._publisher.add(derived.changed_users)
         return derived
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, PolicyError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
 from pipelines.operate.verify import verify
@@ -99,6 +99,22 @@ def test_a_pinned_policy_is_served_beside_the_one_in_force(served: Settings, pin
             assert warehouse.as_of(now, known_at=now).explain("u-0")["earned"].to_list() == [points]
             assert set(warehouse.shown_scores("u-0")["score"]) == ({3, 7} if points == 7 else {5})
         assert [check for check in verify(each) if check.passed is False] == []
+
+
+def test_a_policy_that_becomes_invalid_ends_nothing(pinned: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Scores stay as they are, with a warning, until the file is right again; at the start it is an error."""
+    policy = Path(pinned.reputation.policy)
+    valid = policy.read_text()
+    with serving(pinned):
+        wait_for("the documents of what was there", lambda: score(pinned, "u-2") == 5)
+        policy.write_text(valid[:-2])
+        wait_for("the warning", lambda: "stay as they are until it is corrected" in caplog.text)
+        assert score(pinned, "u-2") == 5
+        policy.write_text(valid.replace("5", "8"))
+        wait_for("the scores of the corrected file", lambda: score(pinned, "u-2") == 8)
+    policy.write_text(valid[:-2])
+    with pytest.raises(PolicyError, match=r"five\.toml"), serving(pinned):
+        pass
 
 
 def test_an_erasure_reaches_a_pinned_policy(served: Settings, pinned: Settings) -> None:
