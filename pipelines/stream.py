@@ -229,7 +229,7 @@ class _RefreshLoop:
             derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
         except BaseException as error:
             self._publisher.add(None)  # the affected users are unknown
-            if isinstance(error, PolicyError) and self._has_derived:  # a file that somebody is editing ends no ingest
+            if isinstance(error, PolicyError) and self._has_derived:  # an edit of a file ends no ingest
                 raise TransientError(f"{error}; scores stay as they are until it is corrected") from error
             raise
         self._has_derived = True
