@@ -33,6 +33,7 @@ from tests.emit.test_producer import read_topic
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.share import count
 from tests.test_crashes import environment
 from tests.test_feed import opened, record
 from tests.test_stream import THREE, activate, score, streaming
@@ -267,13 +268,14 @@ def test_a_plain_consumer_rebuilds_reputation_after_kills(
         "KARMALAKE_FEED_TOPIC": settings.feed.topic,
         "KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS": "0.2",
     }
-    for kill in range(4):
-        send(settings, valid_records(rng.sample(range(10_000), 400)))
+    kills = count(3, 100)
+    for kill in range(kills + 1):
+        send(settings, valid_records(rng.sample(range(100_000), 400)))
         before = _relayed_records(settings)
         started = Started([*KARMALAKE, "stream"], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL)
         with ended(started) as process:
             wait_for("changes on the topic", lambda before=before: _relayed_records(settings) > before)
-            process.send_signal(signal.SIGKILL if kill < 3 else signal.SIGTERM)
+            process.send_signal(signal.SIGKILL if kill < kills else signal.SIGTERM)
             process.wait(PATIENCE_SECONDS)
     assert rebuilt_from(settings) == reputation(settings)
     assert len(rebuilt_from(settings)) == 7
