@@ -388,7 +388,7 @@ def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot", "pipelines.drain.create_lake"])
+@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot_without_feed", "pipelines.drain.create_lake"])
 def test_temporary_errors_end_nothing(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str, outage: Exception
 ) -> None:

@@ -4,15 +4,17 @@ import threading
 from pathlib import Path
 
 import pytest
+import redis
 
 from pipelines.bus.topics import ensure_topic
 from pipelines.errors import TransientError
 from pipelines.notify.branch import Reports
-from pipelines.notify.run import notify
+from pipelines.notify.rule_file import load_rules
+from pipelines.notify.run import notify, plans
 from pipelines.settings import KafkaSettings, Settings
 from tests.draining import send, send_to, valid_records
 from tests.notify.conftest import WriteRules
-from tests.notify.notifiers import command, lag, webhook
+from tests.notify.notifiers import command, lag, stream, webhook
 from tests.notify.receiver import Receiver
 from tests.services.process import ended
 from tests.services.requirements import require
@@ -69,12 +71,13 @@ def test_a_damaged_batch_delays_its_own_topic_partition(
     assert "e-149" not in receiver.keys
 
 
-def test_a_stop_while_no_broker_responds_is_no_outage(tmp_path: Path) -> None:
+def test_a_stop_while_no_broker_responds_is_no_outage(tmp_path: Path, write_rules: WriteRules) -> None:
     """A signal at the start ends the command cleanly, even if the brokers do not respond; otherwise it is an outage."""
     kafka = KafkaSettings(bootstrap_servers="127.0.0.1:9", request_timeout_seconds=1)
     settings, stopping = Settings(data_dir=tmp_path, kafka=kafka), threading.Event()
     reports = Reports(*[lambda *_: None] * 4)
+    planned = plans(load_rules(write_rules(stream("ops", "notes"))), settings, redis.Redis)
     with pytest.raises(TransientError):
-        notify(settings, [], stopping, reports)
+        notify(settings, planned, stopping, reports)
     stopping.set()
-    notify(settings, [], stopping, reports)
+    notify(settings, planned, stopping, reports)
