@@ -139,12 +139,19 @@ def _open(file: Path) -> sqlite3.Connection:
 
 def _connect(file: Path) -> sqlite3.Connection:
     database = sqlite3.connect(file, timeout=_BUSY_SECONDS, check_same_thread=False)
+    try:
+        _prepare(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     (found,) = database.execute("PRAGMA user_version").fetchone()
     if found not in {0, FEED_STATE.number}:
-        database.close()
         raise sqlite3.DatabaseError(f"format {found}")
     if not found:
         database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FEED_STATE.number}; COMMIT")
-    return database
