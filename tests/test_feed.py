@@ -173,6 +173,7 @@ def rows_by_number(settings: Settings) -> list[dict[str, Any]]:
     return sorted((row for part in read_changes(table, 0) for row in part.to_pylist()), key=lambda row: row["number"])
 
 
+@pytest.mark.slow
 def test_causes_of_changes(settings: Settings, tmp_path: Path) -> None:
     """Events by their ids, newest last; and where none is: the window moved, a penalty expired, another policy."""
     rules = Policy.model_validate(_EXPIRING)

@@ -189,6 +189,7 @@ def test_a_frame_of_pandas_is_loaded(busless: Settings) -> None:
     assert query(busless, "SELECT user_id FROM events") == [("31234567890",)]
 
 
+@pytest.mark.slow
 def test_a_frame_has_the_name_that_it_is_given(busless: Settings, tmp_path: Path) -> None:
     """By which its loads are found; another name is another load of the same events. A path has a name."""
     mapping = replace(_MAPPING, metadata=())

@@ -223,6 +223,7 @@ def shown(run: Run, rules: str, changed: tuple[Path, str], monkeypatch: pytest.M
     return explain_shown
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_settings_is_read_only_if_it_was_in_force(
     shown: Callable[..., Answer], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_pinned_policy_is_not_activated(
     assert "pinned by this configuration, whatever is in force: votes, version 3" in listed
 
 
+@pytest.mark.slow
 def test_a_rollback(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It returns to the policy before, on the record; a dry run changes nothing."""
     monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
@@ -455,6 +457,7 @@ def test_a_diff_shows_gains_losses_and_ranks(run: Run, rules: str, tmp_path: Pat
     assert pl.read_csv(io.StringIO(csv))["user_id"].to_list() == ["max", "ann", "bob"]
 
 
+@pytest.mark.slow
 def test_gates_of_a_diff(run: Run, rules: str, tmp_path: Path) -> None:
     """One that does not hold makes the command fail with its value, in every format; a mistake reads no lake."""
     other = tmp_path / "other.toml"

@@ -29,6 +29,7 @@ def test_a_child_dies_at_the_moment_and_not_before(tmp_path: Path) -> None:
     assert after.read_text() == "['deltalake', 'duckdb', 'numba', 'polars', 'pyarrow'] 1"
 
 
+@pytest.mark.slow
 def test_a_moment_that_never_comes_is_an_error(tmp_path: Path) -> None:
     """A kill at a function that is never called would test nothing."""
     with pytest.raises(AssertionError, match=r"after pathlib:Path\.touch 2: the child ended with 0"):

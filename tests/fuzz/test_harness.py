@@ -106,6 +106,7 @@ def test_every_target_generates_and_mutates_inputs(name: str) -> None:
     assert seeds_of(name)
 
 
+@pytest.mark.slow
 def test_the_target_of_sources_finds_a_lost_event_and_a_lost_fate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that drops an event of a valid neighbour, or forgets a filtered record, is wrong."""
     decode = sources._decoder()

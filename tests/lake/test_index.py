@@ -382,6 +382,7 @@ def test_each_process_has_a_slot_of_its_own(lake: Lake, tmp_path: Path) -> None:
         assert fourth.folder.name == "slot-0"
 
 
+@pytest.mark.slow
 def test_a_dead_process_releases_its_slot(lake: Lake, tmp_path: Path) -> None:
     """After SIGKILL its slot is free."""
     script = (

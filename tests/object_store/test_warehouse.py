@@ -52,6 +52,7 @@ def _cached(cache: Path) -> set[str]:
     return {file.name for file in cache.rglob("*.duckdb")}
 
 
+@pytest.mark.slow
 def test_another_machine_opens_what_was_published(busless: Settings, uri: str, cache: Path) -> None:
     """Scores come from a private cache, events from S3; a refresh downloads what changed, an open handle keeps the old.
 
@@ -78,6 +79,7 @@ def test_another_machine_opens_what_was_published(busless: Settings, uri: str, c
     assert {folder.stat().st_mode & 0o077 for folder in cache.rglob("*") if folder.is_dir()} == {0}
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_downloaded(
     busless: Settings, uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +107,7 @@ def _record(monkeypatch: pytest.MonkeyPatch, module: object, name: str, note: Ca
     monkeypatch.setattr(module, name, lambda *arguments: (note(*arguments), function(*arguments))[1])
 
 
+@pytest.mark.slow
 def test_a_killed_upload_shows_nothing(busless: Settings, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the pointer is written, readers have the publication before; the next upload is whole (`atomic`)."""
     _load(busless, "a")
@@ -127,6 +130,7 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_files_that_are_removed_during_a_download(busless: Settings, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The download starts again with the files that replaced them; files that never come are an outage."""
     _load(busless, "a")
@@ -148,6 +152,7 @@ def test_files_that_are_removed_during_a_download(busless: Settings, uri: str, m
         open_warehouse(uri)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_warehouse", [True, False])
 def test_an_erasure_removes_earlier_publications(busless: Settings, uri: str, has_warehouse: bool) -> None:
     """At once, also from a machine without a warehouse (`erasable`)."""
@@ -162,6 +167,7 @@ def test_an_erasure_removes_earlier_publications(busless: Settings, uri: str, ha
         assert warehouse.sql(_USERS)["user_id"].to_list() == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_old_files_are_removed(busless: Settings, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of earlier publications, and of an upload that was killed, once they are older than a download takes."""
     _load(busless, "a")
@@ -174,6 +180,7 @@ def test_old_files_are_removed(busless: Settings, uri: str, monkeypatch: pytest.
     assert _files(uri) == {*read_publication(uri).paths(), "published.json"}
 
 
+@pytest.mark.slow
 def test_nothing_to_open(uri: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each mistake is a sentence that names the address and the setting, and never asks a reader to ingest."""
     bucket = f"s3://{BUCKET}"
@@ -197,6 +204,7 @@ def _refusal(uri: str, expected: type[KarmalakeError] = UsageError) -> str:
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_warehouse_of_another_release(busless: Settings, uri: str) -> None:
     """A newer one and an older one name the release that wrote them; the publisher's next one replaces it."""
     _load(busless, "a")

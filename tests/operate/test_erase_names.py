@@ -92,6 +92,7 @@ def _assert_same_as_rebuilt(settings: Settings) -> None:
     assert refreshed == rows(settings.warehouse_path)
 
 
+@pytest.mark.slow
 def test_one_pseudonym_stands_for_the_person(lake: Settings) -> None:
     """Ratings count for the same raters as before, no file holds a user_id, and scores of others do not change."""
     before = _scores(lake)
@@ -110,6 +111,7 @@ def test_one_pseudonym_stands_for_the_person(lake: Settings) -> None:
     assert erase_without_documents(lake, ["rider-one"]).rows.named_by_others == 0
 
 
+@pytest.mark.slow
 def test_a_policy_that_names_the_person(lake: Settings, tmp_path: Path) -> None:
     """What an erasure does not reach names the pseudonym to write instead; with it, scores of others do not change."""
     file = tmp_path / "trusting.toml"
@@ -131,6 +133,7 @@ def test_a_policy_that_names_the_person(lake: Settings, tmp_path: Path) -> None:
     assert not [line for line in list_unreached(settings, Mentions()) if "raters.seeds" in line]
 
 
+@pytest.mark.slow
 def test_later_events_get_the_same_pseudonym(lake: Settings) -> None:
     """The same events read again are duplicates, another payload is a conflict, and a new event names the pseudonym.
 
@@ -162,6 +165,7 @@ def test_an_index_that_is_behind_or_lost_has_the_replaced_events(lake: Settings)
     assert _load(lake, [*_FEEDBACK, ("x2", "driver-0", "Other", 1, "1", None)])["duplicates"] == len(_FEEDBACK)
 
 
+@pytest.mark.slow
 def test_a_key_that_becomes_personal_later(tmp_path: Path) -> None:
     """Verification reports names of users who were erased before; the next erasure replaces them, also in caches."""
     before, now = _settings(tmp_path), _settings(tmp_path, "rater_id")
@@ -177,6 +181,7 @@ def test_a_key_that_becomes_personal_later(tmp_path: Path) -> None:
     assert holding(now.data_dir, ["rider-one"]) == {}
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_names_are_replaced(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a kill at each commit the lake reconciles, and the next erasure replaces the names (`atomic`)."""
     for when in ("before", "after"):

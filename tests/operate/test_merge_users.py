@@ -52,6 +52,7 @@ def scores(settings: Settings) -> dict[str, int]:
         return dict(warehouse.reputation().select("user_id", "all_time_score").rows())
 
 
+@pytest.mark.slow
 def test_a_merge_is_previewed_and_recorded_once(lake: Settings) -> None:
     """Events keep their user_ids, and count for the remaining account; a repeated command does nothing."""
     found = preview_merge(lake, "ada", "bo", _WHY, "sue")
@@ -69,6 +70,7 @@ def test_a_merge_is_previewed_and_recorded_once(lake: Settings) -> None:
     assert scores(lake) == {"bo": 8, "cem": 2, "gone": 1}
 
 
+@pytest.mark.slow
 def test_chains_and_renames(lake: Settings) -> None:
     """A merged account is merged or renamed further; a rename is taken back by another one."""
     merge_user(lake, "ada", "bo", _WHY)
@@ -84,6 +86,7 @@ def test_chains_and_renames(lake: Settings) -> None:
     assert scores(lake) == {"zoe": 10, "gone": 1}
 
 
+@pytest.mark.slow
 def test_mistakes_are_refused(lake: Settings) -> None:
     """Each mistake has a sentence, and nothing is recorded."""
     erase_without_documents(lake, ["gone"])
@@ -110,6 +113,7 @@ def test_mistakes_are_refused(lake: Settings) -> None:
     assert query(lake, "SELECT count(*) FROM merged_users") == [(1,)]
 
 
+@pytest.mark.slow
 def test_other_commands_know_all_names_of_a_person(lake: Settings) -> None:
     """An adjustment counts once under any of them, a retraction finds its event, an export has everything."""
     adjust(lake, "ada", 5, "waited")
@@ -126,6 +130,7 @@ def test_other_commands_know_all_names_of_a_person(lake: Settings) -> None:
     assert (len(of_ada["events"]), len(of_ada["events_of_others"]), len(of_ada["merged_users"])) == (5, 1, 1)
 
 
+@pytest.mark.slow
 def test_an_erasure_reaches_all_names_of_a_person(lake: Settings) -> None:
     """And the merges themselves; later merges of these user_ids are refused (`erasable`)."""
     merge_user(lake, "ada", "bo", _WHY)

@@ -301,6 +301,7 @@ def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
         assert warehouse.reputation("ann")["last_30_days_score"].to_list() == [3]
 
 
+@pytest.mark.slow
 def test_a_merge_without_a_commit(tmp_path: Path) -> None:
     """It affects both accounts and those whom a rule compares by the former user_id; that one has no row any more."""
     raters = {"a": {"actions": ("Rated",), "keep": "first", "per": "rater_id"}}
@@ -324,6 +325,7 @@ def test_a_merge_without_a_commit(tmp_path: Path) -> None:
         assert warehouse.explain("ann")["event_id"].to_list() == ["e0", "e1"]
 
 
+@pytest.mark.slow
 def test_a_ride_that_names_a_former_user_id(tmp_path: Path) -> None:
     """A completion rule compares resolved values, in a refresh, in a rebuild and in an explanation alike."""
     path, rules = tmp_path / "warehouse.duckdb", policy(completion=GATE)

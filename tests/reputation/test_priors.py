@@ -48,6 +48,7 @@ def averages(rows: pl.DataFrame) -> dict[str, float]:
     return dict(rows.select("user_id", "all_time_rating_average").rows())
 
 
+@pytest.mark.slow
 def test_by_hand(tmp_path: Path) -> None:
     """A user's mean has the prior of the day of the latest rating, in scopes too, and an explanation names it."""
     withdrawn = Event("w", "ann", "Withdrawn", NOW - 3 * DAY // 2, {"target": "ann-5-9.5"})
@@ -88,6 +89,7 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild(
     assert_refreshes_equal_rebuilds(story, policy(measures=LEARNED, **others))
 
 
+@pytest.mark.slow
 def test_who_is_affected(tmp_path: Path) -> None:
     """Midnight changes no one, a rating of the newest day its user only, a late one the users rated after its day."""
     path, rules, commits = tmp_path / "w.duckdb", parse_policy(RULES), [EARLY, *_later()]

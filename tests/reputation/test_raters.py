@@ -63,6 +63,7 @@ HISTORY = [
 ]
 
 
+@pytest.mark.slow
 def test_weights_by_hand(tmp_path: Path) -> None:
     """A rating weighs what its rater is trusted when its day begins, and the mean is that of the weighted ratings.
 
@@ -122,6 +123,7 @@ def test_the_sql_agrees_with_the_naive_implementation(history: list[Event], befo
     assert_agreement(history, parse_policy(RULES), NOW - before)
 
 
+@pytest.mark.slow
 def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
     """Ratings of the newest day are added to it; a late one, a late retraction and a new day rebuild, with a reason.
 
@@ -149,6 +151,7 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
                 )
 
 
+@pytest.mark.slow
 def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
     """The policy names the former user_id, and events have either: every score and weight but the name stays."""
     rules, late = parse_policy(RULES), rated("anna", "dan", 2, 0.3)

@@ -118,6 +118,7 @@ def test_others_are_affected(
     here.assert_rebuilt(rules)
 
 
+@pytest.mark.slow
 def test_events_of_a_merged_account(tmp_path: Path) -> None:
     """They leave the person's score, which the warehouse has under the current user_id."""
     here, rules = Place(tmp_path), policy(completion=GATE)

@@ -166,6 +166,7 @@ def refreshed(draft: Draft, folder: Path, rules: str, *commits: list[Event]) -> 
     return draft.refresh(lake(folder / "lake", commits), parse_policy(rules), AS_OF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [RULES, _DECAYING], ids=["exact", "decaying"])
 def test_a_refresh_publishes_a_value_that_changed(tmp_path: Path, rules: str) -> None:
     """A correction moves a rating to another city; the overall row stays, and the document and the ranks are new."""

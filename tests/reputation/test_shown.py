@@ -145,6 +145,7 @@ _SCENARIOS: dict[str, tuple[list[Event], list[Event], list[tuple[str, str | None
 }
 
 
+@pytest.mark.slow
 def test_points_from_time_have_causes(tmp_path: Path) -> None:
     """Time adds them, an event shares a cap with them, and a late first event moves them."""
     rules = parse_policy(
@@ -220,6 +221,7 @@ def test_a_policy_is_a_cause_after_the_events(tmp_path: Path) -> None:
     assert change.summary().rows() == [("policy", 2, Decimal(20)), ("new event", 1, Decimal(10))]
 
 
+@pytest.mark.slow
 def test_the_causes_of_one_event_are_in_the_order_charged(tmp_path: Path) -> None:
     """An event that counts again, and counts double from then on: first it is reinstated, by the old policy."""
     early, late, _ = _SCENARIOS["a late reinstatement"]
@@ -332,6 +334,7 @@ def test_a_warehouse_explains_what_was_shown(tmp_path: Path) -> None:
             warehouse.explain_shown("ann", since, "2999-01-01")
 
 
+@pytest.mark.slow
 def test_an_account_that_was_merged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A cause of its own, for both user_ids; known-at answers and scores of before stay as they were shown."""
     here = Served(Place(tmp_path), replaced_clock(monkeypatch), VOTES)

@@ -145,6 +145,7 @@ def users_of_days() -> list[Event]:
     return [Event(f"e{n}", f"user-{n}", "Done", NOW - 20 * DAY - n * DAY - DAY // 3) for n in range(30)]
 
 
+@pytest.mark.slow
 def test_midnight_affects_those_who_earn(tmp_path: Path) -> None:
     """The clock alone adds points on their day and takes them from a window; a refresh recomputes these users only.
 

@@ -162,6 +162,7 @@ def test_trust_by_hand(opened: Open) -> None:
     assert rows["average"].to_list()[1:4] == pytest.approx([0.9, 0.2, -0.5])
 
 
+@pytest.mark.slow
 def test_a_ring_that_the_seeds_do_not_rate_weighs_nothing(opened: Open) -> None:
     """Ten honest members in a circle, five who praise each other: without seeds the ring is trusted, from two not.
 

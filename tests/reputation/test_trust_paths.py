@@ -83,6 +83,7 @@ def _strongest(history: list[Event], rater: str) -> list[tuple[Decimal, str]]:
     return [(Decimal(-passed * weight // whole).scaleb(-6), " > ".join(walk)) for passed, walk in found]
 
 
+@pytest.mark.slow
 def test_the_strongest_paths_are_those_of_all_walks(history: list[Event], warehouse: Warehouse) -> None:
     """For every rater and both days: the same paths and parts, which add up to the weight (`explainable`)."""
     paths = 0
