@@ -269,20 +269,19 @@ def test_a_plain_consumer_rebuilds_reputation_after_kills(
         "KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS": "0.2",
     }
     kills = count(3, 100)
-    for kill in range(kills + 1):
-        send(settings, valid_records(rng.sample(range(100_000), 400)))
-        before = _relayed_records(settings)
-        started = Started([*KARMALAKE, "stream"], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL)
-        with ended(started) as process:
-            wait_for("changes on the topic", lambda before=before: _relayed_records(settings) > before)
-            process.send_signal(signal.SIGKILL if kill < kills else signal.SIGTERM)
-            process.wait(PATIENCE_SECONDS)
+    with closing(KafkaConsumer(bootstrap_servers=str(settings.kafka.bootstrap_servers))) as reader:
+        for kill in range(kills + 1):
+            send(settings, valid_records(rng.sample(range(100_000), 400)))
+            before = _relayed_records(reader, settings)
+            started = Started([*KARMALAKE, "stream"], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL)
+            with ended(started) as process:
+                wait_for("changes on the topic", lambda before=before: _relayed_records(reader, settings) > before)
+                process.send_signal(signal.SIGKILL if kill < kills else signal.SIGTERM)
+                process.wait(PATIENCE_SECONDS)
     assert rebuilt_from(settings) == reputation(settings)
     assert len(rebuilt_from(settings)) == 7
 
 
-def _relayed_records(settings: Settings) -> int:
-    consumer = KafkaConsumer(bootstrap_servers=str(settings.kafka.bootstrap_servers))
-    with closing(consumer):
-        partitions = consumer.partitions_for_topic(settings.feed.topic) or ()
-        return sum(consumer.end_offsets([TopicPartition(settings.feed.topic, each) for each in partitions]).values())
+def _relayed_records(reader: KafkaConsumer, settings: Settings) -> int:
+    partitions = reader.partitions_for_topic(settings.feed.topic) or ()
+    return sum(reader.end_offsets([TopicPartition(settings.feed.topic, each) for each in partitions]).values())
