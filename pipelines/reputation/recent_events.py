@@ -27,6 +27,8 @@ RECENT = pl.Schema({"user_id": pl.String, "t": pl.Int64, "cause": pl.String, "ev
 RecentEvents = Callable[[pl.DataFrame], pl.DataFrame]
 """Returns what happened (RECENT) to users since the moments (SINCE)."""
 _NEW, _LEFT, _EXPIRED = "new event", "left the window", "penalty expired"
+_CAUSES = {"suspend": "suspension", "reinstate": "reinstatement"}
+"""Causes by roles of actions; those of others have their names."""
 _FACTS = ["user_id", "event_id", "action_type", "t", "version"]
 
 
@@ -135,11 +137,4 @@ def _expiring(policy: EffectivePolicy) -> set[tuple[str, int]]:
 
 def _causes_of_roles(policy: EffectivePolicy) -> dict[str, str]:
     """Return the cause by the type of action, for those that are rulings."""
-    rules = policy.rules
-    roles = {
-        "suspension": rules.status.suspend,
-        "reinstatement": rules.status.reinstate,
-        "retraction": rules.retraction.actions,
-        "correction": rules.correction.actions,
-    }
-    return {action: cause for cause, actions in roles.items() for action in actions}
+    return {action: _CAUSES.get(role, role) for action, role in policy.rules.roles.items()}

@@ -166,6 +166,17 @@ class Rules(Section):
         return {"rating_average": Measure(formula="mean"), **self.measures}
 
     @property
+    def roles(self) -> dict[str, str]:
+        """The roles of actions that are rulings: `suspend`, `reinstate`, `retraction` or `correction`."""
+        roles = {
+            "suspend": self.status.suspend,
+            "reinstate": self.status.reinstate,
+            "retraction": self.retraction.actions,
+            "correction": self.correction.actions,
+        }
+        return {action: role for role, actions in roles.items() for action in actions}
+
+    @property
     def has_global_prior(self) -> bool:
         """Whether a measure has a prior from all ratings."""
         return any(measure.prior for measure in self.all_measures.values())

@@ -166,14 +166,7 @@ def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _roles(policy: EffectivePolicy) -> list[dict[str, str]]:
-    rules = policy.rules
-    roles = {
-        "suspend": rules.status.suspend,
-        "reinstate": rules.status.reinstate,
-        "retraction": rules.retraction.actions,
-        "correction": rules.correction.actions,
-    }
-    return [{"action_type": action, "role": role} for role, actions in roles.items() for action in actions]
+    return [{"action_type": action, "role": role} for action, role in policy.rules.roles.items()]
 
 
 def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission, Rating | None]]:
