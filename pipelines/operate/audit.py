@@ -3,12 +3,13 @@
 Shares no code with ingest, only the definition of an event: kafka-python's own records instead of whole batches, one
 value at a time instead of columns (`audit_values.py`), Python sets instead of the index, pyarrow on the Parquet files
 instead of views. It is slower accordingly. What a record of another source is, only its source says: its decoder is
-applied to one record at a time.
+applied to some hundred records of a topic partition at a time, in other batches than those of ingest.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -35,6 +36,9 @@ from pipelines.settings import Settings
 
 _MAX_EXAMPLES = 5
 _MAX_EMPTY_POLLS = 20
+_MAX_RECORDS = 500
+_MAX_BYTES = 8 << 20
+"""Records, and bytes of their values, that are mapped together."""
 _PLACE = ["topic_id", "topic_partition", "offset"]
 _COMMIT = ["batch_id", "ranges", "withdrawn"]
 Position = tuple[int, int]
@@ -285,14 +289,23 @@ class _PartitionAuditor:
         """Read the records below the checkpoint `end`, and count what became of them."""
         found = PartitionAudit(self.topic.name, log.partition, log.begin_offset, max(log.begin_offset, end))
         is_changed = self.contents.topics[self.topic_id].read_otherwise(log.partition, self.topic.digest)
-        records = 0
+        records, size = 0, 0
+        mapped: list[_Record] = []
         for record in _records(self.settings, TopicPartition(self.topic.name, log.partition), log.begin_offset, end):
             records += 1
-            self._count(found, record, is_changed)
+            if self._is_mapped(found, record, is_changed):
+                mapped.append(record)
+                size += len(record.value or b"")
+            if len(mapped) == _MAX_RECORDS or size > _MAX_BYTES:
+                self._count_mapped(found, mapped)
+                mapped, size = [], 0
+        if mapped:
+            self._count_mapped(found, mapped)
         found.gaps = found.next_offset - found.first_offset - records
         return found
 
-    def _count(self, found: PartitionAudit, record: _Record, is_changed: Callable[[int], bool]) -> None:
+    def _is_mapped(self, found: PartitionAudit, record: _Record, is_changed: Callable[[int], bool]) -> bool:
+        """Count a record, unless a source maps it: return whether it does, since those are counted together."""
         lake, position = self.contents.topics[self.topic_id], (found.topic_partition, record.offset)
         if position in lake.rejected:
             found.dead_letters += 1
@@ -303,7 +316,8 @@ class _PartitionAuditor:
             found.made += 1
             self._count_own(found, record, lake)
         else:
-            self._count_mapped(found, record, lake)
+            return True
+        return False
 
     def _count_own(self, found: PartitionAudit, record: _Record, lake: _TopicContents) -> None:
         """Count a record of our own contract, which is one event."""
@@ -325,36 +339,44 @@ class _PartitionAuditor:
         else:
             found.lose(record.offset)
 
-    def _count_mapped(self, found: PartitionAudit, record: _Record, lake: _TopicContents) -> None:
-        """Count a record of another source, decoded on its own, and each of its events."""
-        decoded = self.topic.decode(self._as_row(found.topic_partition, record), None)
+    def _count_mapped(self, found: PartitionAudit, records: Sequence[_Record]) -> None:
+        """Count records of another source, decoded without those before and after them, and each of their events."""
+        rows = pa.Table.from_pylist([self._as_row(found.topic_partition, each) for each in records], RECORD)
+        decoded = self.topic.decode(rows, None)
         found.filtered += len(decoded.filtered)
-        found.converted += not len(decoded.filtered)
-        found.made += max(len(decoded.events), len(decoded.rejected))
-        stored = lake.accepted.get((found.topic_partition, record.offset), ())
-        ids, users = (decoded.events[name].to_pylist() for name in ("event_id", "user_id"))
-        for event_id, user_id in zip(ids, users, strict=True):
-            if event_id in stored:
-                found.accepted += 1
-            elif self.contents.is_erased(user_id.encode()):
-                found.erased += 1
-            elif event_id in self.contents.ids:
-                found.duplicate_ids += 1
-            elif lake.is_withdrawn((found.topic_partition, record.offset)):
-                found.withdrawn += 1
-            else:
-                found.lose(record.offset)
-        if len(decoded.rejected) and (
-            (found.topic_partition, record.offset) in lake.erased
-            or self.contents.is_erased(record.key)
-            or self.contents.is_erased_in(record)
-        ):
+        found.converted += len(records) - len(decoded.filtered)
+        events, refused = _by_offset(decoded.events), Counter(decoded.rejected["offset"].to_pylist())
+        for record in records:
+            found.made += max(len(events[record.offset]), refused[record.offset])
+            for event_id, user_id in events[record.offset]:
+                self._count_event(found, record, event_id, user_id)
+            if refused[record.offset]:
+                self._count_refused(found, record)
+
+    def _count_event(self, found: PartitionAudit, record: _Record, event_id: str, user_id: str) -> None:
+        lake, position = self.contents.topics[self.topic_id], (found.topic_partition, record.offset)
+        if event_id in lake.accepted.get(position, ()):
+            found.accepted += 1
+        elif self.contents.is_erased(user_id.encode()):
             found.erased += 1
-        elif len(decoded.rejected):
+        elif event_id in self.contents.ids:
+            found.duplicate_ids += 1
+        elif lake.is_withdrawn(position):
+            found.withdrawn += 1
+        else:
             found.lose(record.offset)
 
-    def _as_row(self, partition: int, record: _Record) -> pa.Table:
-        row = {
+    def _count_refused(self, found: PartitionAudit, record: _Record) -> None:
+        """Count a record that is no event by itself, although the lake has no dead letter of it."""
+        position = (found.topic_partition, record.offset)
+        is_erased = position in self.contents.topics[self.topic_id].erased
+        if is_erased or self.contents.is_erased(record.key) or self.contents.is_erased_in(record):
+            found.erased += 1
+        else:
+            found.lose(record.offset)
+
+    def _as_row(self, partition: int, record: _Record) -> dict[str, Any]:
+        return {
             "topic_id": self.topic_id,
             "topic": self.topic.name,
             "topic_partition": partition,
@@ -364,7 +386,14 @@ class _PartitionAuditor:
             "value": record.value,
             "headers": [{"key": key, "value": value} for key, value in record.headers],
         }
-        return pa.Table.from_pylist([row], RECORD)
+
+
+def _by_offset(events: pa.Table) -> Mapping[int, list[tuple[str, str]]]:
+    """Return event_id and user_id of the events of each record."""
+    found: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for offset, *event in zip(*(events[name].to_pylist() for name in ("offset", "event_id", "user_id")), strict=True):
+        found[offset].append((event[0], event[1]))
+    return found
 
 
 def _records(settings: Settings, place: TopicPartition, first: int, end: int) -> Iterator[_Record]:
