@@ -367,7 +367,7 @@ class _PartitionAuditor:
             found.lose(record.offset)
 
     def _count_refused(self, found: PartitionAudit, record: _Record) -> None:
-        """Count a record that is no event by itself, although the lake has no dead letter of it."""
+        """Count a record that is not a valid event, although the lake has no dead letter of it."""
         position = (found.topic_partition, record.offset)
         is_erased = position in self.contents.topics[self.topic_id].erased
         if is_erased or self.contents.is_erased(record.key) or self.contents.is_erased_in(record):
