@@ -33,7 +33,15 @@ from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.pseudonyms import Replaced, unchanged
-from pipelines.lake.removal import Rewrite, Search, commit_removal, discard_unused, removed_events, rewrite_files
+from pipelines.lake.removal import (
+    Rewrite,
+    Search,
+    commit_removal,
+    discard_unused,
+    matching_files,
+    removed_events,
+    rewrite_files,
+)
 from pipelines.lake.table_files import File, list_files
 from pipelines.lake.tables import (
     ERASED,
@@ -254,7 +262,7 @@ class _ConflictSearch:
     orphaned: pa.ChunkedArray
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
-        return _matching(self, "conflicts", paths)
+        return matching_files(self, "conflicts", paths, _MATCHED_COLUMNS["conflicts"])
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         orphaned = pc.is_in(rows["event_id"], value_set=self.orphaned).combine_chunks()
@@ -281,16 +289,10 @@ class _ChangeSearch:
     tombstones: Tombstones
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
-        return _matching(self, "score_changes", paths)
+        return matching_files(self, "score_changes", paths, _MATCHED_COLUMNS["score_changes"])
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         return self.tombstones.match_users(rows["user_id"])
-
-
-def _matching(search: Search, name: str, paths: Sequence[str]) -> list[str]:
-    """Return the files of a table with rows that a search matches; only the columns that decide it are read."""
-    matched = ((path, search.match(read_rows(name, path, _MATCHED_COLUMNS[name]))) for path in paths)
-    return [path for path, rows in matched if pc.any(rows).as_py()]
 
 
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:

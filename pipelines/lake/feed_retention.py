@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.errors import TransientError
-from pipelines.lake.removal import commit_removal, discard_unused, rewrite_files
+from pipelines.lake.removal import commit_removal, discard_unused, matching_files, rewrite_files
 from pipelines.lake.score_changes import read_relayed
 from pipelines.lake.table_files import list_files
 from pipelines.lake.tables import SCORE_CHANGES, Lake, data_files, read_rows
@@ -69,7 +69,7 @@ class _OldChanges:
     numbers: pa.ChunkedArray
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
-        return [path for path in paths if pc.any(self.match(read_rows(_TABLE, path, ["number"]))).as_py()]
+        return matching_files(self, _TABLE, paths, ["number"])
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         return pc.is_in(rows["number"], value_set=self.numbers).combine_chunks()

@@ -39,6 +39,12 @@ class Search(Protocol):
         ...
 
 
+def matching_files(search: Search, table: str, paths: Sequence[str], columns: list[str]) -> list[str]:
+    """Return the files of a table with rows that a search matches; only the columns that decide it are read."""
+    matched = ((path, search.match(read_rows(table, path, columns))) for path in paths)
+    return [path for path, rows in matched if pc.any(rows).as_py()]
+
+
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """A file that had rows to remove or to replace, what replaces it, and these rows."""
