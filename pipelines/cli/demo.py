@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.bus import show_planted
+from pipelines.cli.explain import last_level
 from pipelines.cli.options import bare_settings
 from pipelines.cli.output import print_document, print_fields, print_line, print_table, print_title, progress
 from pipelines.cli.pipeline import show_check, show_derived, show_drained, show_published
 from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from pipelines.lake.commit import CommitRecord
     from pipelines.settings import Settings
     from pipelines.simulate.simulator import Planted
@@ -168,15 +167,10 @@ def _show_story(settings: "Settings") -> None:
             )
             event = _EVENT_LABELS.get(action, f"a ride, {rating} of 5 stars")
             scores = (each["earned"].sum() for each in (before, after))
-            rows.append((f"{moment:%Y-%m-%d}", event, city, *scores, _level(after)))
+            rows.append((f"{moment:%Y-%m-%d}", event, city, *scores, last_level(after) or "-"))
     print_table(("day", "event", "city", "score before", "after", "level"), rows)
     print_line("Rides while suspended earned no points, and the retracted rating no longer counts.")
     print_line("Completed rides, not shown, earned one point each.")
-
-
-def _level(ledger: "pl.DataFrame") -> str:
-    """Return the level after the last contribution of an explanation."""
-    return ledger.drop_nulls("event_id")["level"].to_list()[-1] or "-"
 
 
 def _suggest_commands() -> None:

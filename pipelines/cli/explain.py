@@ -242,12 +242,17 @@ def print_contributions(rows: Sequence[dict[str, Any]]) -> None:
     _print(columns, cells, numbers=range(3, 7))
 
 
+def last_level(ledger: "pl.DataFrame") -> str | None:
+    """Return the level after the last contribution of an explanation; None below the first one."""
+    return ledger.drop_nulls("event_time")["level"].to_list()[-1]
+
+
 def _print_level(levels: "Mapping[str, Level]", ledger: "pl.DataFrame") -> None:
     """Print the level after the last event, and what the next one needs; nothing without levels, or if it is hidden."""
     if not levels or "hidden" in ledger["reason"]:
         return
     names = [None, *levels]
-    held = ledger.drop_nulls("event_time")["level"].to_list()[-1]
+    held = last_level(ledger)
     sentence = f"  level: {held or 'none'}"
     if (number := names.index(held) + 1) < len(names):
         name = list(levels)[number - 1]
