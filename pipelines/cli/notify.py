@@ -12,7 +12,7 @@ from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelines.errors import TransientError
-    from pipelines.notify.branch import DeliveryCounts, Plan
+    from pipelines.notify.branch import DeliveryCounts
 
 
 def notify(
@@ -41,7 +41,8 @@ def notify(
     if path is None:
         raise ConfigurationError("no rule file given: use --rules FILE, or set KARMALAKE_NOTIFY_RULES")
     planned = plans(load_rules(path), settings, lambda: connect(settings.redis))
-    names, topics = (", ".join(dict.fromkeys(found)) for found in _named(planned))
+    names = ", ".join(plan.name for plan in planned)
+    topics = ", ".join(dict.fromkeys(plan.kafka.topic for plan in planned))
     if check:
         print_line(f"{path} is valid; destinations: {names}")
         return
@@ -56,11 +57,6 @@ def notify(
         )
         run(settings, planned, stopping, reports)
     print_line("stopped; undelivered notifications are delivered at the next start")
-
-
-def _named(planned: "list[Plan]") -> "tuple[list[str], list[str]]":
-    """Return the destinations and the topics of plans."""
-    return [plan.name for plan in planned], [plan.kafka.topic for plan in planned]
 
 
 def _print_done(destination: str, done: "DeliveryCounts") -> None:
