@@ -32,23 +32,42 @@ class Closable(Protocol):
 O = TypeVar("O", bound=Closable)  # noqa: E741
 
 
-def deliver_until(
-    open_outbox: Callable[[], O],
-    deliver: Callable[[O], None],
-    doing: str,
-    stopping: threading.Event,
-    committed: threading.Event,
-    report_outage: OnOutage,
-) -> None:
-    """Deliver whenever `committed` is set, and every 10 s, until `stopping` is set; set both to end it at once.
+@contextmanager
+def delivering(
+    name: str, open_outbox: Callable[[], O], deliver: Callable[[O], None], doing: str, report_outage: OnOutage
+) -> Generator[Callable[[], None]]:
+    """Deliver in a thread until the block ends, and then a last time; yield the function to call after a commit.
+
+    The thread looks for commits of other processes every 10 s. It ends with the block and not with the signal that
+    ends the process: what the block commits after that signal is delivered too.
 
     open_outbox: called until it succeeds. deliver: delivers what is pending in it. doing: both, in messages.
     A failure is reported to `report_outage` and retried after 2 s, doubling up to 60 s; a success reports None.
     """
+    committed, ended = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1, name) as pool:
+        running = pool.submit(_deliver_until, ended, committed, open_outbox, deliver, doing, report_outage)
+        try:
+            yield committed.set
+        finally:
+            ended.set()
+            committed.set()
+        running.result()
+
+
+def _deliver_until(
+    ended: threading.Event,
+    committed: threading.Event,
+    open_outbox: Callable[[], O],
+    deliver: Callable[[O], None],
+    doing: str,
+    report_outage: OnOutage,
+) -> None:
+    """Deliver whenever `committed` is set, until `ended` is set; set both to end it at once."""
     outbox: O | None = None
-    delay, ending = _RETRY_SECONDS, False
-    while not ending:
-        ending = stopping.is_set()
+    delay, last = _RETRY_SECONDS, False
+    while not last:
+        last = ended.is_set()
         committed.clear()
         try:
             outbox = outbox or open_outbox()
@@ -57,30 +76,14 @@ def deliver_until(
             if is_termination(error):
                 raise
             report_outage(_log_outage(error, doing, delay))
-            stopping.wait(delay)
+            ended.wait(delay)
             delay = min(2 * delay, _MAX_RETRY_SECONDS)
         else:
             report_outage(None)
             delay = _RETRY_SECONDS
-            committed.wait(0 if ending else _POLL_SECONDS)
+            committed.wait(0 if last else _POLL_SECONDS)
     if outbox:
         outbox.close()
-
-
-@contextmanager
-def delivering(
-    name: str, deliver: Callable[[threading.Event], None], stopping: threading.Event
-) -> Generator[threading.Event]:
-    """Run `deliver` in a thread until the block ends and `stopping` is set; yield the event that wakes it."""
-    new = threading.Event()
-    with ThreadPoolExecutor(1, name) as pool:
-        running = pool.submit(deliver, new)
-        try:
-            yield new
-        finally:
-            stopping.set()
-            new.set()
-        running.result()
 
 
 def _log_outage(error: BaseException, doing: str, delay: float) -> KarmalakeError:

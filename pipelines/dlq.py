@@ -12,7 +12,6 @@ with the setting on copies only what is committed from then on.
 # (pyarrow.compute creates its functions at import)
 
 import logging
-import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.best_effort import best_effort
-from pipelines.delivery import OnOutage, deliver_until
 from pipelines.emit.copies import MAX_HEADERS, RESERVED_PREFIX, Copy, CopyCounts, CopyWriter, connect_copy_writer
 from pipelines.emit.producer import Record
 from pipelines.errors import KarmalakeError
@@ -138,7 +136,9 @@ def _bus_names(settings: Settings) -> list[str]:
     return [settings.kafka.topic] if settings.queue.kind else list(topic_sources(settings))
 
 
-def _describe_copies(settings: Settings) -> str:
+def describe_copies(settings: Settings) -> str:
+    """Return what copying does, for messages."""
+    """Return what copying does, for messages."""
     return f"copying dead letters to {', '.join(f'{name}.dlq' for name in _bus_names(settings))}"
 
 
@@ -174,31 +174,13 @@ def copying_on_exit(settings: Settings) -> Generator[None]:
         yield
         return
     ensure_copy_checkpoints(settings)
-    copy = best_effort(_copy_once, _describe_copies(settings))
+    copy = best_effort(_copy_once, describe_copies(settings))
     try:
         yield
     except KarmalakeError:
         copy(settings)
         raise
     copy(settings)
-
-
-def copy_until(
-    settings: Settings,
-    stopping: threading.Event,
-    committed: threading.Event,
-    report: OnProgress,
-    report_outage: OnOutage,
-) -> None:
-    """Copy whenever `committed` is set, until `stopping` is set, like `deliver_until`."""
-    deliver_until(
-        lambda: open_dead_letter_topics(settings),
-        lambda topics: topics.copy_pending(report),
-        _describe_copies(settings),
-        stopping,
-        committed,
-        report_outage,
-    )
 
 
 def _copy_once(settings: Settings) -> None:

@@ -14,7 +14,6 @@ user, so does the relay, after the change. After a kill of the relay at that mom
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ import pyarrow.compute as pc
 from pipelines.best_effort import best_effort
 from pipelines.bus.clients import translate_errors
 from pipelines.bus.topics import ensure_compacted_topic, topic_exists
-from pipelines.delivery import deliver_until, delivering
+from pipelines.delivery import delivering
 from pipelines.emit.producer import BulkProducer, Record, produce_records
 from pipelines.errors import ConfigurationError
 from pipelines.ingest.sources import topic_sources
@@ -121,9 +120,7 @@ def open_feed_topic(settings: Settings) -> FeedTopic:
 
 
 @contextlib.contextmanager
-def relayed_feed(
-    settings: Settings, stopping: threading.Event, on_relayed: OnRelayed, on_iteration: OnIteration
-) -> Generator[Callable[[], None]]:
+def relayed_feed(settings: Settings, on_relayed: OnRelayed, on_iteration: OnIteration) -> Generator[Callable[[], None]]:
     """Relay the feed in a thread, if enabled, a last time on exit; yield the function to call after a publication.
 
     Raises ConfigurationError if the topic is one that is ingested.
@@ -135,15 +132,14 @@ def relayed_feed(
     report = best_effort(on_relayed, "reporting the feed")
     report_outage = partial(best_effort(on_iteration, "reporting a turn of the feed"), "feed")
 
-    def relay(new: threading.Event) -> None:
-        doing = f"relaying the feed to {settings.feed.topic}"
-        deliver_until(
-            lambda: open_feed_topic(settings), lambda topic: topic.relay_pending(report), doing, stopping, new,
-            report_outage,
-        )  # fmt: skip
-
-    with delivering("feed", relay, stopping) as new:
-        yield new.set
+    with delivering(
+        "feed",
+        lambda: open_feed_topic(settings),
+        lambda topic: topic.relay_pending(report),
+        f"relaying the feed to {settings.feed.topic}",
+        report_outage,
+    ) as changed:
+        yield changed
 
 
 def feed_topic_exists(settings: Settings) -> bool:

@@ -37,7 +37,7 @@ def ingest(
     Temporary errors are retried (`is_transient`); any other is raised. Callbacks run in the threads of the loops;
     errors that they raise are logged.
     """
-    with copied_dead_letters(settings, stopping, on_copied, on_iteration) as letters_committed:
+    with copied_dead_letters(settings, on_copied, on_iteration) as letters_committed:
 
         def report(record: CommitRecord) -> None:
             on_commit(record)
@@ -72,7 +72,7 @@ def ingest_until(
 
 @contextmanager
 def copied_dead_letters(
-    settings: Settings, stopping: threading.Event, on_copied: dlq.OnProgress, on_iteration: OnIteration
+    settings: Settings, on_copied: dlq.OnProgress, on_iteration: OnIteration
 ) -> Generator[OnCommit]:
     """Copy dead letters in a thread, if enabled, a last time on exit; yield the function to call after each commit."""
     if not settings.ingest.publish_dead_letters:
@@ -81,6 +81,11 @@ def copied_dead_letters(
     dlq.ensure_copy_checkpoints(settings)
     on_copied = best_effort(on_copied, "reporting copies of dead letters")
     on_iteration = best_effort(on_iteration, "reporting a turn of the copies")
-    copy = partial(dlq.copy_until, settings, stopping)
-    with delivering("dlq", lambda new: copy(new, on_copied, partial(on_iteration, "dlq")), stopping) as new:
-        yield lambda record: new.set() if record.total("dead_letters") else None
+    with delivering(
+        "dlq",
+        lambda: dlq.open_dead_letter_topics(settings),
+        lambda topics: topics.copy_pending(on_copied),
+        dlq.describe_copies(settings),
+        partial(on_iteration, "dlq"),
+    ) as committed:
+        yield lambda record: committed() if record.total("dead_letters") else None

@@ -70,8 +70,8 @@ def stream(
     """
     with (
         _switching_often(),
-        copied_dead_letters(settings, stopping, on_copied, on_iteration) as letters_committed,
-        relayed_feed(settings, stopping, on_relayed, on_iteration) as changed,
+        copied_dead_letters(settings, on_copied, on_iteration) as letters_committed,
+        relayed_feed(settings, on_relayed, on_iteration) as changed,
         _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
     ):
 
@@ -96,7 +96,7 @@ def serve(
     """
     with (
         _switching_often(),
-        relayed_feed(settings, stopping, on_relayed, on_iteration) as changed,
+        relayed_feed(settings, on_relayed, on_iteration) as changed,
         _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
     ):
         retries = Retries("follow", stopping, on_iteration)
@@ -138,29 +138,32 @@ def _switching_often() -> Generator[None]:
 def _refreshed(
     settings: Settings, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
 ) -> Generator[Callable[[], None]]:
-    """Refresh in a thread, a last time on exit; yield the function to call after each commit."""
-    committed = threading.Event()
+    """Refresh in a thread, a last time on exit; yield the function to call after each commit.
+
+    The thread ends with the block, not when `stopping` is set: the last turn also has what is committed after that.
+    """
+    committed, ended = threading.Event(), threading.Event()
     on_refresh = best_effort(on_refresh, "reporting a refresh")
     on_iteration = best_effort(on_iteration, "reporting a turn of the refresh")
     with ThreadPoolExecutor(1, "refresh") as pool:
-        refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_iteration)
+        refreshing = pool.submit(_refresh_loop, settings, ended, committed, on_refresh, on_iteration)
         refreshing.add_done_callback(lambda _: stopping.set())
         try:
             yield committed.set
         finally:
-            stopping.set()
+            ended.set()
             committed.set()
         refreshing.result()
 
 
 def _refresh_loop(
     settings: Settings,
-    stopping: threading.Event,
+    ended: threading.Event,
     committed: threading.Event,
     on_refresh: OnRefresh,
     on_iteration: OnIteration,
 ) -> None:
-    retries = Retries("refresh", stopping, on_iteration)
+    retries = Retries("refresh", ended, on_iteration)
     with (
         open_draft(settings.warehouse_path) as draft,
         open_digest_cache(settings.published_dir) as digests,
@@ -174,7 +177,7 @@ def _refresh_loop(
         last = False
         while not last:
             committed.wait(max(0.0, refreshing.due - time.monotonic()))
-            last = stopping.is_set()
+            last = ended.is_set()
             committed.clear()
             try:
                 refreshing.turn(last=last)

@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pipelines.dashboard import queries
 from pipelines.emit.producer import BulkProducer
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.feed_relay import RelayProgress, open_feed_topic
+from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
@@ -26,6 +28,7 @@ from pipelines.operate.erase import erase_without_documents
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import FeedSettings, KafkaSettings, Settings
+from pipelines.stream import stream
 from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -280,6 +283,28 @@ def test_a_plain_consumer_rebuilds_reputation_after_kills(
                 process.wait(PATIENCE_SECONDS)
     assert rebuilt_from(settings) == reputation(settings)
     assert len(rebuilt_from(settings)) == 7
+
+
+def test_what_is_refreshed_after_the_signal_is_relayed(fed: Settings) -> None:
+    """`feed-equals-reputation`: the relay ends after the refresh, also if it has a turn between the two."""
+    activate(open_lake(fed.lake_root), THREE)
+    stopping, refreshed, relayed_again, turns = Event(), Event(), Event(), list[RelayProgress]()
+
+    def on_commit(_record: CommitRecord) -> None:
+        assert refreshed.wait(PATIENCE_SECONDS)
+        stopping.set()
+        assert relayed_again.wait(PATIENCE_SECONDS)
+
+    def on_relayed(turn: RelayProgress) -> None:
+        turns.append(turn)
+        assert stopping.wait(PATIENCE_SECONDS)
+        if len(turns) > 1:
+            relayed_again.set()
+
+    send(fed, valid_records(range(7)))
+    stream(fed, stopping, on_commit, lambda *_: refreshed.set(), on_relayed=on_relayed)
+    assert rebuilt_from(fed) == reputation(fed)
+    assert len(rebuilt_from(fed)) == 7
 
 
 def _relayed_records(reader: KafkaConsumer, settings: Settings) -> int:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +19,10 @@ import pytest
 from deltalake.exceptions import DeltaError
 from pydantic import SecretStr
 
+from pipelines import drain
 from pipelines.backfill import backfill
 from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
+from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
@@ -123,6 +126,24 @@ def test_the_end_repeats_a_publication_that_fails_meanwhile(
             stopping.set()
         done.result(PATIENCE_SECONDS)
     assert score(settings, "u-6") == 6
+
+
+def test_what_is_committed_after_the_signal_is_served(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fresh`: the refresh ends after ingest, also if it has turns between the signal and the last commit."""
+    stopping, refreshed, commit_batch = threading.Event(), Semaphore(0), drain.commit_batch
+
+    def commit(*arguments: Any) -> CommitRecord:
+        stopping.set()
+        for _ in range(3):
+            assert refreshed.acquire(timeout=PATIENCE_SECONDS)
+        return commit_batch(*arguments)
+
+    monkeypatch.setattr(drain, "commit_batch", commit)
+    send(streamed, valid_records(range(7)))
+    stream(streamed, stopping, lambda _: None, lambda *_: refreshed.release())
+    assert score(streamed, "u-6") == 3
+    with Warehouse(streamed.warehouse_path) as warehouse:
+        assert warehouse.sql("SELECT count(*) FROM reputation").rows() == [(7,)]
 
 
 @contextmanager
