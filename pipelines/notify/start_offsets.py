@@ -52,17 +52,16 @@ def seek_after_data_loss(reader: Any, checkpoints: Mapping[TopicPartition, int])
 def compaction_losses(place: TopicPartition, expected: int | None, position: int, records: int) -> tuple[Loss, ...]:
     """Return the loss of the offsets in [expected, position) beyond the records read of them; none for a new group.
 
-    Each removed record is an older one of a user with a newer one (or of an erased user), since the topic of the feed is
-    compacted: the newest state of everyone is still on it.
+    The topic of the feed is compacted: a removed record has a newer one of its user there, or the user was erased.
     """
     missing = 0 if expected is None else position - expected - records
     if missing <= 0:
         return ()
     message = (
-        f"{missing:,} changes on {place.topic}-{place.partition} were replaced by newer ones of their users before they "
-        "were read, by the topic's compaction: steps between are not delivered, the newest change of each user is. The "
-        "table score_changes has all of them. Raise min.compaction.lag.ms above the longest time that this destination "
-        "may lag"
+        f"{missing:,} changes on {place.topic}-{place.partition} were replaced by newer ones of their users before "
+        "they were read, by the topic's compaction: steps between are not delivered, the newest change of each user "
+        "is. The table score_changes has all of them. Raise min.compaction.lag.ms above the longest time that this "
+        "destination may lag"
     )
     return (Loss(missing, message),)
 

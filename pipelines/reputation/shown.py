@@ -129,8 +129,8 @@ class ShownChange:
     causes: pl.DataFrame = field(repr=False)
     """A row for each contribution that a cause changed, in the order of events: cause, caused_by (the event, rule,
     policy or merge of users behind it), event_time, committed, event_id, action_type, emission_no, and reason, rating,
-    the rating's weight and prior (null where the policy has none), and earned points before and after. `change` adds up to the difference of the two scores; a score that was not shown
-    counts as 0."""
+    the rating's weight and prior (null where the policy has none), and earned points before and after. `change` adds up
+    to the difference of the two scores; a score that was not shown counts as 0."""
     unread: int
     """How many events, of any user, were in the lake at one of the moments, were withdrawn since, and cannot be read
     any more, because a vacuum has deleted them: what was shown differs by those of this user."""

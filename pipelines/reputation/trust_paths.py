@@ -40,7 +40,7 @@ def trust_paths(
     strongest through another one of those who trust the rater, and a row without a path: all other paths, the trust
     that a seed has from the start, and a weight that is the policy's minimum. The parts of a day add up to the weight.
     user_id: a former one stands for the current one of the person.
-    rater_id: as the ratings name the rater; under a key of `contract.personal_keys`, a former user_id or the current one.
+    rater_id: as the ratings name the rater; of a key in `contract.personal_keys` a former user_id, too.
     Raises UsageError for a policy without weights of raters, and for a rater who has not rated the user.
     """
     raters = policy.at(as_of).rules.raters

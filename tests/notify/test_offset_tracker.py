@@ -140,10 +140,8 @@ class _Reader:
 
     def poll(self, _: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         assert max_records
-        records = [
-            SimpleNamespace(offset=at, partition=0, topic="t", timestamp=0, value=b"", key=b"", headers=())
-            for at in self.polled
-        ]
+        common = {"topic": "t", "partition": 0, "timestamp": 0, "key": b"", "value": b"", "headers": ()}
+        records = [SimpleNamespace(offset=at, **common) for at in self.polled]
         return {TopicPartition("scores", 0): records}
 
     def position(self, _: TopicPartition) -> int:

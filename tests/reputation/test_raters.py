@@ -1,7 +1,6 @@
 """Raters' weights: by hand, against the naive implementation, and a refresh that leaves the rows of a rebuild."""
 
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -168,10 +167,9 @@ def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
         assert before.with_columns(pl.col("user_id").replace("ann", "anna")).equals(after)
     with Warehouse(tmp_path / "1" / "warehouse.duckdb") as warehouse:
         assert "ann" not in warehouse.sql("FROM rater_weights")["user_id"]
-        paths, trust = (
-            [ask(name) for name in ("ann", "anna")]
-            for ask in (partial(warehouse.trust_paths, "dan"), lambda name: warehouse.trend("trust", seeds=f"{name}, eve"))
-        )
+        names = ("ann", "anna")
+        paths = [warehouse.trust_paths("dan", name) for name in names]
+        trust = [warehouse.trend("trust", seeds=f"{name}, eve") for name in names]
         assert paths[0].equals(paths[1])
         assert trust[0].equals(trust[1])
         assert trust[0].filter(pl.col("trust") > 0)["user_id"].to_list()[:1] == ["anna"]
