@@ -110,7 +110,7 @@ class System:
             return set(connection.execute(select(NOTIFICATIONS.c.event_id)).scalars())
 
     def messages(self) -> dict[str, tuple[str, str]]:
-        """Return the drivers who were told of a level, with the text, by event_id."""
+        """Return the messages to drivers about levels, as driver and text, by event_id."""
         with self.engine.connect() as connection:
             return {row.event_id: (row.driver, row.text) for row in connection.execute(select(MESSAGES))}
 

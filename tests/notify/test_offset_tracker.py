@@ -115,7 +115,7 @@ def test_a_destination_of_changes_reports_them() -> None:
 
 
 def _branch(decode: Any, committed: int) -> Any:
-    """Return a branch of one topic partition, whose reader polls what it is told."""
+    """Return a branch of one topic partition, whose reader polls what a test says."""
     reader = _Reader(committed)
     fields = {"reader": reader, "settings": Settings(), "tracker": OffsetTracker(), "counts": DeliveryCounts()}
     plan = Plan("app", RedisStream(kind="redis_stream", key="k"), (), 9, lambda: None, KafkaSettings(), decode)  # type: ignore[arg-type, return-value]

@@ -155,7 +155,7 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
 def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
     """The policy names the former user_id, and events have either: every score and weight but the name stays.
 
-    So may whoever asks for the paths of a rater, or for trust from seeds.
+    So may questions about the paths of a rater, and trust from seeds.
     """
     rules, late = parse_policy(RULES), rated("anna", "dan", 2, 0.3)
     for pairs, history in (([], [*HISTORY, rated("ann", "dan", 2, 0.3)]), ([("ann", "anna")], [*HISTORY, late])):
