@@ -29,7 +29,7 @@ def disagreements(system: System) -> list[str]:
         (len(scored - rated.keys()), "events in the lake belong to no rating"),
         (len(low - notified), "low ratings were not sent to support"),
         (len(notified - low), "ratings sent to support are not low"),
-        (len(_levels_reached(system).items() ^ system.messages().items()), "messages about levels are missing or wrong"),
+        (len(_levels_reached(system).items() ^ system.messages().items()), "messages about levels are wrong"),
         (len(_wrongly_served(system)), "drivers have a reputation that differs from their ratings"),
     ]
     return [f"{count} {problem}" for count, problem in problems if count]
