@@ -104,9 +104,10 @@ def scores(
     name, value = find_value(rules.at(moment), utf8(scope)) if scope and "=" in scope else (scope, None)
     with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         rows = engine.scores(connection, rules, moment, known, name)
-        for sentence in explain_uncounted(connection, rules.at(moment), OF_STEPS):
-            print_warning(f"events that earn nothing: {sentence}")
+        uncounted = explain_uncounted(connection, rules.at(moment), OF_STEPS)
     write(rows if value is None else rows.filter(rows["value"] == value), form, output)
+    for sentence in uncounted:
+        print_warning(f"events that earn nothing: {sentence}")
 
 
 def sql(
