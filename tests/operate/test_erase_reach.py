@@ -381,7 +381,7 @@ def test_the_unreached_locations_are_named(settings: Settings, tmp_path: Path) -
 
 
 def test_the_command_lists_what_it_did_not_reach(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It exits 2 without a document store; else it tells when bytes are deleted, what remains, and that no row is left."""
+    """Without a document store it exits 2; else it says when bytes are deleted, what remains, or that no row was."""
     assert bus.kafka.bootstrap_servers
     for name, value in {
         "DATA_DIR": str(bus.data_dir),
