@@ -337,7 +337,7 @@ def copy_until(settings: Settings, ended: threading.Event, committed: threading.
         committed,
         lambda: open_dead_letter_topics(settings),
         lambda topics: topics.copy_pending(lambda _: None),
-        "copying",
+        dlq.describe_copies(settings),
         report_outage,
     )
 

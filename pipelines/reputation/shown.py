@@ -279,7 +279,10 @@ def _lake_versions(connection: duckdb.DuckDBPyConnection, *moments: datetime) ->
     if first is None:
         raise UsageError("the lake has no commit, so nothing was shown yet: run `karmalake drain`")
     if first >= since:
-        raise UsageError(f"nothing was shown at {_text(since)}: the first commit is of {_text(first)}; begin after it")
+        raise UsageError(
+            f"nothing was shown at {_text(since)}: the first commit is of {_text(first)}; begin after it, or compare "
+            "event times, as known now: `karmalake explain --from`, explain_change()"
+        )
     return [version for version, _ in found]
 
 
