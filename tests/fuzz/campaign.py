@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from tests.fuzz.finding import Finding, is_new, last_stack, place_of, save, seeds_of
+from tests.fuzz.finding import Finding, corpus_of, is_new, last_stack, place_of, save, save_to_corpus, seeds_of
 from tests.fuzz.target import Target
 from tests.fuzz.targets import load
 from tests.fuzz.worker import STACK_SIGNAL, Shared, Worker, shrink
@@ -116,6 +116,7 @@ class Campaign:
             case "kept":
                 self.corpus.append(content[0])
                 self.features |= content[1]
+                save_to_corpus(content[0], self.name, self.folder)
             case "finding":
                 self._keep(content)
             case _:
@@ -309,7 +310,8 @@ def _run(name: str, seconds: float, folder: Path, seed: int) -> Report:
         target = load(name)
     except Exception:  # noqa: BLE001 - a target that cannot be imported is a finding, and the others run
         return Report(name, findings=[traceback.format_exc()])
-    return Campaign(name, target, folder, seeds_of(name), seed).run(seconds)
+    seeds = seeds_of(name) + corpus_of(name, folder, random.Random(seed))
+    return Campaign(name, target, folder, seeds, seed).run(seconds)
 
 
 def main() -> None:
