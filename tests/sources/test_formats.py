@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import re
+import struct
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from pipelines.errors import UsageError
 from pipelines.inputs import find_files
 from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.options import ReadOptions
-from pipelines.sources.rows import describe
+from pipelines.sources.rows import count_rows, describe
 from pipelines.sources.times import read_file_times
 
 _MAPPING = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"), ("buyer", "buyer")))
@@ -147,6 +148,25 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes],
         path.write_bytes(damage(compress(_CSV.encode())))
         with pytest.raises(UsageError, match=r"cannot be decompressed: .*damaged or cut off"):
             _events(path)
+
+
+def _with_an_invalid_name(archive: bytes) -> bytes:
+    return archive.replace("ü".encode(), b"\xff\xff")
+
+
+def _with_a_negative_offset(archive: bytes) -> bytes:
+    """Say in its last bytes that the list of files begins later than it does: the file would begin before 0."""
+    return archive[:-6] + struct.pack("<L", struct.unpack("<L", archive[-6:-2])[0] + 50) + archive[-2:]
+
+
+@pytest.mark.parametrize("damage", [_with_an_invalid_name, _with_a_negative_offset])
+def test_a_damaged_zip_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """A name that is no text, a place before the file: one message for every question about the file."""
+    path = tmp_path / "a.csv.zip"
+    path.write_bytes(damage(_zipped({"ü.csv": _CSV.encode()})))
+    for ask in (describe, count_rows, _events):
+        with pytest.raises(UsageError, match=r"a\.csv\.zip: cannot be unpacked: .*unpack it first"):
+            ask(path)
 
 
 def test_an_archive_of_several_files_is_refused(tmp_path: Path) -> None:
