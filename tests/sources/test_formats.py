@@ -161,7 +161,7 @@ def _with_a_negative_offset(archive: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_with_an_invalid_name, _with_a_negative_offset])
 def test_a_damaged_zip_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    """A name that is no text, a place before the file: one message for every question about the file."""
+    """A name that is not valid UTF-8, a place before the file: one message for every question about the file."""
     path = tmp_path / "a.csv.zip"
     path.write_bytes(damage(_zipped({"ü.csv": _CSV.encode()})))
     for ask in (describe, count_rows, _events):
