@@ -29,6 +29,8 @@ from tests.fuzz.worker import STACK_SIGNAL, Shared, Worker, shrink
 
 _PREPARE_SECONDS = 240.0
 """A child may have to compile loops with bounds checks."""
+_MAX_PREPARE_SECONDS = 3 * _PREPARE_SECONDS
+"""While it waits for a CPU."""
 _SHRINK_SECONDS = 8.0
 _COMPILER = "/numba/core/"
 _POLL_SECONDS = 0.1
@@ -218,7 +220,8 @@ class _Child:
                 ready = ready or kind == "ready"
                 on_message(kind, content)
             began = self.shared.began
-            if not ready and time.monotonic() - started > _PREPARE_SECONDS:
+            waited = time.monotonic() - started
+            if not ready and waited > _PREPARE_SECONDS and (waited > _MAX_PREPARE_SECONDS or not self._is_starved()):
                 return Finding(b"", "broken", "the good input has no outcome", self._log_tail())
             took = time.monotonic() - began if ready and began else 0.0
             if took > timeout_factor * self.target.seconds and (took > _PREPARE_SECONDS or not self._is_compiling()):

@@ -242,6 +242,31 @@ def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) 
     assert _events(tmp_path / "b.xlsx") == expected, "the header is below a title"
 
 
+def test_rows_without_a_value_do_not_count(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """As blank lines of CSV: one cell in the last row of a sheet, as a stray key leaves it, is one row, not a million."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    path = tmp_path / "a.xlsx"
+    _write_workbook(path, [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    far = b'<row r="1048576"><c r="A1048576" t="inlineStr"><is><t>s1</t></is></c></row></sheetData>'
+    path.write_bytes(_zipped(members | {name: members[name].replace(b"</sheetData>", far)}))
+    assert count_rows(path) == len(expected) + 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04" + bytes(300), _zipped({"xl/workbook.xml": b"<!DOCTYPE x [<!ENTITY a '1'>]><x>&a;</x>"})]
+)
+def test_a_damaged_workbook_says_what_its_reader_says(tmp_path: Path, content: bytes) -> None:
+    """The error of the library is the reason; only a process that ends without one has crashed."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.xlsx: (?!its reader crashed)"):
+        count_rows(path)
+
+
 def _write_workbook(path: Path, rows: list[list[object]]) -> None:
     """Write a workbook of one sheet: the least that the format takes."""
     cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
@@ -460,3 +485,19 @@ def test_uuid_and_json_of_parquet_are_text(tmp_path: Path, sql: str, text: str) 
         (events,) = read_events(path, ColumnMapping(user, "at", "iso", "A", metadata=metadata))
         assert events["user_id"].to_pylist() == ["s0" if user == "seller" else text]
         assert events["metadata"].to_pylist() == [[(name, text) for name, _ in metadata]]
+
+
+def test_all_data_files_of_a_delta_table_are_read(tmp_path: Path) -> None:
+    """Whatever their names, as its log says; a name that no file can have is an error of the table."""
+    table = tmp_path / "table"
+    write_deltalake(table, _TABLE)
+    [log] = (table / "_delta_log").glob("*.json")
+    [file] = table.glob("*.parquet")
+    file.rename(table / "_a.parquet")
+    log.write_text(log.read_text().replace(file.name, "_a.parquet"))
+    assert find_files([table]) == [str(table / "_a.parquet")]
+    log.write_text(log.read_text().replace("_a.parquet", "a%2500"))
+    with pytest.raises(UsageError, match="has a NUL, which no file name has"):
+        find_files([table])
+    with pytest.raises(UsageError, match="has a NUL, which no file name has"):
+        find_files(["a\0.csv"])
