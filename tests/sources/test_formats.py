@@ -243,7 +243,7 @@ def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) 
 
 
 def test_rows_without_a_value_do_not_count(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
-    """As blank lines of CSV: one cell in the last row of a sheet, as a stray key leaves it, is one row, not a million."""
+    """As blank lines of CSV: a stray cell in the last row of a sheet is one row more, not a million."""
     pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
     path = tmp_path / "a.xlsx"
     _write_workbook(path, [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
