@@ -114,7 +114,8 @@ def sql(
     Accepts one SELECT, which can read only the warehouse and the lake: no files, network or extensions.
     """
     from pipelines.reputation.query_errors import explained  # noqa: PLC0415
-    from pipelines.reputation.warehouse import Access, Warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse_file import Access  # noqa: PLC0415
 
     text = sys.stdin.read() if query == "-" else query
     path = current_settings().warehouse_path

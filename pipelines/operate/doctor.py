@@ -20,7 +20,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import required_extras
 from pipelines.operate.lag.measure import measure_lags, summarize
 from pipelines.refresh import policy_in_force
-from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.read import published
 from pipelines.settings import Settings
 
