@@ -64,10 +64,11 @@ def test_a_damaged_batch_delays_its_own_topic_partition(
             wait_for("all but the damaged one", lambda: len(set(receiver.keys)) == 149, 240)
             send_to(bus, 2, range(300, 310))
             wait_for("the later events", lambda: len(set(receiver.keys)) == 159, 120)
+            assert process.stdout is not None
+            assert any("failed crc check" in line for line in process.stdout)  # waits for the report
             process.terminate()
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
-    assert "failed crc check" in output
     assert "e-149" not in receiver.keys
 
 
