@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from assets.failures import RETRIES, explain_failures, failure
-from assets.partitions import DAYS
+from assets.partitions import asset_by_day
 from assets.resources import NO_CONFIG, Karmalake
 from pipelines.backfill import FileSummary, backfill, day_file, history_rows, summarize_files
 from pipelines.errors import CorruptionError, KarmalakeError, RejectedError, UsageError
@@ -25,11 +25,10 @@ _DAYS_PER_RUN = 30
 _MAX_EXAMPLES = 3
 
 
-@dg.asset(
+@asset_by_day(
+    dg.BackfillPolicy.multi_run(max_partitions_per_run=_DAYS_PER_RUN),
     group_name="lake",
     kinds={"parquet", "deltalake"},
-    partitions_def=DAYS,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=_DAYS_PER_RUN),
     retry_policy=RETRIES,
     config_schema=NO_CONFIG,
 )

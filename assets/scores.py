@@ -13,7 +13,7 @@ import dagster as dg
 
 from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, event_days, events
-from assets.partitions import DAYS
+from assets.partitions import asset_by_day
 from assets.resources import NO_CONFIG, Karmalake
 from assets.upkeep import NIGHTLY
 from pipelines.boundary.text import markdown_code
@@ -101,12 +101,11 @@ def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> 
     return dg.MaterializeResult(metadata={**metadata, **columns})
 
 
-@dg.asset(
+@asset_by_day(
+    dg.BackfillPolicy.single_run(),
     group_name="scores",
     kinds={"duckdb"},
     deps=[event_days],
-    partitions_def=DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=_UPDATED_HOURLY,
     pool=POOL,
     retry_policy=RETRIES,
@@ -124,12 +123,11 @@ def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Kar
         )
 
 
-@dg.asset(
+@asset_by_day(
+    dg.BackfillPolicy.single_run(),
     group_name="scores",
     kinds={"duckdb"},
     deps=[user_days],
-    partitions_def=DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=_UPDATED_HOURLY,
     pool=POOL,
     retry_policy=RETRIES,

@@ -19,7 +19,7 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.refresh import publish_warehouse
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.warehouse import attach
+from pipelines.reputation.warehouse_file import attach
 from pipelines.settings import Settings
 
 USERS, EVENTS = 1_000_000, 5_000_000

@@ -31,7 +31,7 @@ def run(folder: Path) -> None:
 
 
 def _measure(ratings: Path, rounds: int) -> tuple[float, float, int]:
-    names = ",".join(f"user-{number:07}" for number in range(SEEDS))
+    names = [f"user-{number:07}" for number in range(SEEDS)]
     values = {"seeds": names, "damping": 0.15, "rounds": rounds, "since": None, "until": None}
     with connect() as connection:
         define_trust(connection)

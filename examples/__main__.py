@@ -48,6 +48,7 @@ def _run(system: System) -> list[str]:
         [
             ("ratings in the service's table", len(system.ratings())),
             ("low ratings sent to support", len(system.notified())),
+            ("drivers told that they reached a level", len({driver for driver, _ in system.messages().values()})),
             ("documents in Redis", info and info.documents),
             ("staleness, seconds", info and info.staleness_seconds),
         ]

@@ -1,7 +1,9 @@
 """Consistency of the whole system with the service's tables: each rating is scored exactly once, and nothing else."""
 
+import json
 from collections import defaultdict
 from statistics import fmean
+from typing import Any
 
 from deltalake import DeltaTable
 
@@ -27,6 +29,7 @@ def disagreements(system: System) -> list[str]:
         (len(scored - rated.keys()), "events in the lake belong to no rating"),
         (len(low - notified), "low ratings were not sent to support"),
         (len(notified - low), "ratings sent to support are not low"),
+        (len(_levels_reached(system).items() ^ system.messages().items()), "messages about levels are wrong"),
         (len(_wrongly_served(system)), "drivers have a reputation that differs from their ratings"),
     ]
     return [f"{count} {problem}" for count, problem in problems if count]
@@ -46,6 +49,24 @@ def _scored(system: System) -> set[str]:
         return set()
     lake = open_lake(system.settings.lake_root)
     return set(lake.table("events").to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist())
+
+
+def _levels_reached(system: System) -> dict[str, tuple[str, str]]:
+    """Return the drivers whom the feed in the lake shows to have risen to a level, as `System.messages`."""
+    if not DeltaTable.is_deltatable(f"{system.settings.lake_root}/score_changes"):
+        return {}
+    rows = open_lake(system.settings.lake_root).table("score_changes").to_pyarrow_table().to_pylist()
+    told: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        before, after = (json.loads(row[side] or "{}") for side in ("before", "after"))
+        if before and after and before["level"] != after["level"] and _score(before) < _score(after):
+            moment = "".join(filter(str.isalnum, row["as_of"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")))
+            told[f"change-{row['number']}-{moment}"] = row["user_id"], f"You are {after['level']} now"
+    return told
+
+
+def _score(shown: dict[str, Any]) -> int:
+    return shown["all_time_score"]
 
 
 def _wrongly_served(system: System) -> list[str]:

@@ -5,6 +5,7 @@
     PUT  /rides/{ride_id}/rating   {"driver": ..., "rider": ..., "stars": 1 to 5}; idempotent
     GET  /drivers/{driver}         the driver's reputation document from karmalake
     POST /hooks/low-rating         signed webhook of `karmalake notify` for low ratings (notify.toml)
+    POST /hooks/level              the same for drivers who reach a level: "You are gold now"
 """
 
 import hmac
@@ -18,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Column, DateTime, Engine, Integer, MetaData, String, Table, create_engine, select
+from sqlalchemy import Column, DateTime, Engine, Insert, Integer, MetaData, String, Table, create_engine, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from pipelines.emit import outbox
@@ -38,6 +39,13 @@ RATINGS = Table(
 NOTIFICATIONS = Table(
     "notifications", METADATA, Column("event_id", String(128), primary_key=True), Column("text", String(500))
 )
+MESSAGES = Table(
+    "messages",
+    METADATA,
+    Column("event_id", String(128), primary_key=True),
+    Column("driver", String(64)),
+    Column("text", String(500)),
+)
 outbox.outbox_table(METADATA)
 _STARS = range(1, 6)
 
@@ -53,6 +61,14 @@ def rate(engine: Engine, ride: str, rating: dict[str, Any]) -> bool:
         metadata = {"rating": str(stars), "rater_id": rider}
         outbox.add(connection, outbox.Event(f"{ride}/rated", driver, "DriverRated", now, metadata))
     return True
+
+
+def _stored(path: str, notification: dict[str, Any]) -> Insert:
+    """Return the statement that stores a notification of a webhook."""
+    values = {name: notification[name] for name in ("event_id", "text")}
+    if path == "/hooks/level":
+        return MESSAGES.insert().values(**values, driver=notification["user_id"])
+    return NOTIFICATIONS.insert().values(**values)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         self._respond(HTTPStatus.OK if document else HTTPStatus.NOT_FOUND, document or {})
 
     def do_POST(self) -> None:
-        """Store a notification of a low rating, once per event."""
+        """Store a notification of a low rating, or a message to a driver about a level, once per event."""
         content = self.rfile.read(int(self.headers["Content-Length"]))
         signed_content = self.headers["Karmalake-Timestamp"].encode() + b"." + content
         signature = "v1=" + hmac.new(self.secret, signed_content, "sha256").hexdigest()
@@ -93,9 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         notification = json.loads(content)
         try:
             with suppress(IntegrityError), self.engine.begin() as connection:
-                connection.execute(
-                    NOTIFICATIONS.insert().values(event_id=notification["event_id"], text=notification["text"])
-                )
+                connection.execute(_stored(self.path, notification))
         except DBAPIError:
             return self._respond(HTTPStatus.SERVICE_UNAVAILABLE, {})
         return self._respond(HTTPStatus.OK, {})

@@ -15,9 +15,9 @@ from typing import Any, Self
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, func, select
 
-from examples.service import METADATA, NOTIFICATIONS, RATINGS
+from examples.service import MESSAGES, METADATA, NOTIFICATIONS, RATINGS
 from pipelines.bus.topics import ensure_topic
-from pipelines.settings import IngestSettings, RedisSettings, Settings
+from pipelines.settings import FeedSettings, IngestSettings, RedisSettings, ReputationSettings, Settings
 from tests.commands import KARMALAKE, Program
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.ports import free_port
@@ -25,6 +25,7 @@ from tests.services.postgres_server import PostgresServer
 from tests.services.process import Server
 from tests.services.redis_server import RedisServer
 
+_POLICY = "levels-by-city"
 _RULES = Path(__file__).with_name("notify.toml")
 
 
@@ -47,6 +48,8 @@ class System:
                 kafka=self.kafka.settings(topic="ratings", partitions=4),
                 redis=RedisSettings(url=SecretStr(self.redis.url())),
                 ingest=IngestSettings(),
+                reputation=ReputationSettings(policy=_POLICY),
+                feed=FeedSettings(enabled=True),
             )
             ensure_topic(self.settings.kafka)
             self.engine: Engine = create_engine(self.postgres.dsn.replace("postgresql:", "postgresql+psycopg:"))
@@ -82,6 +85,8 @@ class System:
             "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
             "KARMALAKE_KAFKA_TOPIC": self.settings.kafka.topic,
             "KARMALAKE_REDIS_URL": self.redis.url(),
+            "KARMALAKE_REPUTATION_POLICY": _POLICY,
+            "KARMALAKE_FEED_ENABLED": "true",
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "PYTHONUNBUFFERED": "1",
             "SUPPORT_WEBHOOK_SECRET": self._secret(),
@@ -103,6 +108,11 @@ class System:
         """Return the event_ids of the low ratings that support was notified of."""
         with self.engine.connect() as connection:
             return set(connection.execute(select(NOTIFICATIONS.c.event_id)).scalars())
+
+    def messages(self) -> dict[str, tuple[str, str]]:
+        """Return the messages to drivers about levels, as driver and text, by event_id."""
+        with self.engine.connect() as connection:
+            return {row.event_id: (row.driver, row.text) for row in connection.execute(select(MESSAGES))}
 
     def pending(self) -> int:
         """Return the number of events in the outbox."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy
     from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
     from pipelines.reputation.shown import Shown, ShownChange, explain_shown
-    from pipelines.reputation.warehouse import AsOf, Info, Warehouse, open_warehouse
+    from pipelines.reputation.warehouse import AsOf, Warehouse, open_warehouse
+    from pipelines.reputation.warehouse_file import Info
     from pipelines.serving.read import (
         LeaderboardEntry,
         PublishedInfo,
@@ -73,7 +74,8 @@ _MODULES = {
     "pipelines.reputation.policy": ("Policy",),
     "pipelines.reputation.policy_file": ("load_policy", "parse_policy", "shipped_policies"),
     "pipelines.reputation.shown": ("Shown", "ShownChange", "explain_shown"),
-    "pipelines.reputation.warehouse": ("AsOf", "Info", "Warehouse", "open_warehouse"),
+    "pipelines.reputation.warehouse": ("AsOf", "Warehouse", "open_warehouse"),
+    "pipelines.reputation.warehouse_file": ("Info",),
     "pipelines.serving.read": (
         "LeaderboardEntry",
         "PublishedInfo",

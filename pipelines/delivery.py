@@ -46,7 +46,7 @@ def delivering(
     """
     committed, ended = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1, name) as pool:
-        running = pool.submit(_deliver_until, ended, committed, open_outbox, deliver, doing, report_outage)
+        running = pool.submit(deliver_until, ended, committed, open_outbox, deliver, doing, report_outage)
         try:
             yield committed.set
         finally:
@@ -55,7 +55,7 @@ def delivering(
         running.result()
 
 
-def _deliver_until(
+def deliver_until(
     ended: threading.Event,
     committed: threading.Event,
     open_outbox: Callable[[], O],

@@ -22,7 +22,7 @@ from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, create_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.reputation.recent_events import RECENT, SINCE, RecentEvents
 from pipelines.reputation.steps import epoch_us
-from pipelines.reputation.warehouse import Info
+from pipelines.reputation.warehouse_file import Info
 from pipelines.settings import Settings
 
 ShownRows = Callable[[pl.Series | None], pl.DataFrame]

@@ -16,7 +16,7 @@ from pipelines.reputation.policy.numbers import DAY_US, MINUTE_US
 from pipelines.reputation.recent_events import RECENT
 from pipelines.reputation.related_events import has_completions
 from pipelines.reputation.steps import epoch_us
-from pipelines.reputation.warehouse import Info
+from pipelines.reputation.warehouse_file import Info
 
 MAX_CAUSES = 20
 """Causes that a change names, the newest events; the others are counted."""

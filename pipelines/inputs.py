@@ -50,9 +50,16 @@ class InputFile:
 def find_files(addresses: Iterable[str | Path]) -> list[str]:
     """Return the files of addresses: a folder has those in it, a pattern its matches, a Delta table its data files.
 
-    Raises UsageError for an address without files. Hidden files, and those that begin with `_`, do not count.
+    Raises UsageError for an address without files. Hidden files, and those that begin with `_`, do not count, except as
+    data files of a Delta table.
     """
-    return [file for address in map(str, addresses) for file in _files_at(address)]
+    found = [file for address in map(str, addresses) for file in _files_at(address)]
+    for file in found:
+        if "\0" in file:
+            raise UsageError(
+                f"{file!r} has a NUL, which no file name has: correct the address, or export the table again"
+            )
+    return found
 
 
 @contextmanager
@@ -130,9 +137,12 @@ def _delta_files(address: str) -> list[str]:
         features = table.protocol().reader_features or ()
         if set(features) & {"deletionVectors", "columnMapping"}:
             raise UsageError(f"{address}: it has {' and '.join(features)}, which are not read: export it as Parquet")
-        return _some(address, (unquote(uri.removeprefix("file://")) for uri in table.file_uris()))
+        found = sorted(unquote(uri.removeprefix("file://")) for uri in table.file_uris())
     except (DeltaError, OSError) as error:
         raise UsageError(f"{address}: cannot be read as a Delta table: {one_line(error)}") from None
+    if not found:
+        raise UsageError(f"{address}: there are no files")
+    return found
 
 
 def _copy(address: Any, file: BinaryIO) -> None:

@@ -15,7 +15,7 @@ from pipelines.feed import Feed, Record, Shown
 from pipelines.refresh import publish_views
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.draft_tables import DraftTables
-from pipelines.reputation.warehouse import Info
+from pipelines.reputation.warehouse_file import Info
 from pipelines.serving.digest_cache import DigestCache
 from pipelines.serving.publish import PublishResult
 from pipelines.settings import Settings

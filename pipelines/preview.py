@@ -24,7 +24,7 @@ from pipelines.refresh import policy_in_force
 from pipelines.reputation.derive import derive
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.warehouse import attach
+from pipelines.reputation.warehouse_file import attach
 from pipelines.settings import LakeSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_mapped
 

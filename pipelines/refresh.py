@@ -25,7 +25,8 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.recent_events import recent_in_warehouse
 from pipelines.reputation.steps import epoch_us
-from pipelines.reputation.warehouse import Info, Warehouse, attach, stored_info
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.reputation.warehouse_file import Info, attach, stored_info
 from pipelines.reputation.warehouse_upload import upload_warehouse
 from pipelines.serving.digest_cache import DigestCache, open_digest_cache
 from pipelines.serving.publication import Stamp

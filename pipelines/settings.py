@@ -33,7 +33,11 @@ _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"
 _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What the lake's library takes for a separator or an escape in a path, and DuckDB for the end of one."""
-_MESSAGES = {"extra_forbidden": "is not a setting", "model_type": "is a section of settings, not one setting"}
+_MESSAGES = {
+    "extra_forbidden": "is not a setting",
+    "model_type": "is a section of settings, not one setting",
+    "too_short": "is too short: at least 16 characters",  # of a secret, in pydantic's words items
+}
 
 
 def _require_usable(path: str) -> None:

@@ -10,14 +10,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from unittest import mock
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -31,7 +29,6 @@ _NOW = "2026-03-16 08:00:00"
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
 _SECONDS = re.compile(r"^(seconds +)[0-9.]+$", re.MULTILINE)
 _FILES = ("rides.csv", "tips.csv")
-_COLUMNS = 400
 
 
 def page_with_outputs(page: str, folder: Path) -> str:
@@ -55,25 +52,18 @@ def page_with_outputs(page: str, folder: Path) -> str:
 def _inside(folder: Path) -> Iterator[None]:
     """Run commands in a folder, with its settings alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
-    wide = mock.patch.object(output, "out", _HomeConsole(folder, highlight=False, soft_wrap=True, width=_COLUMNS))
-    with mock.patch.dict(os.environ, kept | {"TERM": "dumb"}, clear=True), contextlib.chdir(folder), wide:
+    real: Callable[[Table], None] = output._print_grid  # pyright: ignore[reportPrivateUsage]
+    named = mock.patch.object(output, "_print_grid", lambda grid: _print_home(grid, str(folder), real))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with mock.patch.dict(os.environ, kept | {"TERM": "dumb"}, clear=True), contextlib.chdir(folder), named:
         yield
 
 
-class _HomeConsole(Console):
-    """A console that names a folder `_HOME` in the cells of a table, before their length decides the columns."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        super().__init__(**options)
-        self._folder = str(folder)
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print tables with the other name, and anything else as it is."""
-        tables = [one for one in objects if isinstance(one, Table)]
-        for cell in (cell for table in tables for column in table.columns for cell in column.cells):
-            if isinstance(cell, Text):
-                cell.plain = cell.plain.replace(self._folder, _HOME)
-        super().print(*objects, **options)
+def _print_home(grid: Table, folder: str, real: Callable[[Table], None]) -> None:
+    """Name a folder `_HOME` in the cells of a table, before their length decides the columns."""
+    for cell in (cell for column in grid.columns for cell in column.cells):
+        if isinstance(cell, Text):
+            cell.plain = cell.plain.replace(folder, _HOME)
+    real(grid)
 
 
 def _output(command: str) -> str:
@@ -91,12 +81,12 @@ def _output(command: str) -> str:
 
 
 def _stable(printed: str, folder: Path, began: datetime) -> str:
-    """Return an output without the folder, the time of the run, seconds, and spaces at the end of lines."""
+    """Return an output without the folder, the time of the run and seconds."""
     printed = printed.replace(str(folder), _HOME)
     days = "|".join(sorted({f"{moment:%F}" for moment in (began, datetime.now(UTC))}))
     printed = re.sub(rf"(?:{days}) [0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}(?:\.[0-9]+)?", _NOW, printed)
     printed = _ID.sub("0" * 32, printed)
-    return _SECONDS.sub(r"\g<1>0.41", re.sub(" +$", "", printed, flags=re.MULTILINE))
+    return _SECONDS.sub(r"\g<1>0.41", printed)
 
 
 if __name__ == "__main__":

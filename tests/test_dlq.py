@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
+from pipelines.delivery import OnOutage, deliver_until
 from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_dead_letter_topics
 from pipelines.emit.copies import MAX_HEADERS, CopyCounts, CopyWriter
 from pipelines.emit.producer import Record
@@ -329,6 +330,18 @@ def committed(settings: Settings) -> int:
     return query(settings, "SELECT count(*) FROM events")[0][0]
 
 
+def copy_until(settings: Settings, ended: threading.Event, committed: threading.Event, report_outage: OnOutage) -> None:
+    """Run the loop of the copies."""
+    deliver_until(
+        ended,
+        committed,
+        lambda: open_dead_letter_topics(settings),
+        lambda topics: topics.copy_pending(lambda _: None),
+        dlq.describe_copies(settings),
+        report_outage,
+    )
+
+
 def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any error is reported as an outage of the loop, and retried with growing delays."""
     monkeypatch.setattr("pipelines.delivery._RETRY_SECONDS", 0.01)
@@ -347,7 +360,7 @@ def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeyp
         letters.set()
 
     monkeypatch.setattr(DeadLetterTopic, "copy_pending", fails_at_first)
-    dlq.copy_until(publishing, stopping, letters, lambda _: None, lambda outage: outages.append(str(outage)))
+    copy_until(publishing, stopping, letters, lambda outage: outages.append(str(outage)))
     doing = f"copying dead letters to {publishing.kafka.topic}.dlq failed"
     assert [outage.split("(")[0] for outage in outages[:3]] == [
         f"{doing}: Panic",
@@ -396,7 +409,7 @@ def test_outages_are_retried_with_growing_delays(publishing: Settings, monkeypat
             stopping.set()
 
     monkeypatch.setattr(DeadLetterTopic, "copy_pending", copy)
-    dlq.copy_until(publishing, stopping, committed, lambda _: None, lambda outage: reported.append(outage is not None))
+    copy_until(publishing, stopping, committed, lambda outage: reported.append(outage is not None))
     assert stopping.seconds == [2, 4, 8, 16, 32, 60, 60, 2, 4]
     assert reported == [*[True] * 7, False, True, True, False, False]
     assert committed.seconds == [10, 10, 0]
@@ -407,7 +420,7 @@ def test_a_termination_ends_the_loop(publishing: Settings, monkeypatch: pytest.M
     monkeypatch.setattr(DeadLetterTopic, "copy_pending", raising(KeyboardInterrupt()))
     events = threading.Event(), threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        dlq.copy_until(publishing, *events, lambda _: None, lambda _: None)
+        copy_until(publishing, *events, lambda _: None)
 
 
 @pytest.mark.jvm

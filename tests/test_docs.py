@@ -69,6 +69,7 @@ def _pages(group: Any) -> list[str]:
     ("query", "answer"),
     [
         ("gdpr", "erasure/"),
+        ("right to be forgotten", "erasure/"),
         ("merge users", "support/#merge-my-two-accounts"),
         ("merge accounts", "support/#merge-my-two-accounts"),
         ("join data frame", "notebooks/#join-your-own-data-frame-or-table"),

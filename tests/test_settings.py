@@ -67,6 +67,7 @@ def test_a_file_elsewhere_is_named_by_a_variable(tmp_path: Path) -> None:
         ("KARMALAKE_TOPIC", "t", "KARMALAKE_TOPIC: topic: is not a setting"),
         ("KARMALAKE_KAFKA_TOPIK", "t", "KARMALAKE_KAFKA_TOPIK: kafka.topik: is not a setting"),
         ("KARMALAKE_KAFKA", "t", "KARMALAKE_KAFKA: kafka: is a section of settings, not one setting"),
+        ("KARMALAKE_DASHBOARD_TOKEN", "short", "dashboard.token: is too short: at least 16 characters"),
         ("KARMALAKE_KAFKA_TOPIC", "a b", "KARMALAKE_KAFKA_TOPIC: kafka.topic: String should match pattern"),
         ("KARMALAKE_KAFKA_PARTITIONS", "many", "KARMALAKE_KAFKA_PARTITIONS: kafka.partitions: Input should be a valid"),
         ("KARMALAKE_INGEST_MAX_WAIT_SECONDS", "0", "ingest.max_wait_seconds: Input should be greater than 0"),

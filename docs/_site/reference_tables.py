@@ -12,7 +12,7 @@ from pipelines.lake.tables import COUNTS, TABLES, Snapshot
 from pipelines.reputation.column_help import generic_name, table_descriptions
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.warehouse import attach
+from pipelines.reputation.warehouse_file import attach
 
 Columns = dict[str, str]
 """Types by name, in order."""

@@ -1,9 +1,10 @@
 """All commands, in data flow order."""
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipelines.cli import (
     audit,
@@ -33,8 +34,22 @@ from pipelines.cli import (
 )
 from pipelines.cli.output import print_line
 
+
+class _Commands(TyperGroup):
+    """The commands; one that is in a group is suggested with it: `merge` is `user merge`, not `serve` or `erase`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name = args[0]
+        groups = [group for group, inner in self.commands.items() if name in getattr(inner, "commands", ())]
+        if groups and name not in self.commands:
+            meant = ", ".join(f"'{group} {name}'" for group in groups)
+            ctx.fail(f"No such command '{name}'. Did you mean {meant}?")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="karmalake",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

@@ -85,7 +85,10 @@ def erase(
 
 
 def _print_rows(rows: "ErasureCounts") -> None:
-    print_fields([(name.replace("_", " "), count) for name, count in asdict(rows).items()])
+    counts = asdict(rows)
+    print_fields([(name.replace("_", " "), count) for name, count in counts.items()])
+    if not any(counts.values()):
+        print_warning("the lake has no row of these users: check the spelling, unless they were erased before")
 
 
 def _print_vacuum_delay(retention: float, interval: float) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.highlighter import JSONHighlighter
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.segment import Segments
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -110,15 +110,39 @@ def print_warning(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under column names, with numbers right-aligned; cells wrap on narrow terminals."""
-    out.print(_grid(columns, rows))
+    """Print rows under column names, with numbers right-aligned; on a narrow terminal, cells wrap."""
+    _print_grid(_grid(columns, rows))
 
 
 def print_unfolded_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print like `print_table`, each row on one line whatever the width, so that its ids can be copied."""
-    grid, widest = _grid(columns, rows), out.options.update(max_width=_MAX_WIDTH)
-    width = Measurement.get(out, widest, grid).maximum
-    out.print(Segments(out.render(grid, widest.update(width=width))), end="")
+    _print_unfolded(_grid(columns, rows))
+
+
+def _print_grid(grid: Table) -> None:
+    """Print a grid; its cells fold on a narrow terminal. A pipe has no width: there, each row is one line."""
+    if out.is_terminal:
+        _print_lines(grid, out.options)
+    else:
+        _print_unfolded(grid)
+
+
+def _print_unfolded(grid: Table) -> None:
+    widest = out.options.update(max_width=_MAX_WIDTH)
+    _print_lines(grid, widest.update(width=Measurement.get(out, widest, grid).maximum))
+
+
+def _print_lines(grid: Table, options: ConsoleOptions) -> None:
+    """Print a grid without the spaces that fill its last column."""
+    lines = out.render_lines(grid, options, pad=False)
+    out.print(Segments([part for line in lines for part in [*_strip_end(line), Segment.line()]]), end="")
+
+
+def _strip_end(line: list[Segment]) -> list[Segment]:
+    kept = len(line)
+    while kept and not line[kept - 1].text.strip():
+        kept -= 1
+    return [*line[: kept - 1], Segment(line[kept - 1].text.rstrip(), line[kept - 1].style)] if kept else []
 
 
 def _grid(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -143,7 +167,7 @@ def print_fields(pairs: Iterable[tuple[str, object]]) -> None:
     grid.add_column(justify="right" if _are_numbers(value for _, value in pairs) else "left", overflow="fold")
     for name, value in pairs:
         grid.add_row(Text(escape_text(name)), Text(escape_lines(value) if isinstance(value, str) else _format(value)))
-    out.print(grid)
+    _print_grid(grid)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The commands of the pipeline, from drain, ingest, stream and serve to compact, vacuum and verify."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -172,6 +173,7 @@ def refresh() -> None:
     with progress("refreshing"):
         derived = refresh_warehouse(settings)
     show_derived(derived)
+    _warn_of_uncounted(derived.path)
 
 
 def rebuild(
@@ -188,6 +190,17 @@ def rebuild(
     with progress("deriving"):
         derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine, settings))
     show_derived(derived)
+    _warn_of_uncounted(derived.path)
+
+
+def _warn_of_uncounted(warehouse: Path) -> None:
+    """Say how many events no rule of the policy fits, and why."""
+    from pipelines.reputation.uncounted import uncounted_in_warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse_file import attach  # noqa: PLC0415
+
+    with attach(warehouse) as connection:
+        for sentence in uncounted_in_warehouse(connection):
+            print_warning(f"events that earn nothing: {sentence}")
 
 
 def show_derived(derived: "DerivationResult") -> None:

@@ -92,7 +92,9 @@ def scores(
     from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation import scores as engine  # noqa: PLC0415
+    from pipelines.reputation.lake_views import open_lake_views  # noqa: PLC0415
     from pipelines.reputation.scopes import find_value  # noqa: PLC0415
+    from pipelines.reputation.uncounted import OF_STEPS, explain_uncounted  # noqa: PLC0415
 
     settings = current_settings()
     known = instant(known_at)
@@ -100,8 +102,12 @@ def scores(
     rules = chosen_policy(policy, known)
     moment = instant(as_of) or known or datetime.now(UTC)
     name, value = find_value(rules.at(moment), utf8(scope)) if scope and "=" in scope else (scope, None)
-    rows = engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known, name)
+    with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
+        rows = engine.scores(connection, rules, moment, known, name)
+        uncounted = explain_uncounted(connection, rules.at(moment), OF_STEPS)
     write(rows if value is None else rows.filter(rows["value"] == value), form, output)
+    for sentence in uncounted:
+        print_warning(f"events that earn nothing: {sentence}")
 
 
 def sql(
@@ -114,7 +120,8 @@ def sql(
     Accepts one SELECT, which can read only the warehouse and the lake: no files, network or extensions.
     """
     from pipelines.reputation.query_errors import explained  # noqa: PLC0415
-    from pipelines.reputation.warehouse import Access, Warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse_file import Access  # noqa: PLC0415
 
     text = sys.stdin.read() if query == "-" else query
     path = current_settings().warehouse_path

@@ -12,7 +12,9 @@ from datetime import UTC, date, datetime
 from functools import partial
 from io import BytesIO
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -203,8 +205,11 @@ class _AvroTypes:
 
     def _union(self, schema: list[Any], namespace: str) -> tuple[pa.DataType, _Convert]:
         others = [self.of(branch, namespace) for branch in schema if branch != "null"]
-        if len(others) != 1:
-            return (pa.string(), _as_json) if others else (pa.null(), _same)
+        if not others:
+            return pa.null(), _same
+        if len(others) > 1:
+            is_single = "float" in schema and "double" not in schema
+            return pa.string(), (lambda value: _as_json(_shortest(value))) if is_single else _as_json
         kind, convert = others[0]
         return kind, lambda value: None if value is None else convert(value)
 
@@ -239,7 +244,7 @@ class _AvroTypes:
             if precision > _MAX_PRECISION:
                 return pa.string(), lambda number: format(number, "f")
             return pa.decimal128(precision, scale), _same
-        return (self.logical[logical], str if logical == "uuid" else _same) if logical in self.logical else plain
+        return (self.logical[logical], _uuid if logical == "uuid" else _same) if logical in self.logical else plain
 
 
 def _wrapped(convert: _Convert, value: Any) -> dict[str, Any]:
@@ -250,5 +255,19 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _uuid(value: Any) -> str:
+    return str(UUID(bytes=value) if isinstance(value, bytes) else value)
+
+
+def _shortest(value: Any) -> Any:
+    """Return a float of 32 bits as the shortest number that is it; others as they are."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
 def _as_json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, default=str, ensure_ascii=False)
+    return None if value is None else json.dumps(value, default=_text, ensure_ascii=False)
+
+
+def _text(value: Any) -> str:
+    """Return bytes as Avro's JSON has them, a character for each; others as Python writes them."""
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -184,12 +184,12 @@ def join_problems(events: pa.Table, problems: dict[int, Problem]) -> tuple[np.nd
 
 def describe_problem(reason: Reason, text: str) -> Problem:
     """Return the problem of a record that the worker process could not map."""
-    sentence = text.rstrip(".")
+    sentence = text if text.endswith("?") else f"{text.rstrip('.')}."
     if reason is Reason.REFUSED_SELECT:
-        return Problem(reason, sanitize_message(f"The source's SELECT is refused for the record's schema: {sentence}."))
+        return Problem(reason, sanitize_message(f"The source's SELECT is refused for the record's schema: {sentence}"))
     if reason is Reason.UNMAPPABLE:
-        return Problem(reason, sanitize_message(f"The source's SELECT fails on the record: {sentence}."))
-    return Problem(reason, sanitize_message(f"The value cannot be decoded: {sentence}."))
+        return Problem(reason, sanitize_message(f"The source's SELECT fails on the record: {sentence}"))
+    return Problem(reason, sanitize_message(f"The value cannot be decoded: {sentence}"))
 
 
 def _header_maps(headers: pa.Array) -> pa.Array:

@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import identifier, literal, lock_settings
+from pipelines.boundary.toml import abbreviate
 from pipelines.contract.decode import filter_rows
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
-from pipelines.contract.times import TimeUnit, read_times
 from pipelines.mapping.json_members import share_members
 from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
+from pipelines.sources.canonical import ROUNDED_NUMBER
+from pipelines.sources.times import FileTimeUnit, read_file_times
 
 MEMORY_LIMIT = "1GB"
 MAX_EVENTS = 10_000
@@ -65,6 +67,8 @@ _IDS = {
 _INTEGERS = _IDS - {"VARCHAR", "UUID"}
 _ZONED, _NAIVE = {"TIMESTAMP WITH TIME ZONE"}, {"TIMESTAMP", "DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
 _DIGEST_BYTES = 16
+_NESTED = ("{", "[")
+_NO_ID = rf"{ROUNDED_NUMBER}|^[{{\[]"
 RESULT = pa.schema([("row", pa.int64()), *EVENT])
 """The events, with the row of their record, in its order."""
 
@@ -76,9 +80,12 @@ class MapperConfig:
     select: str
     columns: tuple[tuple[str, str, str], ...] = ()
     """Of JSON: name, path and type of the columns beside `value`."""
-    time_unit: TimeUnit | None = None
+    time_unit: FileTimeUnit | None = None
     time_zone: str | None = None
+    """The zone of times without one; None: texts are in UTC, and a TIMESTAMP is refused."""
     event_id_from: tuple[str, ...] = ()
+    time_format: str | None = None
+    """The format of a time that is text, in the names of strptime, instead of `time_unit`."""
     of_rows: bool = False
     """Whether `record` has the rows of files, instead of the records of topics."""
 
@@ -265,14 +272,15 @@ class Mapper:
             if self.config.time_zone is None:
                 raise SelectError(f'timestamp is {kind}, without a zone: add time_zone, such as "UTC"')
             return f"timezone({literal(self.config.time_zone)}, CAST(timestamp AS TIMESTAMP)) AS timestamp"
-        if self.config.time_unit is None and kind != "VARCHAR":
-            raise SelectError(f"timestamp is {kind}: add time_unit, one of s, ms, us and iso")
+        if not (self.config.time_unit or self.config.time_format) and kind != "VARCHAR":
+            raise SelectError(f"timestamp is {kind}: add time_unit, one of s, ms, us, ns and iso, or time_format")
         return "CAST(timestamp AS VARCHAR) AS timestamp"
 
     def _finish(self, events: pa.Table, records: pa.Table, errors: dict[int, tuple[Reason, str]]) -> Mapped:
-        times, invalid = _times(events["timestamp"].combine_chunks(), self.config.time_unit or "iso")
+        times, invalid = _times(events["timestamp"].combine_chunks(), self.config)
         rows = events[ROW].combine_chunks().to_numpy()
-        errors |= {int(rows[at]): (Reason.UNMAPPABLE, f"timestamp: {error}") for at, error in invalid.items()}
+        problems = {at: f"timestamp: {error}" for at, error in invalid.items()} | _invalid_ids(events)
+        errors |= {int(rows[at]): (Reason.UNMAPPABLE, problem) for at, problem in problems.items()}
         entries = _without_nulls(events["metadata"].combine_chunks())
         texts = [pc.fill_null(events[name].combine_chunks().cast(pa.string()), "") for name in _FIELDS[1:3]]
         found = pa.table([pa.array(rows), events["event_id"], *texts, times, entries], names=RESULT.names)
@@ -334,8 +342,32 @@ def _metadata(kind: str | None) -> str:
     return "CAST(metadata AS MAP(VARCHAR, VARCHAR)) AS metadata"
 
 
-def _times(values: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
-    return read_times(values, unit) if pa.types.is_string(values.type) else (values.cast(TIMESTAMP), {})
+def _times(values: pa.Array, config: MapperConfig) -> tuple[pa.Array, dict[int, str]]:
+    if not pa.types.is_string(values.type):
+        return values.cast(TIMESTAMP), {}
+    return read_file_times(values, config.time_unit or "iso", config.time_format, config.time_zone)
+
+
+def _invalid_ids(events: pa.Table) -> dict[int, str]:
+    """Return by row what its event_id or user_id is instead of an id."""
+    problems: dict[int, str] = {}
+    for name in ("event_id", "user_id"):
+        texts = events[name].combine_chunks().cast(pa.string())
+        for row in pc.indices_nonzero(pc.match_substring_regex(texts, _NO_ID)).to_pylist():
+            if problem := _problem_of_id(texts[row].as_py()):
+                problems[row] = f"{name}: {problem}"
+    return problems
+
+
+def _problem_of_id(text: str) -> str | None:
+    shown = abbreviate(text)
+    if not text.startswith(_NESTED):
+        return f"{shown} is a rounded number, not an id: write all digits"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return None  # such as [deleted]
+    return f"{shown} is a list or an object, not an id: name the member that is the id"
 
 
 def _without_nulls(metadata: pa.Array) -> pa.Array:

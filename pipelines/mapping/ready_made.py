@@ -30,44 +30,83 @@ def _path(dotted: str) -> str:
 
 def _instant(text: str, unit: str) -> str:
     """Return the SQL of a time with zone from its text."""
-    factors = {"s": 1_000_000, "ms": 1_000, "us": 1}
-    if unit not in factors:
+    to_microseconds = {"s": "* 1000000", "ms": "* 1000", "us": "", "ns": "// 1000"}
+    if unit not in to_microseconds:
         return f"CAST({text} AS TIMESTAMPTZ)"
-    return f"make_timestamptz(CAST({text} AS BIGINT) * {factors[unit]})"
+    return f"make_timestamptz(CAST({text} AS BIGINT) {to_microseconds[unit]})"
+
+
+def _entries(data: str) -> str:
+    """Return the SQL of metadata from JSON: the members of an object; anything else is one entry, `data`."""
+    return f"""CASE coalesce(json_type({data}), 'NULL')
+           WHEN 'OBJECT' THEN CAST({data} AS MAP(VARCHAR, VARCHAR))
+           WHEN 'NULL' THEN CAST(MAP {{}} AS MAP(VARCHAR, VARCHAR))
+           ELSE MAP {{'data': {data}->>'$'}} END"""
 
 
 def _cloudevents(options: Mapping[str, str]) -> str:
     """Select from both modes: attributes are members of the value, or headers."""
     user = options["user_id"]
-    from_data = "e->>'subject'" if user == "subject" else f"e->>{_path(f'data.{user}')}"
+    from_data = "e->>'subject'" if user == "subject" else f"d->>{_path(user)}"
     in_binary = "decode(headers['ce_subject'])" if user == "subject" else f"value->>{_path(user)}"
+    without_time = "CAST(bus_time AS VARCHAR)"  # the attribute is optional
     return f"""
+WITH structured AS (
+    SELECT e, bus_time, coalesce(e->'data', TRY_CAST(TRY(decode(from_base64(b))) AS JSON), to_json(b)) AS d
+    FROM (SELECT value AS e, value->>'data_base64' AS b, bus_time, headers FROM record)
+    WHERE headers['ce_id'] IS NULL AND e IS NOT NULL
+)
 SELECT (e->>'source') || '/' || (e->>'id') AS event_id, {from_data} AS user_id, e->>'type' AS action_type,
-       e->>'time' AS timestamp, CAST(e->'data' AS MAP(VARCHAR, VARCHAR)) AS metadata
-FROM (SELECT value AS e, headers FROM record)
-WHERE headers['ce_id'] IS NULL AND e IS NOT NULL
+       coalesce(e->>'time', {without_time}) AS timestamp, {_entries("d")} AS metadata
+FROM structured
 UNION ALL
 SELECT decode(headers['ce_source']) || '/' || decode(headers['ce_id']), {in_binary}, decode(headers['ce_type']),
-       decode(headers['ce_time']), CAST(value AS MAP(VARCHAR, VARCHAR))
+       coalesce(decode(headers['ce_time']), {without_time}), {_entries("value")}
 FROM record
 WHERE headers['ce_id'] IS NOT NULL"""
 
 
 def _outbox(options: Mapping[str, str]) -> str:
-    """Select by the router's defaults: payload as value, aggregate's id as key, event's id in a header."""
-    user = "decode(key)" if options["user_id"] == "key" else f"value->>{_path(options['user_id'])}"
+    """Select by the router's defaults: payload as value, aggregate's id as key, event's id in a header.
+
+    Connect's JsonConverter writes a payload of text as a JSON string, and with schemas as the member `payload`.
+    """
+    user = "k" if options["user_id"] == "key" else f"v->>{_path(options['user_id'])}"
     return f"""
+WITH plain AS (
+    SELECT {_without_schema("value")} AS v, {_without_schema("TRY_CAST(TRY(decode(key)) AS JSON)")} AS k, key, headers
+    FROM record
+    WHERE value IS NOT NULL
+),
+message AS (
+    SELECT CASE json_type(v) WHEN 'VARCHAR' THEN CAST(v->>'$' AS JSON) ELSE v END AS v,
+           CASE json_type(k) WHEN 'VARCHAR' THEN k->>'$' ELSE decode(key) END AS k, headers
+    FROM plain
+)
 SELECT decode(headers[{literal(options["id_header"])}]) AS event_id, {user} AS user_id,
-       decode(headers[{literal(options["type_header"])}]) AS action_type, value->>{_path(options["time"])} AS timestamp,
-       CAST(value AS MAP(VARCHAR, VARCHAR)) AS metadata
-FROM record
-WHERE value IS NOT NULL"""
+       decode(headers[{literal(options["type_header"])}]) AS action_type, v->>{_path(options["time"])} AS timestamp,
+       CAST(v AS MAP(VARCHAR, VARCHAR)) AS metadata
+FROM message"""
+
+
+def _without_schema(json: str) -> str:
+    """Return the SQL of JSON that Connect may have written as an object of `schema` and `payload`."""
+    return f"CASE WHEN ({json}->'schema') IS NOT NULL THEN coalesce({json}->'payload', {json}) ELSE {json} END"
+
+
+_PLACES = ("lsn", "file", "pos", "row", "change_lsn", "event_serial_no", "scn", "rs_id", "ssn")
+"""What identifies a change in the log of a database: of PostgreSQL, MySQL, SQL Server and Db2, Oracle."""
+_UNAVAILABLE = "__debezium_unavailable_value"
+"""What Debezium writes for a long value that an update did not change."""
 
 
 def _cdc(options: Mapping[str, str]) -> str:
     """Select by the operation: c and r are ratings, u corrects and d retracts the one of the same row."""
     row, user, source = options["id"], options["user_id"], "coalesce(p->'payload', p)"
-    lsn = "coalesce(c->'source'->>'lsn', c->'source'->>'pos', c->'source'->>'ts_ms')"
+    places = ", ".join(f"c->'source'->>{literal(name)}" for name in _PLACES)
+    change = f"coalesce(nullif(concat_ws(':', {places}), ''), c->'source'->>'ts_ms')"
+    after = f"""map_from_entries(list_filter(map_entries(CAST(c->'after' AS MAP(VARCHAR, VARCHAR))),
+       lambda e: e.value IS DISTINCT FROM {literal(_UNAVAILABLE)}))"""
     first = f"(c->'source'->>'table') || '/' || (c->'after'->>{_path(row)})"
     changed = _instant("c->'source'->>'ts_ms'", "ms")
     at = _instant(f"c->'after'->>{_path(options['time'])}", options["time_unit"]) if options["time"] else changed
@@ -81,14 +120,14 @@ WITH change AS (
     FROM (SELECT value AS p, key FROM record) WHERE p IS NOT NULL
 )
 SELECT {first} AS event_id, c->'after'->>{_path(user)} AS user_id, {literal(options["rated"])} AS action_type,
-       {at} AS timestamp, CAST(c->'after' AS MAP(VARCHAR, VARCHAR)) AS metadata
+       {at} AS timestamp, {after} AS metadata
 FROM change WHERE c->>'op' IN ('c', 'r')
 UNION ALL
-SELECT {target_of_update} || '/u/' || {lsn}, {after_or_before}, {literal(options["corrected"])}, {changed},
-       map_concat(CAST(c->'after' AS MAP(VARCHAR, VARCHAR)), MAP {{'target_event_id': {target_of_update}}})
+SELECT {target_of_update} || '/u/' || {change}, {after_or_before}, {literal(options["corrected"])}, {changed},
+       map_concat({after}, MAP {{'target_event_id': {target_of_update}}})
 FROM change WHERE c->>'op' = 'u'
 UNION ALL
-SELECT {target} || '/d/' || {lsn}, {after_or_before}, {literal(options["retracted"])}, {changed},
+SELECT {target} || '/d/' || {change}, {after_or_before}, {literal(options["retracted"])}, {changed},
        MAP {{'target_event_id': {target}}}
 FROM change WHERE c->>'op' = 'd'"""
 

@@ -33,6 +33,7 @@ from pipelines.mapping.row_wise import ROW
 from pipelines.mapping.values import ValueSchema
 from pipelines.sources.files import ColumnMapping
 from pipelines.sources.options import ReadOptions
+from pipelines.sources.times import check_time_options
 
 CONTRACT = "contract"
 """The name of the source of our own contract, which no file has."""
@@ -51,7 +52,7 @@ _OPTIONS = ("id", "id_header", "type_header", "rated", "corrected", "retracted")
 """Keys that only ready-made sources have."""
 _SELECT_FIELDS = ("event_id", "user_id", "action_type", "timestamp")
 _OF_TOPICS = ("format", "schema_file", "message", "registry", "columns", "like")
-_OF_FILES = ("reading", "user", "time_format", "number_rows")
+_OF_FILES = ("reading", "user", "number_rows")
 """Keys that only sources of topics, or of files, have."""
 DAY = "{day}"
 """In an address of `files`: the day of the file, for the asset `history`."""
@@ -168,10 +169,10 @@ class _Keys(BaseModel):
             yield f"{others[0].removesuffix('_file')} is a key of topics: how files are written is in [reading]"
         elif others:
             yield f"{others[0]} is a key of files: remove it"
-        if self.time_unit in {"ns", "rfc2822"} and (not is_of_files or self.select is not None):
-            yield f"time_unit {self.time_unit} is for plain fields of files: give one of s, ms, us and iso"
-        if self.select is not None and (self.user or self.time_format):
-            yield "select excludes user and time_format: write them in the SELECT"
+        if self.select is not None and self.user:
+            yield "select excludes user: write it in the SELECT"
+        if self.time_unit and self.time_format:
+            yield "time_unit and time_format exclude each other: remove one"
 
     def _problems_of_mapping(self) -> Iterator[str]:
         if self.like is not None:
@@ -198,7 +199,17 @@ class _Keys(BaseModel):
             yield f"like {like!r} is not one of {', '.join(READY_MADE)}{did_you_mean(like, READY_MADE)}"
             return
         allowed = {*kind.options, *(("time_unit",) if "time" in kind.options else ())}
-        keys = (*_PLAIN, *_OPTIONS, "select", "schema_file", "columns", "time_unit", "time_zone", "event_id_from")
+        keys = (
+            *_PLAIN,
+            *_OPTIONS,
+            "select",
+            "schema_file",
+            "columns",
+            "time_unit",
+            "time_format",
+            "time_zone",
+            "event_id_from",
+        )
         others = [key for key in keys if getattr(self, key) and key not in allowed]
         if others:
             yield f"{others[0].removesuffix('_file')} is not an option of {like}: use {', '.join(sorted(allowed))}"
@@ -409,12 +420,23 @@ def _config(keys: _Keys, path: Path) -> MapperConfig:
     if keys.like is not None:
         kind = READY_MADE[keys.like]
         return MapperConfig(kind.select(_options(keys, kind)), time_unit=cast("Any", keys.time_unit or kind.time_unit))
+    try:
+        check_time_options(keys.time_format, keys.time_zone)
+    except UsageError as error:
+        raise ConfigurationError(f"{path}: time_format: {error}") from None
     if problem := next(_wrong_columns(keys.columns), None):
         raise ConfigurationError(f"{path}: columns: {problem}")
     columns = tuple((name, _json_path(name), _sql_type(kind) or "") for name, kind in keys.columns.items())
     select = keys.select or ("" if keys.files else _plain(keys))
-    unit = cast("Any", keys.time_unit)
-    return MapperConfig(select, columns, unit, keys.time_zone, tuple(keys.event_id_from), keys.files is not None)
+    return MapperConfig(
+        select,
+        columns,
+        cast("Any", keys.time_unit),
+        keys.time_zone,
+        tuple(keys.event_id_from),
+        keys.time_format,
+        keys.files is not None,
+    )
 
 
 def _options(keys: _Keys, kind: ReadyMade) -> dict[str, str]:

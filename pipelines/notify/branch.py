@@ -33,11 +33,11 @@ from pipelines.errors import KarmalakeError, TransientError, is_termination
 from pipelines.notify.changes import Change
 from pipelines.notify.dead_letters import dlq_settings, write_dead_letters
 from pipelines.notify.delivery import Notification, Outcome, Transport, describe_error
-from pipelines.notify.events import DecodedRecords
+from pipelines.notify.events import DecodedRecords, decode_changes
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.offset_tracker import OffsetTracker
 from pipelines.notify.rules import Destination, Rule
-from pipelines.notify.start_offsets import Loss, seek_after_data_loss, seek_without_checkpoint
+from pipelines.notify.start_offsets import Loss, compaction_losses, seek_after_data_loss, seek_without_checkpoint
 from pipelines.notify.template import Event, fill
 from pipelines.settings import ContractSettings, KafkaSettings, Settings
 
@@ -81,6 +81,11 @@ class Plan:
     kafka: KafkaSettings
     """With the topic that it reads."""
     decode: Callable[[Sequence[Any], ContractSettings], DecodedRecords[Event] | DecodedRecords[Change]]
+
+    @property
+    def is_compacted(self) -> bool:
+        """Whether the topic is that of the feed, of which older changes of a user are removed in time."""
+        return self.decode is decode_changes
 
     def notification(self, item: Event | Change) -> Notification | None:
         """Return the notification of an event or change by the first matching rule; None without one."""
@@ -200,12 +205,17 @@ def _read(branch: _Branch) -> list[Delivery]:
     held = {place for place in assigned if branch.tracker.is_positioned(place.partition)}
     for place in assigned - held:
         polled_from = polled[place][0].offset if place in polled else None
-        if (again := branch.tracker.resolve_start(place.partition, polled_from)) is not None:
+        committed = branch.reader.committed(place) if branch.plan.is_compacted else None
+        if (again := branch.tracker.resolve_start(place.partition, polled_from, committed)) is not None:
             branch.reader.seek(place, again)
     deliveries = _deliveries(branch, [record for place in held for record in polled.get(place, ())])
     for place in held:
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]
-        branch.tracker.record_read(place.partition, branch.reader.position(place), ours)
+        position = branch.reader.position(place)
+        if branch.plan.is_compacted:
+            expected = branch.tracker.next_offset(place.partition)
+            branch.counts.losses += compaction_losses(place, expected, position, len(polled.get(place, ())))
+        branch.tracker.record_read(place.partition, position, ours)
     return deliveries
 
 
@@ -217,6 +227,8 @@ def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartitio
         seek_without_checkpoint(branch.reader, error.args[0], branch.plan.destination.begin)
     except kafka_errors.OffsetOutOfRangeError as error:
         branch.counts.losses += seek_after_data_loss(branch.reader, error.args[0])
+        for place in error.args[0]:
+            branch.tracker.restart(place.partition)
     return {}
 
 

@@ -13,6 +13,7 @@ class _Partition:
     started: bool = False
     """False until `resolve_start` was called after the assignment."""
     committed: int | None = None
+    """The checkpoint of the group, as far as it is known."""
     pending: dict[int, Delivery] = field(default_factory=dict)
 
     def checkpoint(self) -> int | None:
@@ -37,14 +38,25 @@ class OffsetTracker:
         """Return whether polled records of a topic partition continue from those read before."""
         return partition in self._partitions and self._partitions[partition].started
 
-    def resolve_start(self, partition: int, polled_from: int | None) -> int | None:
+    def next_offset(self, partition: int) -> int | None:
+        """Return the offset that is read next if none is missing; None if the group has no checkpoint that is known."""
+        state = self._partitions[partition]
+        return state.committed if state.next_offset is None else state.next_offset
+
+    def restart(self, partition: int) -> None:
+        """Read a topic partition from wherever its reader was moved to."""
+        if (state := self._partitions.get(partition)) is not None:
+            state.next_offset = state.committed = None
+
+    def resolve_start(self, partition: int, polled_from: int | None, committed: int | None = None) -> int | None:
         """Return the offset to seek to before reading a newly assigned topic partition; None if no seek is needed.
 
         The reader has moved past records that it polled before the assignment took effect, and, for a topic partition
         that is assigned again, past deliveries that were revoked.
+        committed: the checkpoint of the group, where it is known.
         """
         state = self._partitions.get(partition, _Partition())
-        state.started = True
+        state.started, state.committed = True, committed
         return min((at for at in (polled_from, state.next_offset) if at is not None), default=None)
 
     def record_read(self, partition: int, next_offset: int, deliveries: Iterable[Delivery]) -> None:

@@ -58,4 +58,5 @@ def _remedy(problem: ErrorDetails) -> str:
         return f'needs a kind: write kind = "{_KINDS[0]}" or kind = "{_KINDS[1]}"'
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {abbreviate(given)}"
+    is_hidden = isinstance(given, dict | list | tuple | BaseModel) or problem["loc"][-1:] == ("url",)
+    return message if is_hidden else f"{message}, not {abbreviate(given)}"

@@ -93,6 +93,11 @@ class Webhook(Destination):
             raise ValueError("must be a URL like https://host/path")
         return url
 
+    @property
+    def host(self) -> str:
+        """Return the host of the URL, for messages: the rest may hold a password or a token."""
+        return urlsplit(self.url).hostname or ""
+
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
         if (self.secret_env is None) == (self.secret_file is None):

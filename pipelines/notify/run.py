@@ -62,7 +62,7 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
     try:
         for kafka in {plan.kafka.topic: plan.kafka for plan in planned}.values():
             ensure_topic(dlq_settings(kafka))
-        if scores := next((plan.kafka for plan in planned if plan.decode is decode_changes), None):
+        if scores := next((plan.kafka for plan in planned if plan.is_compacted), None):
             ensure_compacted_topic(scores)
     except TransientError:
         if stopping.is_set():

@@ -28,18 +28,18 @@ def read_secret(webhook: Webhook) -> bytes:
         try:
             secret = webhook.secret_file.read_bytes().strip()
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"the secret of {webhook.url} cannot be read: {error}") from None
+            raise ConfigurationError(f"the secret of {webhook.host} cannot be read: {error}") from None
         place = str(webhook.secret_file)
     else:
         place = webhook.secret_env or ""
         secret = os.fsencode(os.environ.get(place, ""))
     if not secret:
-        raise ConfigurationError(f"the secret of {webhook.url} is empty: put it into {place}")
+        raise ConfigurationError(f"the secret of {webhook.host} is empty: put it into {place}")
     try:
         standard_key(secret)
     except ValueError:
         raise ConfigurationError(
-            f"the secret of {webhook.url} in {place} begins with whsec_, but no valid base64 follows: copy it "
+            f"the secret of {webhook.host} in {place} begins with whsec_, but no valid base64 follows: copy it "
             "whole, or generate one with `echo whsec_$(openssl rand -base64 32)`"
         ) from None
     return secret

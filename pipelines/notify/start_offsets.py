@@ -3,7 +3,7 @@
 kafka-python has one option for both, `auto_offset_reset`, but the cases differ. A destination that begins at the end of
 the topic does so once, while its group has no checkpoint at all. A topic partition added later is read from its start.
 Where retention has passed a checkpoint, the remaining records are delivered, and the lost ones are reported
-(`isolated`).
+(`isolated`); so are those that compaction has removed from the topic of the feed, by the offsets that are missing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,6 +47,23 @@ def seek_after_data_loss(reader: Any, checkpoints: Mapping[TopicPartition, int])
     starts = reader.beginning_offsets(list(checkpoints))
     _seek(reader, starts)
     return tuple(_loss(place, at, starts[place]) for place, at in checkpoints.items())
+
+
+def compaction_losses(place: TopicPartition, expected: int | None, position: int, records: int) -> tuple[Loss, ...]:
+    """Return the loss of the offsets in [expected, position) beyond the records read of them; none for a new group.
+
+    The topic of the feed is compacted: a removed record has a newer one of its user there, or the user was erased.
+    """
+    missing = 0 if expected is None else position - expected - records
+    if missing <= 0:
+        return ()
+    message = (
+        f"{missing:,} changes on {place.topic}-{place.partition} were replaced by newer ones of their users before "
+        "they were read, by the topic's compaction: steps between are not delivered, the newest change of each user "
+        "is. The table score_changes has all of them. Raise min.compaction.lag.ms above the longest time that this "
+        "destination may lag"
+    )
+    return (Loss(missing, message),)
 
 
 def _seek(reader: Any, starts: Mapping[TopicPartition, int]) -> None:

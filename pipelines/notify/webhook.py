@@ -57,7 +57,9 @@ def check_address(webhook: Webhook) -> None:
     try:
         httpx.Request("POST", webhook.url)
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ConfigurationError(f"{webhook.url} is not a valid webhook URL: {error}; correct `url`") from None
+        raise ConfigurationError(
+            f"the URL of the webhook at {webhook.host} is not valid: {error}; correct `url`"
+        ) from None
 
 
 def open_webhook(webhook: Webhook, secret: bytes) -> WebhookTransport:

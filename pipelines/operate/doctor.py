@@ -20,7 +20,8 @@ from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import required_extras
 from pipelines.operate.lag.measure import measure_lags, summarize
 from pipelines.refresh import policy_in_force
-from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.reputation.uncounted import uncounted_in_warehouse
+from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.read import published
 from pipelines.settings import Settings
 
@@ -206,7 +207,8 @@ def _policy(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     with attach(settings.warehouse_path) as connection:
         info = stored_info(connection)
-    sentence = f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC"
+        uncounted = [f"; events that earn nothing: {each}" for each in uncounted_in_warehouse(connection)]
+    sentence = f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC{''.join(uncounted)}"
     behind = open_lake(settings.lake_root).table("events").version() - info.lake_version
     if behind <= 0:
         return sentence

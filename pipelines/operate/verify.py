@@ -22,7 +22,7 @@ from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.operate.check import Advice, Check
 from pipelines.operate.verify_served import verify_known_users, verify_served
 from pipelines.reputation.lake_views import open_lake_views
-from pipelines.reputation.warehouse import attach
+from pipelines.reputation.warehouse_file import attach
 from pipelines.settings import Settings
 
 _MAX_EXAMPLES = 3

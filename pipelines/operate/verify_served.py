@@ -13,7 +13,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.operate.check import Advice, Check
 from pipelines.reputation.documents import ORIGIN, documents
 from pipelines.reputation.steps import epoch_us
-from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.keys import publication_key
 from pipelines.serving.read import PublishedInfo, published, read_reputation
 from pipelines.serving.user_scan import scan_users

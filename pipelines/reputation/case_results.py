@@ -92,6 +92,7 @@ class _Run:
         self.connection.register("events", self._events())
         frame = scores(self.connection, self.policy, self.case.as_of)
         self._require_known_columns(frame.columns[1:])
+        self._require_known_rules()
         within = self._within()
         rows = {row["user_id"]: row for row in frame.rows(named=True)}
         expected = self.case.expect.items()
@@ -115,6 +116,13 @@ class _Run:
                 if name not in columns:
                     problem = f"is not a column of `reputation` under this policy{did_you_mean(name, columns)}"
                     raise PolicyError(self._at(("expect", user, name), problem))
+
+    def _require_known_rules(self) -> None:
+        known = {name for edition in self.policy.at(self.case.as_of).editions for name in edition.rules.time}
+        for user, expected in self.case.expect.items():
+            for name in expected.time.keys() - known:
+                problem = f"is not a rule of [time] in this policy{did_you_mean(name, known)}"
+                raise PolicyError(self._at(("expect", user, "time", name), problem))
 
     def _within(self) -> _Within:
         """Return the rows of every scope that the case asks for, each scope computed once."""
@@ -155,12 +163,15 @@ class _Run:
             in_scope = within.get((user, scope), {})
             for name, value in columns.items():
                 yield from _compare(user, f'scopes."{scope}".{name}', value, in_scope.get(name))
-        if expected.reasons or expected.earned:
-            reasons, earned = _by_event(self._ledger(user))
+        if expected.reasons or expected.earned or expected.time:
+            ledger = self._ledger(user)
+            reasons, earned = _by_event(ledger)
             for event_id, reason in expected.reasons.items():
                 yield from _compare(user, f"reasons.{event_id}", reason, reasons.get(event_id))
             for event_id, points in expected.earned.items():
                 yield from _compare(user, f"earned.{event_id}", points, earned.get(event_id))
+            for name, points in expected.time.items():
+                yield from _compare(user, f"time.{name}", points, _of_time(ledger, name))
 
     def _ledger(self, user: str) -> pl.DataFrame:
         return explain(self.connection, self.policy, user, self.case.as_of)
@@ -193,6 +204,12 @@ def _by_event(ledger: pl.DataFrame) -> tuple[dict[str, str], dict[str, Decimal]]
     emissions = ledger.filter(pl.col("event_id").is_not_null()).group_by("event_id", maintain_order=True)
     rows = emissions.agg(pl.col("reason").unique(maintain_order=True), pl.col("earned").sum()).rows()
     return {key: ", ".join(reasons) for key, reasons, _ in rows}, {key: Decimal(earned) for key, _, earned in rows}
+
+
+def _of_time(ledger: pl.DataFrame, name: str) -> Decimal:
+    """Return the points that a rule of `[time]` earned in all."""
+    is_of_rule = pl.col("event_id").is_null() & (pl.col("action_type") == name)
+    return Decimal(ledger.filter(is_of_rule)["earned"].sum())
 
 
 def _compare(user: str, name: str, expected: int | Decimal | str, got: Any) -> Iterator[Difference]:

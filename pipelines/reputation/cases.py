@@ -84,6 +84,8 @@ class Expected(BaseModel):
     """By event_id, the reason in an explanation: that of each emission, joined by commas, if they differ."""
     earned: dict[str, Decimal] = {}
     """By event_id, the points that `explain` says it earned."""
+    time: dict[str, Decimal] = {}
+    """By rule of `[time]`, the points that all its contributions earned."""
     scopes: dict[str, dict[str, Value]] = {}
     """By scope and value, such as `city=berlin`, columns of the table of the scope."""
 

@@ -96,7 +96,8 @@ from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
-from pipelines.reputation.warehouse import Info, Warehouse, stored_format
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.reputation.warehouse_file import Info, stored_format
 from pipelines.reputation.warehouse_tables import (
     ONLY_AFFECTED,
     recipe,

@@ -18,7 +18,7 @@ from pipelines.reputation.policy.scopes import OMITTED
 from pipelines.reputation.scopes import scope_relation
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
-from pipelines.reputation.warehouse import Info, attach, stored_info
+from pipelines.reputation.warehouse_file import Info, attach, stored_info
 
 ORIGIN = frozenset({"as_of", "decayed_to", "lake_version"})
 """Members that say what a document was computed from; a document that differs only in them is not published again."""

@@ -34,7 +34,7 @@ from pipelines.reputation.user_rows import (
     write_base_rows,
 )
 from pipelines.reputation.views import reputation_query
-from pipelines.reputation.warehouse import stored_info
+from pipelines.reputation.warehouse_file import stored_info
 from pipelines.reputation.warehouse_tables import SUMS
 
 _MAX_UNWRITTEN_USERS = 25_000

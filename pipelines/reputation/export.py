@@ -12,7 +12,7 @@ from pipelines.reputation.database_file import replacing
 from pipelines.reputation.lake_paths import with_absolute_paths
 from pipelines.reputation.lake_views import LAKE_VIEWS
 from pipelines.reputation.sql import statement
-from pipelines.reputation.warehouse import Access, attach
+from pipelines.reputation.warehouse_file import Access, attach
 
 
 def export_warehouse(warehouse: Path, file: Path) -> None:

@@ -8,7 +8,7 @@ import duckdb
 from pipelines.boundary.database import connect
 from pipelines.reputation.base import remove_base, write_base
 from pipelines.reputation.draft_tables import write_rows_beside
-from pipelines.reputation.warehouse import Access, attach
+from pipelines.reputation.warehouse_file import Access, attach
 
 
 class Fold:

@@ -57,6 +57,10 @@ class Aliases:
         """Return the current user_id of a person."""
         return self.current.get(user_id, user_id)
 
+    def at_key(self, key: str, name: str) -> str:
+        """Return a name as the steps read it at a metadata key: the current user_id, if the key holds user_ids."""
+        return self.resolve(name) if key in self.personal_keys else name
+
     def names(self, user_id: str) -> list[str]:
         """Return every user_id of the person whom a user_id names, the current one first."""
         current = self.resolve(user_id)

@@ -24,6 +24,7 @@ _MAX_LINES = 6
 _GONE = re.compile(r'^Permission Error: Cannot access file "(?P<file>[^"]+)/\*\*/')
 """A file of a view that is not there: DuckDB takes its name for a folder, which the connection may not access."""
 _A_FILE = re.compile(r"^Permission Error|Table with name \S*[./]\S* does not exist")
+_NO_TABLE = re.compile(r"^Catalog Error: Table with name (?P<name>\w+) does not exist")
 _NO_FILES = """
 a warehouse reads no other files: load yours into a data frame and pass it by tables={...}, or open the warehouse with
 allow_files=True"""
@@ -59,8 +60,15 @@ def query_error(error: duckdb.Error, message: str, query: str = "") -> Karmalake
         )
     if is_transient(error):
         return TransientError(f"the lake could not be read, try again: {one_line(error)}")
-    hint = _NO_FILES if _A_FILE.search(message) else ""
-    return UsageError(f"the query failed: {escape_lines(_shorten(message))}{hint}")
+    return UsageError(f"the query failed: {escape_lines(_shorten(message))}{_table_hint(message)}")
+
+
+def _table_hint(message: str) -> str:
+    """Return how to read a file, or a frame of one's own, if that may have been meant; else an empty string."""
+    if _A_FILE.search(message):
+        return _NO_FILES
+    name = found["name"] if (found := _NO_TABLE.search(message)) else ""
+    return f"\na data frame of yours is passed in Python by tables={{'{name}': {name}}}" if name else ""
 
 
 def check_parameters(query: str, params: Parameters) -> None:

@@ -34,8 +34,7 @@ def define_trust(connection: duckdb.DuckDBPyConnection) -> None:
 
 def set_seeds(connection: duckdb.DuckDBPyConnection, raters: Raters, known: Aliases) -> None:
     """Set the seeds of a policy, under current user_ids where those of the ratings are (`resolved_events`)."""
-    is_resolved = raters.key in known.personal_keys
-    seeds = {known.resolve(name) if is_resolved else name for name in raters.seeds}
+    seeds = {known.at_key(raters.key, name) for name in raters.seeds}
     connection.execute("SET VARIABLE trust_seeds = ?", [sorted(seeds)])
 
 

@@ -18,7 +18,7 @@ from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.sql import arrow_rows, statement
 from pipelines.reputation.steps import epoch_us
-from pipelines.reputation.warehouse import Info
+from pipelines.reputation.warehouse_file import Info
 
 SINCE = pl.Schema({"user_id": pl.String, "lake_version": pl.Int64, "as_of_us": pl.Int64})
 """Users, each with the lake version and the moment (microseconds since 1970) after which to look."""

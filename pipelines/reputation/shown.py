@@ -43,10 +43,13 @@ _POINTS = pl.Decimal(38, SCORE_DIGITS)
 _KEYS = ["event_time", "event_id", "action_type", "emission_no", "mark"]
 """What identifies a contribution; `mark` is the reason of one of no moment, such as the start of the score."""
 _LINKS = ["retracted_by", "corrected_by", "suspended_by", "reinstated_by", "withdrawn_because"]
-_COMPARED = ["reason", "rule", "rating", "earned", "granted", "committed", *_LINKS]
+_MEASURED = ["rating", "weight", "prior"]
+"""What a contribution adds to measures."""
+_COMPARED = ["reason", "rule", *_MEASURED, "earned", "granted", "committed", *_LINKS]
 _COLUMNS = [
     *("cause", "caused_by", "event_time", "committed", "event_id", "action_type", "emission_no"),
-    *("reason_before", "reason", "rating_before", "rating", "earned_before", "earned", "change"),
+    *(f"{name}{side}" for name in ("reason", *_MEASURED, "earned") for side in ("_before", "")),
+    "change",
 ]
 _ROUNDING = "rounding"
 _ORDER = ["event_time", "event_id", "emission_no", "step", "cause"]
@@ -85,6 +88,8 @@ _RULES: tuple[tuple[str, pl.Expr, pl.Expr], ...] = (
     ("once", _either("superseded"), _latest("rule")),
     ("cap", pl.col("granted").ne_missing(pl.col("granted_before")), _latest("rule")),
     ("decay", pl.col("time_passes") & (pl.col("change") != 0), _NOTHING),
+    ("trust in the rater", pl.col("weight").ne_missing(pl.col("weight_before")), _NOTHING),
+    ("prior", pl.col("prior").ne_missing(pl.col("prior_before")), _NOTHING),
     (_ROUNDING, pl.col("change") != 0, _NOTHING),
     ("ruling", pl.lit(True), _NOTHING),  # noqa: FBT003 - of an event without points, such as a retraction
 )
@@ -123,9 +128,9 @@ class ShownChange:
     after: Shown
     causes: pl.DataFrame = field(repr=False)
     """A row for each contribution that a cause changed, in the order of events: cause, caused_by (the event, rule,
-    policy or merge of users behind it), event_time, committed, event_id, action_type, emission_no, and reason, rating
-    and earned points before and after. `change` adds up to the difference of the two scores; a score that was not shown
-    counts as 0."""
+    policy or merge of users behind it), event_time, committed, event_id, action_type, emission_no, and reason, rating,
+    the rating's weight and prior (null where the policy has none), and earned points before and after. `change` adds up
+    to the difference of the two scores; a score that was not shown counts as 0."""
     unread: int
     """How many events, of any user, were in the lake at one of the moments, were withdrawn since, and cannot be read
     any more, because a vacuum has deleted them: what was shown differs by those of this user."""
@@ -274,7 +279,10 @@ def _lake_versions(connection: duckdb.DuckDBPyConnection, *moments: datetime) ->
     if first is None:
         raise UsageError("the lake has no commit, so nothing was shown yet: run `karmalake drain`")
     if first >= since:
-        raise UsageError(f"nothing was shown at {_text(since)}: the first commit is of {_text(first)}; begin after it")
+        raise UsageError(
+            f"nothing was shown at {_text(since)}: the first commit is of {_text(first)}; begin after it, or compare "
+            "event times, as known now: `karmalake explain --from`, explain_change()"
+        )
     return [version for version, _ in found]
 
 
@@ -339,7 +347,8 @@ def _linked(connection: duckdb.DuckDBPyConnection, rows: pl.DataFrame) -> pl.Dat
     """Return contributions with `mark` and `_COMPARED`, under `_KEYS`; an event without a rule has emission 0."""
     links = connection.sql(statement("shown_links")).pl()
     joined = rows.join(links, on=["event_time", "event_id", "action_type", "emission_no"], how="left", nulls_equal=True)
-    return joined.select(
+    absent = [pl.lit(None, pl.Float64).alias(name) for name in _MEASURED if name not in rows.columns]
+    return joined.with_columns(absent).select(
         pl.col("event_time", "event_id", "action_type"),
         pl.when(pl.col("event_time").is_not_null()).then(pl.col("emission_no").fill_null(0)).cast(pl.Int64),
         pl.when(pl.col("event_time").is_null()).then(pl.col("reason")).alias("mark"),
@@ -366,7 +375,7 @@ def _compared(before: _State, after: _State) -> pl.DataFrame:
     left = before.rows.rename({column: f"{column}_before" for column in _COMPARED})
     joined = after.rows.join(left, on=_KEYS, how="full", nulls_equal=True, coalesce=True)
     amounts = joined.with_columns(pl.col("earned", "earned_before").fill_null(0), committed=_latest("committed"))
-    differs = [pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in ("earned", "reason", "rating")]
+    differs = [pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in ("earned", "reason", *_MEASURED)]
     return amounts.with_columns(change=pl.col("earned") - pl.col("earned_before")).filter(pl.any_horizontal(differs))
 
 

@@ -40,15 +40,16 @@ def trust_paths(
     strongest through another one of those who trust the rater, and a row without a path: all other paths, the trust
     that a seed has from the start, and a weight that is the policy's minimum. The parts of a day add up to the weight.
     user_id: a former one stands for the current one of the person.
-    rater_id: as the ratings name the rater.
+    rater_id: as the ratings name the rater; of a key in `contract.personal_keys` a former user_id, too.
     Raises UsageError for a policy without weights of raters, and for a rater who has not rated the user.
     """
-    if policy.at(as_of).rules.raters is None:
+    raters = policy.at(as_of).rules.raters
+    if raters is None:
         raise UsageError(f"under the policy {policy.name} all raters weigh alike: name one that has [raters]")
     known = aliases_in(connection, known_at)
     load_explained_events(connection, user_id, [policy.at(as_of)], known)
     in_force = define_steps(connection, policy, as_of, known_at, EXPLAINED, known)
-    connection.execute("SET VARIABLE explained_rater = ?", [rater_id])
+    connection.execute("SET VARIABLE explained_rater = ?", [known.at_key(raters.key, rater_id)])
     days = [day for (day,) in connection.execute(statement("trust_path_days")).fetchmany(_DAYS)]
     if not days:
         raise UsageError(f"{rater_id!r} has not rated {user_id!r}: the metadata of ratings name the raters")

@@ -49,9 +49,12 @@ def find_view(policy: EffectivePolicy, name: str) -> View:
     return found[name]
 
 
-def exact_type(digits: int) -> str:
-    """Return the SQL type of exact numbers with `digits` digits after the point; BIGINT for none."""
-    return f"DECIMAL(18, {digits})" if digits else "BIGINT"
+def exact_type(digits: int, width: int = 18) -> str:
+    """Return the SQL type of exact numbers with `digits` digits after the point; BIGINT for none.
+
+    width: all digits; 18 are enough for one user (`MAX_POINTS`), sums over users have 38.
+    """
+    return f"DECIMAL({width}, {digits})" if digits else "BIGINT"
 
 
 def exact(total: str, digits: int) -> str:

@@ -1,12 +1,12 @@
 """Reading a published warehouse, from Python and notebooks.
 
-Owns opening and querying; `derive.py` creates warehouses. A warehouse is an immutable file: a reader neither blocks the
-pipeline nor sees changes, however many newer warehouses are published.
+Owns querying; `warehouse_file.py` opens the file, and `derive.py` creates it. A warehouse is immutable: a reader
+neither blocks the pipeline nor sees changes, however many newer ones are published.
 """
 
 import threading
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -19,42 +19,31 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from pipelines.boundary.database import connect
 from pipelines.boundary.extras import extra
-from pipelines.boundary.locked_sql import literal
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.formats import WAREHOUSE
-from pipelines.lake.stores import register_s3
 from pipelines.reputation.activation import activated_in
-from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import change_between, compare_policies
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
-from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_errors import Parameters, check_count, check_parameters, check_types, explained
-from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
+from pipelines.reputation.query_guard import check_query, named_tables
 from pipelines.reputation.remote_warehouse import downloaded
 from pipelines.reputation.scores import scores
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
-from pipelines.reputation.sql import statement
 from pipelines.reputation.trends import find_trend, run_trend, trends
 from pipelines.reputation.trust_paths import trust_paths
+from pipelines.reputation.warehouse_file import NO_FILES, USE_WAREHOUSE, Access, attach, stored_info
 from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pipelines.reputation.plots import Plots
 
-# The lake's files never change, so their metadata is read once.
-_METADATA_CACHE = "SET parquet_metadata_cache = true"
-_USE_WAREHOUSE = "USE warehouse"
-_ATTEMPTS = 3
-"""A publication may remove the base of the file that was opened before it: the new file has another one."""
 _INTERRUPT_SECONDS = 0.1
 """Interval of interruptions after the first: the next statement of the block would run without a limit."""
 AnyPolicy = Policy | str | Path
@@ -102,29 +91,6 @@ _SAMPLE = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
-    """The row of `snapshot_info`: lake version, moment and policy of a warehouse, and how it was derived."""
-
-    lake_version: int
-    as_of: datetime
-    policy: Policy
-    policy_version: str
-    """The version that was in force at as_of."""
-    derived_at: datetime
-    karmalake_version: str
-    recipe: str
-    """A digest of the lake, the policy and the SQL that the warehouse was derived with."""
-    last_batch: str | None
-    """The batch_id of the commit of lake_version."""
-    decayed_to: datetime | None
-    """The moment that points are decayed to, the end of the policy's step; None where no points decay."""
-    erasures: int
-    """How many erasures and withdrawals the lake had applied."""
-    merges: str
-    """The merged users that the lake had, as `merges_mark` identifies them."""
-
-
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
     """Open the published warehouse of a data directory, or of a lake on S3 from any machine; it is only read.
 
@@ -144,35 +110,6 @@ def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = Fa
     return Warehouse(Path(data_dir) / "warehouse.duckdb", access=access)
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What a connection to a warehouse may access besides the warehouse and the lake's files of its snapshot."""
-
-    all_files: bool = False
-    """Whether SQL may read any file and load extensions."""
-    output: Path | None = None
-    """A file that karmalake writes rows to."""
-
-
-def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
-    """Return a new read-only connection to the warehouse at `path`, restricted to what `access` allows.
-
-    The file is attached to an empty in-memory database: connecting to the path, DuckDB would reuse the file that this
-    process opened there earlier, even if a newer one has replaced it.
-    Raises UsageError when there is no warehouse, it cannot be opened or an earlier release wrote it, NewerFormatError
-    when a newer one did.
-    """
-    if not path.exists():
-        raise UsageError(_describe_missing(path))
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(duckdb.Error):
-            return _attach(path, access)
-    try:
-        return _attach(path, access)
-    except duckdb.Error as error:
-        raise UsageError(_cannot_open(path, error)) from None
-
-
 @contextmanager
 def _running(task: str) -> Generator[None]:
     """Show the progress of our own statements, and raise their failures as errors of the tree."""
@@ -180,80 +117,11 @@ def _running(task: str) -> Generator[None]:
         yield
 
 
-def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
-    connection = connect()
-    connection.execute(statement("attach_warehouse", path=literal(str(path))))
-    connection.execute(_METADATA_CACHE)
-    connection.execute(_USE_WAREHOUSE)
-    _require_own_format(connection, path)  # fails here for a truncated file
-    if has_base(connection):
-        attach_base(connection, path)
-    if connection.execute(statement("views_of_objects")).fetchall():
-        register_s3(connection)
-    look_in(path.parent, connection)
-    if not access.all_files:
-        output = [] if access.output is None else [str(access.output)]
-        lock_connection(connection, [*files_of_views(path.parent, connection), *output])
-    return connection
-
-
-def _describe_missing(path: Path) -> str:
-    """Return that there is no warehouse, and what may be meant: another folder, or a lake without a warehouse yet."""
-    folder = path.parent.absolute()
-    if folder.is_file():
-        return f"{folder} is a file: give its folder, {folder.parent}, to open_warehouse() or as data_dir"
-    found = f"there is no warehouse at {folder / path.name}{'' if folder.is_dir() else ', and no such folder'}"
-    derive = ", or derive one from the lake there by `karmalake refresh`" if (folder / "lake").is_dir() else ""
-    return (
-        f"{found}: set data_dir (KARMALAKE_DATA_DIR), or pass the data folder to open_warehouse(){derive}; a copy of "
-        "one suffices, since a warehouse is only read"
-    )
-
-
-def _cannot_open(path: Path, error: duckdb.Error) -> str:
-    cause = str(error).partition("\n")[0].rstrip(".!")
-    return (
-        f"the warehouse cannot be opened: {cause}: make {path} and {base_folder(path)} readable to this user, or "
-        "rebuild it with `karmalake rebuild`"
-    )
-
-
-def _require_own_format(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    found, writer = stored_format(connection)
-    WAREHOUSE.require_known(found, str(path), writer)
-    if found < WAREHOUSE.number:
-        raise UsageError(f"{path} was written by karmalake {writer} in an older format: run `karmalake refresh`")
-
-
 def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """Return another connection to the same warehouse, without its temporary objects; it closes with the first."""
     cursor = connection.cursor()
-    cursor.execute(_USE_WAREHOUSE)
+    cursor.execute(USE_WAREHOUSE)
     return cursor
-
-
-def stored_format(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
-    """Return the format of a warehouse, and the release that wrote it. Raises duckdb.Error for none."""
-    row = connection.sql("FROM snapshot_info").pl().row(0, named=True)
-    return row.get("format", 0), row["karmalake_version"]
-
-
-def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
-    """Return the row of `snapshot_info`. Raises duckdb.Error for a warehouse without it."""
-    row = connection.sql("FROM snapshot_info").pl().row(0, named=True)
-    return Info(
-        lake_version=row["lake_version"],
-        as_of=row["as_of"],
-        policy=Policy.model_validate_json(row["policy"]),
-        policy_version=row["policy_version"],
-        derived_at=row["derived_at"],
-        karmalake_version=row["karmalake_version"],
-        recipe=row.get("recipe", ""),
-        last_batch=row.get("last_batch"),
-        decayed_to=row.get("decayed_to"),
-        erasures=row.get("erasures", 0),
-        merges=row.get("merges", ""),
-    )
 
 
 class Warehouse:
@@ -268,7 +136,7 @@ class Warehouse:
     """
 
     def __init__(
-        self, path: Path, connection: duckdb.DuckDBPyConnection | None = None, access: Access = Access()
+        self, path: Path, connection: duckdb.DuckDBPyConnection | None = None, access: Access = NO_FILES
     ) -> None:
         self.path = path
         self._lake_uri: str | None = None
@@ -278,7 +146,7 @@ class Warehouse:
         self._connect(connection or attach(path, access))
 
     @classmethod
-    def on_s3(cls, lake_uri: str, access: Access = Access()) -> Self:
+    def on_s3(cls, lake_uri: str, access: Access = NO_FILES) -> Self:
         """Download the published warehouse of a lake on S3 and open it. Raises like `open_warehouse`."""
         with downloaded(lake_uri) as path:
             warehouse = cls(path, access=access)

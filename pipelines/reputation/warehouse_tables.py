@@ -93,9 +93,9 @@ def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) ->
 
 
 def _trends(policy: EffectivePolicy, sources: Mapping[str, str], of_days: str, of_users: str) -> dict[str, str]:
-    score = exact_type(policy.score_digits)
+    score, of_all = exact_type(policy.score_digits), exact_type(policy.score_digits, 38)
     return {
-        "trends_daily": statement("table_trends_daily", exact=score, of_days=of_days, **sources),
+        "trends_daily": statement("table_trends_daily", exact=of_all, of_days=of_days, **sources),
         "trends_reasons": statement("table_trends_reasons", of_days=of_days, **sources),
         "trends_levels": statement("table_trends_levels", of_days=of_days, **sources),
         "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users, **sources),

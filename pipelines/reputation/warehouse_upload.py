@@ -28,7 +28,7 @@ from pipelines.reputation.remote_warehouse import (
     remote_folder,
 )
 from pipelines.reputation.sql import one_row, statement
-from pipelines.reputation.warehouse import Info, stored_info
+from pipelines.reputation.warehouse_file import Info, stored_info
 
 _ATTEMPTS = 3
 """A publication may remove the base of the file that was copied before it."""

@@ -16,7 +16,7 @@ from pyarrow import compute
 from pipelines.contract.schema import EVENT, TIMESTAMP
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES
-from pipelines.sources.canonical import canonicalize
+from pipelines.sources.canonical import ROUNDED_NUMBER, canonicalize
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import Rows, read_rows
 from pipelines.sources.times import FileTimeUnit, check_time_options, read_file_times
@@ -28,8 +28,6 @@ _INDEX = re.compile(r"|__index_level_[0-9]+__|Unnamed: [0-9]+")
 """A column without a name, as pandas writes the index of a frame: where a row stood, not what it says."""
 _MAX_SHOWN_COLUMNS = 20
 _MAX_SHOWN_CHARS = 80
-_ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
-"""A large number as spreadsheets and floats write it: its last digits are lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +195,7 @@ def _invalid_ids(rows: Rows, mapping: ColumnMapping) -> dict[int, str]:
     problems = dict(rows.problems)
     for name in mapping.id_columns:
         texts = rows.text(name)
-        for row in pc.indices_nonzero(pc.match_substring_regex(texts, _ROUNDED_NUMBER)).to_pylist():
+        for row in pc.indices_nonzero(pc.match_substring_regex(texts, ROUNDED_NUMBER)).to_pylist():
             problems[row] = f"column {name!r}: {texts[row].as_py()!r} is a rounded number, not an id: write all digits"
     return problems
 

@@ -4,6 +4,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -24,7 +25,9 @@ _ZIP = b"PK\x03\x04"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
 _SAMPLE_BYTES = 256 * 1024
-_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, NotImplementedError)
+_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
+"""What zipfile raises for compressions, passwords, and the names, sizes and offsets of a damaged archive."""
 
 
 class TextStream:
@@ -65,7 +68,7 @@ class TextStream:
     def _read(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
-        except _ERRORS as error:
+        except (*_ERRORS, *_ZIP_ERRORS) as error:
             raise UsageError(f"{self._path}: cannot be decompressed: {error}: it is damaged or cut off") from None
 
     def _decoded(self, block: bytes, *, is_end: bool = False) -> bytes:
@@ -124,7 +127,7 @@ def _only_member(path: Path, files: ExitStack) -> IO[bytes]:
         if len(members) != 1:
             raise UsageError(f"{path}: has {len(members)} files, and one is read: unpack it, and give its files")
         return files.enter_context(archive.open(members[0]))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*_ERRORS, *_ZIP_ERRORS) as error:
         raise UsageError(f"{path}: cannot be unpacked: {error}: unpack it first") from None
 
 

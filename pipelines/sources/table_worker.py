@@ -11,6 +11,7 @@ import struct
 import sys
 import uuid
 from collections.abc import Collection, Iterator
+from functools import reduce
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -71,7 +72,7 @@ def main() -> None:
         _write(out, b"r", str(error).encode())
     except MemoryError:
         _write(out, b"r", f"reading it needs over {mebibytes(MAX_PARQUET_BYTES)}".encode())
-    except (OSError, pa.ArrowException, RecursionError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - each library has errors of its own, such as for a password
         _write(out, b"r", (str(error).splitlines() or [type(error).__name__])[0].encode())
 
 
@@ -159,7 +160,13 @@ def _excel_batches(path: str, chunk_rows: int, names: Collection[str]) -> Iterat
     book = fastexcel.read_excel(path)
     header = _header_row(book, names) if names else 0
     sheet = book.load_sheet(0, header_row=header, schema_sample_rows=None)
-    yield from pa.Table.from_batches([sheet.to_arrow()]).to_batches(chunk_rows)
+    table = pa.Table.from_batches([sheet.to_arrow()])
+    yield from table.filter(_has_values(table)).to_batches(chunk_rows)
+
+
+def _has_values(table: pa.Table) -> pa.ChunkedArray:
+    """Return whether each row has a value: one cell far below the others makes a million rows without."""
+    return reduce(pc.or_, (pc.is_valid(column) for column in table.columns))
 
 
 def _header_row(book: Any, names: Collection[str]) -> int:

@@ -19,7 +19,8 @@ from pipelines.errors import UsageError
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 FileTimeUnit = Literal["s", "ms", "us", "ns", "iso", "rfc2822"]
 _HAS_ZONE = r"(?:Z|[-+][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)\s*$"
-_NAMED_UTC = r" (?:UTC|GMT)$"
+_NAMED_UTC = r"^([0-9].*) (?:UTC|GMT)$"
+_UTC_NAMES = (" UTC", " GMT")
 _HAS_TIME = r"[0-9]:[0-9]"
 _ZONES_IN_FORMAT = ("%z", "%Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,6 +37,7 @@ _UNITS: dict[str, FileTimeUnit] = {
     "[0-9]{13}": "ms",
     "[0-9]{16}": "us",
     "[0-9]{19}": "ns",
+    "[A-Z][a-z]{2}, [0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} .*": "rfc2822",
 }
 _MAX_GUESSED_ROWS = 100
 _PARSED = "SELECT epoch_us(try_strptime(trim(texts), $format)) AS time FROM given"
@@ -60,8 +62,8 @@ def read_file_times(
 ) -> tuple[pa.Array, dict[int, str]]:
     """Parse a string array of times; return a TIMESTAMP array and the error message by row, like `read_times`.
 
-    `time_format` has the names of strptime; `time_zone` applies to times that name none. An hour that occurs twice when
-    clocks are set back is the first one; a time that does not occur is the next that does.
+    A null text is a null time. `time_format` has the names of strptime; `time_zone` applies to times that name none. An
+    hour that occurs twice when clocks are set back is the first one; a time that does not occur is the next that does.
     """
     if time_format is not None:
         return _read_formatted(texts, time_format, time_zone)
@@ -69,7 +71,8 @@ def read_file_times(
         return _read_rfc2822(texts)
     if unit != "iso":
         return read_times(texts, unit)
-    texts = pc.replace_substring_regex(texts, pattern=_NAMED_UTC, replacement="Z")
+    if any(pc.any(pc.ends_with(texts, name)).as_py() for name in _UTC_NAMES):
+        texts = pc.replace_substring_regex(texts, pattern=_NAMED_UTC, replacement=r"\1Z")
     times, errors = read_times(texts, unit)
     errors |= {
         row: f"{errors[row]}: {remedy}" for row, remedy in _remedies(texts, [*errors][:_MAX_GUESSED_ROWS]).items()
@@ -106,7 +109,7 @@ def _read_formatted(texts: pa.Array, time_format: str, time_zone: str | None) ->
     times = _parse(texts, time_format)
     if time_zone is not None and not any(name in time_format for name in _ZONES_IN_FORMAT):
         times = _in_zone(times, time_zone)
-    wrong = pc.indices_nonzero(pc.is_null(times)).to_pylist()
+    wrong = pc.indices_nonzero(pc.and_(pc.is_null(times), pc.is_valid(texts))).to_pylist()
     return times, {row: f"{_quote(texts[row].as_py())} is not a time in the format {time_format!r}" for row in wrong}
 
 
@@ -128,6 +131,9 @@ def _read_rfc2822(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     times: list[int | None] = []
     errors: dict[int, str] = {}
     for row, text in enumerate(texts.to_pylist()):
+        if text is None:
+            times.append(None)
+            continue
         try:
             time = parsedate_to_datetime(text)
             times.append(((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1))

@@ -167,3 +167,13 @@ def test_an_unfolded_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [["load", "rows"], [long, "5"], ["b", "12"]]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_pipe_gets_a_line_for_each_row_without_padding(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no width to fold at, and no space ends a line; an empty line of a value stays."""
+    long = "0123456789" * 20
+    print_table(["user", "why"], [("ada", long), ("bo", "short")])
+    print_fields([("user", "ada"), ("why", f"{long}\n\nend")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["user  why", f"ada   {long}", "bo    short"]
+    assert lines[3:] == ["user  ada", f"why   {long}", "", "      end"]

@@ -101,6 +101,7 @@ def test_the_pipeline_end_to_end(karmalake: Run, ratings: str, settings: Setting
     ("arguments", "code", "sentence"),
     [
         (["drian"], 2, "No such command"),
+        (["merge", "ada", "bo"], 2, "Did you mean 'user merge'"),
         (["show"], 2, "Missing argument"),
         (["scores"], 2, "there is no lake"),
         (["scores", "--as-of", "yesterday"], 2, "is not a time"),

@@ -10,7 +10,7 @@ import pytest
 from pipelines.refresh import publish_views
 from pipelines.reputation.documents import documents
 from pipelines.reputation.export import export_warehouse
-from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.client import connect
 from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.keys import document_key, key_pattern

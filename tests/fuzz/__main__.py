@@ -26,7 +26,7 @@ _ENDING_SECONDS = 900.0
 def run(names: list[str], seconds: float, folder: Path, seed: int | None = None) -> list[dict[str, Any]]:
     """Run campaigns on targets, two at a time; return their reports. A missing report counts as a finding.
 
-    With the same `seed` inputs start the same; None chooses a different one each time.
+    With the same `seed` and an empty folder inputs start the same; None chooses a different seed each time.
     """
     seed = time.time_ns() if seed is None else seed
     shares = [names[start::_CONCURRENT_CAMPAIGNS] for start in range(_CONCURRENT_CAMPAIGNS)]
@@ -71,9 +71,14 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(NAMES)}; all by default")
     parser.add_argument("--seconds", type=float, default=60.0, help="a target; 0 runs only the kept inputs")
     parser.add_argument(
-        "--seed", type=int, help="inputs start the same with the same seed; without it they differ each time"
+        "--seed", type=int, help="with the same seed and an empty folder inputs start the same; otherwise they differ"
     )
-    parser.add_argument("--folder", type=Path, default=_FOLDER / "findings", help="where failing inputs are saved")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=_FOLDER / "findings",
+        help="where inputs are saved: those that fail, and those to resume from",
+    )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="check one input in this process")
     arguments = parser.parse_args()
     unknown = set(arguments.targets) - set(NAMES)

@@ -22,13 +22,15 @@ from typing import Any
 
 import psutil
 
-from tests.fuzz.finding import Finding, is_new, last_stack, place_of, save, seeds_of
+from tests.fuzz.finding import Finding, corpus_of, is_new, last_stack, place_of, save, save_to_corpus, seeds_of
 from tests.fuzz.target import Target
 from tests.fuzz.targets import load
 from tests.fuzz.worker import STACK_SIGNAL, Shared, Worker, shrink
 
 _PREPARE_SECONDS = 240.0
 """A child may have to compile loops with bounds checks."""
+_MAX_PREPARE_SECONDS = 3 * _PREPARE_SECONDS
+"""While it waits for a CPU."""
 _SHRINK_SECONDS = 8.0
 _COMPILER = "/numba/core/"
 _POLL_SECONDS = 0.1
@@ -116,6 +118,7 @@ class Campaign:
             case "kept":
                 self.corpus.append(content[0])
                 self.features |= content[1]
+                save_to_corpus(content[0], self.name, self.folder)
             case "finding":
                 self._keep(content)
             case _:
@@ -217,7 +220,8 @@ class _Child:
                 ready = ready or kind == "ready"
                 on_message(kind, content)
             began = self.shared.began
-            if not ready and time.monotonic() - started > _PREPARE_SECONDS:
+            waited = time.monotonic() - started
+            if not ready and waited > _PREPARE_SECONDS and (waited > _MAX_PREPARE_SECONDS or not self._is_starved()):
                 return Finding(b"", "broken", "the good input has no outcome", self._log_tail())
             took = time.monotonic() - began if ready and began else 0.0
             if took > timeout_factor * self.target.seconds and (took > _PREPARE_SECONDS or not self._is_compiling()):
@@ -309,7 +313,8 @@ def _run(name: str, seconds: float, folder: Path, seed: int) -> Report:
         target = load(name)
     except Exception:  # noqa: BLE001 - a target that cannot be imported is a finding, and the others run
         return Report(name, findings=[traceback.format_exc()])
-    return Campaign(name, target, folder, seeds_of(name), seed).run(seconds)
+    seeds = seeds_of(name) + corpus_of(name, folder, random.Random(seed))
+    return Campaign(name, target, folder, seeds, seed).run(seconds)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""A finding of the fuzzer: an input and how it fails, identified by a signature, saved as a file."""
+"""What a campaign saves: findings, an input and how it fails, identified by a signature; and inputs to start from."""
 
 import gzip
+import random
 import re
 import shlex
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 SEEDS = Path(__file__).with_name("seeds")
 _VARIABLE = re.compile(r"0x[0-9a-f]+|'[^'\n]*'|\"[^\"\n]*\"|\d+")
 _MAX_PER_KIND = 3
+_CORPUS = "corpus"
+_MAX_CORPUS = 300
 _LIST = re.compile(r"#(?:(?:, |: )#)+")
 _OURS = re.compile(r'File "[^"]*/(pipelines/[^"]+)", line \d+ in (\w+)')
 
@@ -54,6 +57,19 @@ def seeds_of(target: str, folder: Path = SEEDS) -> list[bytes]:
     Files with the suffix .packed are compressed with gzip.
     """
     return [_seed(path) for path in sorted((folder / target).glob("*"))]
+
+
+def corpus_of(target: str, folder: Path, rng: random.Random) -> list[bytes]:
+    """Return inputs by which earlier campaigns with the same folder reached new lines: a random 300 of them."""
+    paths = sorted((folder / target / _CORPUS).glob("*"))
+    return [path.read_bytes() for path in rng.sample(paths, min(len(paths), _MAX_CORPUS))]
+
+
+def save_to_corpus(data: bytes, target: str, folder: Path) -> None:
+    """Save an input that reached new lines, for the next campaign with the same folder."""
+    path = folder / target / _CORPUS / blake2b(data, digest_size=10).hexdigest()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def _seed(path: Path) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 from pipelines.contract.decode import Decoded
 from tests.conftest import REPOSITORY
 from tests.fuzz.__main__ import print_reports, run
-from tests.fuzz.finding import Finding, is_new, last_stack, save, seeds_of, shape
+from tests.fuzz.finding import Finding, corpus_of, is_new, last_stack, save, save_to_corpus, seeds_of, shape
 from tests.fuzz.mutation import MAX_BYTES, mutate_bytes
 from tests.fuzz.target import WrongError
 from tests.fuzz.targets import NAMES, load, sources
@@ -86,6 +86,19 @@ def test_the_command_says_what_was_found_and_fails(tmp_path: Path) -> None:
     report = (Path(path).with_suffix(".txt")).read_text(encoding="utf-8")
     assert report.startswith(f"python -m tests.fuzz tests.fuzz.faulty_targets:RAISES --replay {path}\n")
     assert "Panic: slice index starts at 10 but ends at 0" in report
+    assert corpus_of("tests.fuzz.faulty_targets:RAISES", tmp_path, random.Random(0))
+
+
+def test_a_campaign_resumes_from_the_inputs_of_earlier_ones(tmp_path: Path) -> None:
+    """With the same folder; of very many inputs it takes some, chosen by its seed."""
+    assert corpus_of("json", tmp_path, random.Random(1)) == []
+    inputs = {b"%d" % number for number in range(400)}
+    for data in inputs:
+        save_to_corpus(data, "json", tmp_path)
+    first, second = (corpus_of("json", tmp_path, random.Random(seed)) for seed in (1, 2))
+    assert set(first) < inputs
+    assert len(set(first)) == 300
+    assert set(first) != set(second)
 
 
 def test_the_closing_line(capsys: pytest.CaptureFixture[str]) -> None:

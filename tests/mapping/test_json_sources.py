@@ -70,6 +70,52 @@ def test_numbers_keep_their_digits() -> None:
     ]
 
 
+def _at(time: str, user: str = '"u1"') -> bytes:
+    return f'{{"id": "r1", "driver": {{"id": {user}}}, "at": {time}}}'.encode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "time", "expected"),
+    [
+        ('time_zone = "Europe/Berlin"', '"2026-01-31 12:00:00"', "2026-01-31T11:00:00+00:00"),
+        ('time_unit = "ns"', "1769860800000000000", "2026-01-31T12:00:00+00:00"),
+        ('time_unit = "rfc2822"', '"Sat, 31 Jan 2026 13:00:00 +0100"', "2026-01-31T12:00:00+00:00"),
+        ('time_format = "%d.%m.%Y %H:%M"', '"31.01.2026 12:00"', "2026-01-31T12:00:00+00:00"),
+    ],
+)
+def test_times_are_read_like_those_of_files(tmp_path: Path, keys: str, time: str, expected: str) -> None:
+    """A zone, a unit and a format are those of the options of files; without a time the record is rejected."""
+    with mapping(tmp_path, f"{_PLAIN.partition('metadata')[0]}{keys}\n") as decode:
+        found = decode(records([_at(time), _at("null")]))
+    assert [each.isoformat() for each in found.events["event_time"].to_pylist()] == [expected]
+    assert reasons(found) == {1: "missing_timestamp"}
+
+
+@pytest.mark.slow
+def test_a_time_in_another_form_names_the_key_that_reads_it(tmp_path: Path) -> None:
+    """Seconds, and a date of another order, as in the messages about files."""
+    with mapping(tmp_path, _PLAIN) as decode:
+        seconds, mail = (
+            decode(records([_at(time)])).rejected["detail"][0].as_py()
+            for time in ("1769860800", '"Sat, 31 Jan 2026 12:00:00 GMT"')
+        )
+    assert "give --time-unit s (of a source or the settings: time_unit)" in seconds
+    assert "'Sat, 31 Jan 2026 12:00:00 GMT'" in mail
+    assert "--time-unit rfc2822" in mail
+
+
+@pytest.mark.slow
+def test_what_is_not_an_id_is_refused(tmp_path: Path) -> None:
+    """A rounded number, a list and an object are dead letters, as in files; brackets in a name are not."""
+    users = ["9.8e10", '{"b": 1}', '["x"]', '"[deleted]"', "12345678901234567890"]
+    with mapping(tmp_path, _PLAIN) as decode:
+        found = decode(records([_at('"2026-01-31"', user) for user in users]))
+    assert [row[1] for row in events(found)] == ["[deleted]", "12345678901234567890"]
+    assert reasons(found) == dict.fromkeys(range(3), "unmappable")
+    assert "user_id: 9.8e10 is a rounded number, not an id: write all digits." in found.rejected["detail"][0].as_py()
+
+
 @pytest.mark.slow
 def test_each_record_has_one_fate(tmp_path: Path) -> None:
     """A record becomes two events, or is filtered, or is rejected; the others of its batch go on (`not-blocked`)."""

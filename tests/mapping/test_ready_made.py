@@ -1,5 +1,6 @@
 """Ready-made sources, over records as the specifications publish them."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import ConfigurationError
-from tests.mapping.sources import events, mapping, reasons, records
+from tests.mapping.sources import NOW, events, mapping, reasons, records
 
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md, sections 3.2 and 3.3
 _BINARY_HEADERS = [
@@ -44,6 +45,18 @@ def test_cloudevents_in_structured_and_binary_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_cloudevents_with_other_data_and_without_a_time(tmp_path: Path) -> None:
+    """Data in base64 are read, data that are no object are an entry; the time, which is optional, is the record's."""
+    rest = {name: value for name, value in _STRUCTURED.items() if name not in {"data", "time"}} | {"subject": "u3"}
+    encoded = base64.b64encode(b'{"points": 7}').decode()
+    values = [rest | {"data_base64": encoded}, rest | {"data": "text"}, rest | {"data": [1]}, rest]
+    with mapping(tmp_path, 'topic = "m"\nlike = "cloudevents"\n') as decode:
+        found = decode(records([json.dumps(value).encode() for value in values]))
+    assert [row[3] for row in events(found)] == [{"points": "7"}, {"data": "text"}, {"data": "[1]"}, {}]
+    assert set(found.events["event_time"].to_pylist()) == {NOW}
+
+
+@pytest.mark.slow
 def test_cloudevents_whose_subject_is_the_user(tmp_path: Path) -> None:
     """Without user_id, the attribute `subject` is the user."""
     values = [json.dumps(_STRUCTURED | {"subject": "u3"}).encode(), b"{}"]
@@ -69,6 +82,24 @@ def test_debezium_outbox(tmp_path: Path) -> None:
     assert (event_id, user_id, action) == ("406c07f3-26f0-4eea-a50c-109940064b8f", "123", "OrderCreated")
     assert metadata["lineItems"] == '[{"id":1,"item":"Debezium in Action"}]'
     assert found.filtered["offset"].to_pylist() == [1]
+
+
+@pytest.mark.slow
+def test_debezium_outbox_by_each_converter(tmp_path: Path) -> None:
+    """A payload and a key in a JSON string, with a schema, or plain name the same user and time."""
+    payload = {"driver": "d1", "created": "2026-01-31T12:00:00Z"}
+    text = json.dumps(payload)
+    values = [
+        text,
+        json.dumps(text),
+        json.dumps({"schema": {}, "payload": text}),
+        json.dumps({"schema": {}, "payload": payload}),
+    ]
+    keys = [b"k", b'"k"', b'{"schema": {"type": "string"}, "payload": "k"}', b"123"]
+    headers = [[("id", b"e1"), ("eventType", b"OrderCreated")]] * 4
+    with mapping(tmp_path, 'topic = "o"\nlike = "debezium-outbox"\ntime = "created"\n') as decode:
+        found = decode(records([value.encode() for value in values], keys=keys, headers=headers))
+    assert events(found) == [("e1", user, "OrderCreated", payload) for user in ("k", "k", "k", "123")]
 
 
 def _change(op: str, before: Any, after: Any, lsn: int, **envelope: Any) -> bytes:
@@ -118,6 +149,25 @@ def test_debezium_cdc_of_a_ratings_table(tmp_path: Path, envelope: dict[str, Any
     assert found.events["event_time"][0].as_py().isoformat() == "2026-01-31T12:00:00.123456+00:00"
     assert found.filtered["offset"].to_pylist() == [3, 5]
     assert not len(found.rejected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "places",
+    [
+        [{"file": "bin.1", "pos": 4, "row": 0}, {"file": "bin.2", "pos": 4, "row": 0}],
+        [{"change_lsn": "a", "event_serial_no": 1}, {"change_lsn": "b", "event_serial_no": 1}],
+        [{"scn": "7", "rs_id": "x"}, {"scn": "8", "rs_id": "x"}],
+    ],
+)
+def test_two_updates_of_a_row_are_two_corrections(tmp_path: Path, places: list[dict[str, Any]]) -> None:
+    """In the logs of MySQL, whose positions repeat in each file, of SQL Server and Oracle, within one millisecond."""
+    row = {"id": 7, "driver": "d1", "note": "__debezium_unavailable_value"}
+    changes = [{"op": "u", "after": row, "source": {"table": "ratings", "ts_ms": 1769860800000} | at} for at in places]
+    with mapping(tmp_path, _CDC) as decode:
+        first, second = events(decode(records([json.dumps(each).encode() for each in changes])))
+    assert first[0] != second[0]
+    assert first[3] == {"id": "7", "driver": "d1", "target_event_id": "ratings/7"}
 
 
 @pytest.mark.slow

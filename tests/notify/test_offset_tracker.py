@@ -1,10 +1,19 @@
 """The offset tracker: a checkpoint never passes a pending delivery, also during rebalances."""
 
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
+from kafka.structs import TopicPartition
+
+from pipelines.bus.clients import MemberState
+from pipelines.notify.branch import DeliveryCounts, Plan, _read
+from pipelines.notify.events import decode_changes, decode_events
 from pipelines.notify.lanes import Delivery
 from pipelines.notify.offset_tracker import OffsetTracker
+from pipelines.notify.rules import RedisStream
+from pipelines.notify.start_offsets import compaction_losses
+from pipelines.settings import KafkaSettings, Settings
 
 
 def delivery(offset: int, partition: int = 0) -> Delivery:
@@ -74,3 +83,78 @@ def test_a_topic_partition_returned_by_another_notifier_resumes_at_the_committed
     assert tracker.resolve_start(0, None) is None
     assert tracker.checkpoints() == {}
     assert tracker.resolve_start(1, 20) == 20, "polled before the word that it is ours"
+
+
+def test_offsets_that_compaction_removed_are_noticed() -> None:
+    """From the group's checkpoint, or what was read last: a new group, and a reader that was moved, miss nothing."""
+    place, tracker = TopicPartition("scores", 0), OffsetTracker()
+    tracker.assign([0, 1])
+    assert tracker.resolve_start(0, 7, committed=4) == 7
+    assert tracker.resolve_start(1, None) is None
+    [loss] = compaction_losses(place, tracker.next_offset(0), position=12, records=3)
+    assert loss.lost == 5
+    assert loss.message.startswith("5 changes on scores-0 were replaced by newer ones of their users")
+    assert compaction_losses(place, tracker.next_offset(1), position=12, records=3) == ()
+    tracker.record_read(0, 12, [])
+    assert compaction_losses(place, tracker.next_offset(0), position=14, records=2) == ()
+    assert compaction_losses(place, tracker.next_offset(0), position=11, records=2) == ()
+    assert compaction_losses(place, tracker.next_offset(0), position=14, records=0)[0].lost == 2
+    tracker.restart(0)
+    tracker.restart(9)
+    assert tracker.next_offset(0) is None
+
+
+def test_a_destination_of_changes_reports_them() -> None:
+    """Its first poll after a week off, and the ones after it; one of events has no such topic."""
+    for decode, lost in ((decode_changes, [3, 2]), (decode_events, [])):
+        branch = _branch(decode, committed=4)
+        for polled in ([7, 8], [7, 8], [9, 12]):
+            branch.reader.polled = polled
+            _read(branch)
+        assert [loss.lost for loss in branch.counts.losses] == lost
+
+
+def _branch(decode: Any, committed: int) -> Any:
+    """Return a branch of one topic partition, whose reader polls what a test says."""
+    reader = _Reader(committed)
+    fields = {"reader": reader, "settings": Settings(), "tracker": OffsetTracker(), "counts": DeliveryCounts()}
+    plan = Plan("app", RedisStream(kind="redis_stream", key="k"), (), 9, lambda: None, KafkaSettings(), decode)  # type: ignore[arg-type, return-value]
+    others = {"lanes": SimpleNamespace(in_flight=0), "moves": SimpleQueue[Any](), "paused_until": {}}
+    fields["tracker"].assign([0])
+    return SimpleNamespace(plan=plan, **fields, **others)
+
+
+class _Reader:
+    """A consumer of one topic partition."""
+
+    _coordinator = SimpleNamespace(rebalance_in_progress=lambda: False)
+
+    def __init__(self, committed: int) -> None:
+        self.at, self.polled = committed, list[int]()
+
+    def committed(self, _: TopicPartition) -> int:
+        return self.at
+
+    def group_metadata(self) -> Any:
+        return SimpleNamespace(state=MemberState.STABLE)
+
+    def poll(self, _: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        assert max_records
+        common = {"topic": "t", "partition": 0, "timestamp": 0, "key": b"", "value": b"", "headers": ()}
+        records = [SimpleNamespace(offset=at, **common) for at in self.polled]
+        return {TopicPartition("scores", 0): records}
+
+    def position(self, _: TopicPartition) -> int:
+        return self.polled[-1] + 1
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("scores", 0)}
+
+    def paused(self) -> set[TopicPartition]:
+        return set()
+
+    def resume(self, *_: TopicPartition) -> None:
+        """Nothing is paused."""
+
+    def seek(self, _: TopicPartition, at: int) -> None:
+        assert at == self.polled[0]

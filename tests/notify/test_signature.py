@@ -18,7 +18,7 @@ from pipelines.notify.delivery import DELIVERED, Notification
 from pipelines.notify.rules import Webhook
 from pipelines.notify.signature import idempotency_key, read_secret, signed_headers, webhook_id
 from pipelines.notify.template import Event
-from pipelines.notify.webhook import open_webhook
+from pipelines.notify.webhook import check_address, open_webhook
 from tests.notify.receiver import Receiver, Request
 
 EVENT_IDS = st.text(st.characters(), max_size=12) | st.text(" \t\n%.aé", max_size=6)
@@ -122,3 +122,14 @@ def test_a_damaged_standard_secret_is_refused_without_showing_it(monkeypatch: py
     with pytest.raises(ConfigurationError, match="in HOOK begins with whsec_, but no valid base64 follows") as caught:
         read_secret(Webhook(kind="webhook", url="http://h/", secret_env="HOOK"))  # noqa: S106
     assert "not base64" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_!", "secret"])
+def test_no_error_shows_the_address(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    """A URL may hold a password, or a token in its path: a message names its host only."""
+    webhook = Webhook(kind="webhook", url="https://me:hidden@hook.example/hidden\0", secret_env="HOOK_SECRET")  # noqa: S106
+    monkeypatch.setenv("HOOK_SECRET", secret)
+    with pytest.raises(ConfigurationError, match=r"hook\.example") as raised:  # noqa: PT012 - whichever refuses first
+        read_secret(webhook)
+        check_address(webhook)
+    assert "hidden" not in str(raised.value)

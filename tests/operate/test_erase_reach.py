@@ -381,7 +381,7 @@ def test_the_unreached_locations_are_named(settings: Settings, tmp_path: Path) -
 
 
 def test_the_command_lists_what_it_did_not_reach(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It exits 2 without a document store; else it says when bytes are deleted, and lists what it does not reach."""
+    """Without a document store it exits 2; else it says when bytes are deleted, what remains, or that no row was."""
     assert bus.kafka.bootstrap_servers
     for name, value in {
         "DATA_DIR": str(bus.data_dir),
@@ -399,9 +399,11 @@ def test_the_command_lists_what_it_did_not_reach(bus: Settings, monkeypatch: pyt
     assert done.exit_code == 0, done.output
     for phrase in ("24 h", "karmalake stream", "not reached", f"the topic {bus.kafka.topic}", "not counted here"):
         assert phrase in " ".join(done.output.split())
+    assert "check the spelling" not in done.output
     counted = CliRunner().invoke(app, ["erase", "--yes", "--count-mentions", _JANE])
     assert counted.exit_code == 0, counted.output
     assert "2 events, 1 conflicts" in " ".join(counted.output.split())
+    assert "no row of these users: check the spelling, unless they were erased before" in counted.output
 
 
 def test_vacuum_when_due(bus: Settings) -> None:

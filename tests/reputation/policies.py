@@ -191,6 +191,20 @@ def time_points() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["member", "'"]), one, min_size=1)
 
 
+def raters() -> st.SearchStrategy[Table]:
+    """Return weights of raters, from seeds who rate, are rated, or do neither."""
+    seeds = st.sampled_from([("rita",), ("ann", "rob"), ("zoe",)])
+    return st.fixed_dictionaries(
+        {"weight": st.just("trust"), "seeds": seeds},
+        optional={
+            "damping": st.sampled_from(["0", "0.25", "1"]),
+            "rounds": st.integers(1, 4),
+            "minimum": st.sampled_from(["0.05", "0.5"]),
+            "key": st.sampled_from(["rater_id", "ride_id"]),
+        },
+    )
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}

@@ -30,6 +30,10 @@ Rated.rating = { from = "stars", minimum = 1, maximum = 5 }
 points = 1
 [[actions.Both.emit]]
 points = { from = "bonus", minimum = 0, maximum = 5 }
+[time.membership]
+points = 1
+every = "day"
+since = ["Joined"]
 [scopes.stars]
 from = "stars"
 """
@@ -46,7 +50,9 @@ events = [
     { event_id = "both", ANN, action_type = "Both", metadata = { bonus = 3 } },
     { event_id = "future", user_id = "ann", action_type = "Up", timestamp = 2026-03-11 },
     { user_id = "bob", action_type = "Suspended", timestamp = 2026-03-10 },
+    { user_id = "cid", action_type = "Joined", timestamp = 2026-03-07T12:00:00Z },
 ]
+expect.cid = { time.membership = 3, all_time_score = 3 }
 [cases.expect.ann]
 all_time_score = 8.5
 all_time_rating_average = 4.333333
@@ -75,6 +81,7 @@ scopes."stars=5".all_time_events = 3
 scopes."stars=1".status = "active"
 reasons = { up = "capped" }
 earned = { up = 0.5 }
+time.membership = 2
 [cases.expect.eve]
 status = "active"
 """.replace("ANN", 'user_id = "ann", timestamp = 2026-03-10')
@@ -117,6 +124,7 @@ def test_each_difference_is_reported_with_the_contributions(results: list[CaseRe
         ("ann", 'scopes."stars=1".status', '"active"', '"none"'),
         ("ann", "reasons.up", '"capped"', '"granted"'),
         ("ann", "earned.up", "0.5", "1"),
+        ("ann", "time.membership", "2", "0"),
         ("eve", "status", '"active"', '"none"'),
     ]
     assert set(failed.contributions["ann"]["event_id"]) == {"up", "rated", "again-001", "again-002"}
@@ -167,6 +175,7 @@ def test_a_mistake_is_named_with_its_line(text: str, message: str) -> None:
         ),
         (_EVENT, "all_time_scor = 1", "did you mean 'all_time_score'?"),
         (_EVENT, 'scopes."star=4".status = "active"', "has no scope 'star': did you mean 'stars'?"),
+        (_EVENT, "time.membrship = 1", "is not a rule of [time] in this policy: did you mean 'membership'?"),
         (_EVENT, 'scopes."stars=4".events = 1', "is not a column of `reputation_by_stars` under this policy"),
         (_EVENT.replace("ann", ""), "all_time_score = 1", ":4: cases.0.events: event-001: "),
     ],

@@ -88,6 +88,14 @@ def test_scopes(events: list[Event], tables: dict[str, Any], others: dict[str, A
 
 
 @pytest.mark.slow
+@FEWER
+@given(histories(*EVENTS), policies.raters(), policies.everything(), merges())
+def test_raters(events: list[Event], table: dict[str, Any], others: dict[str, Any], pairs: list[Pair]) -> None:
+    """Raters weigh what they are trusted, whatever else the policy has, and under which names they are known."""
+    assert_agreement(events, policy(**policies.allowed((others | {"raters": table},))[0]), NOW, pairs)
+
+
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.scores())
 def test_start_floor_and_ceiling(events: list[Event], table: dict[str, Any]) -> None:
     """The all-time score has the policy's start and bounds; windows do not."""

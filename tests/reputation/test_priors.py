@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.boundary.database import connect
 from pipelines.errors import PolicyError
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.scores import scores
+from pipelines.reputation.sql import statement
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.reputation.warehouse_tables import trend_tables
 from tests.reputation.agreement import assert_agreement
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table
 from tests.reputation.policies import EVENTS, policy
@@ -133,6 +136,37 @@ def test_the_example_of_the_page() -> None:
     events = [rated("ann", 5, 6.5), rated("bob", 2, 5.5)]
     assert {user: round(mean, 2) for user, mean in _averages(events).items()} == {"ann": 4.33, "bob": 4}
     assert _averages([*events, rated("ann", 5, 4.5)])["ann"] == 4.25
+
+
+_MOST = 9 * 10**18
+_GIVEN = """
+CREATE TEMP VIEW emitted AS
+SELECT user_id, '' AS event_id, t, 0 AS emission_no, true AS matched, CAST(1000000 AS BIGINT) AS rating
+FROM (VALUES ('ann'), ('ann'), ('bob')) AS rated (user_id), (VALUES (0), (86400000000)) AS times (t)
+"""
+_NONE = "CREATE TEMP VIEW {} AS SELECT user_id, event_id, event_id AS retracted_by, t FROM emitted WHERE false"
+
+
+def test_sums_over_users_have_no_bound_in_practice() -> None:
+    """Weights of a user's day, of a day and of all days, and points of a day; each row fills the type of one."""
+    with connect() as connection:
+        connection.execute(_GIVEN)
+        for view in ("retracted_event", "known_event"):
+            connection.execute(_NONE.format(view))
+        for macro in ("utc_day", "floor_divide", "round_half_up", "round_half_even"):
+            connection.execute(statement(f"macro_{macro}"))
+        weight = f"CAST({_MOST} AS BIGINT)"
+        connection.execute(statement("rating_given", weight=weight, weights="", readable=""))
+        priors = connection.sql(statement("priors_by_day", source="FROM rating_given")).fetchall()
+        connection.execute(
+            "CREATE TEMP TABLE user_days AS SELECT DATE '2026-01-01' AS day, 'a' AS action_type, 1 AS events,"
+            " 1 AS counted, CAST(900000000000 AS DECIMAL(18, 6)) AS points, 1 AS rating_sum, 1 AS rating_count"
+            " FROM range(2)"
+        )
+        rules = policy(actions={"Rated": {"points": "0.000001"}}).at(AS_OF)
+        (daily,) = connection.sql(trend_tables(rules)["trends_daily"]).fetchall()
+    assert [(row[2], row[4]) for row in priors] == [(3 * _MOST, None), (3 * _MOST, 1_000_000)]
+    assert daily[5] == 1_800_000_000_000
 
 
 def _averages(events: list[Event]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A reader's mistake is a sentence: what is wrong, the place in the statement, what to do."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,7 +40,8 @@ def test_the_place_is_marked(warehouse: Warehouse, query: str, line: int, marked
     """The message quotes the line of the statement, and the mark is under the text that is wrong."""
     with pytest.raises(UsageError) as refused:
         warehouse.sql(query, [0] if "?" in query else None)
-    *_, excerpt, mark = str(refused.value).splitlines()
+    lines = str(refused.value).splitlines()
+    excerpt, mark = next(pair for pair in pairwise(lines) if pair[0].startswith("LINE "))
     assert excerpt == f"LINE {line}: {query.splitlines()[line - 1]}"
     assert excerpt[mark.index("^") : len(mark)] == marked
     assert str(refused.value).startswith("the query failed: ")
@@ -87,10 +89,12 @@ def test_values_in_a_message_control_no_terminal(warehouse: Warehouse) -> None:
 
 
 def test_a_file_is_refused_with_the_ways_to_read_it(warehouse: Warehouse) -> None:
-    """A data frame, or `allow_files`; a table that is merely unknown has no such advice."""
+    """A data frame, or `allow_files`; a table that is merely unknown may be a frame, not a file."""
     with pytest.raises(UsageError, match=r"tables=\{...\}, or open the warehouse with\sallow_files=True"):
         warehouse.sql("FROM 'segments.csv'")
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(
+        UsageError, match=r"a data frame of yours is passed in Python by tables=\{'segments'"
+    ) as refused:
         warehouse.sql("FROM segments")
     assert "allow_files" not in str(refused.value)
 

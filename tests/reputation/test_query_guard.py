@@ -11,7 +11,8 @@ import pytest
 from pipelines.errors import UsageError
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.warehouse import Access, Warehouse, attach, open_warehouse
+from pipelines.reputation.warehouse import Warehouse, open_warehouse
+from pipelines.reputation.warehouse_file import Access, attach
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 EVENTS = [

@@ -153,7 +153,10 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
 
 @pytest.mark.slow
 def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
-    """The policy names the former user_id, and events have either: every score and weight but the name stays."""
+    """The policy names the former user_id, and events have either: every score and weight but the name stays.
+
+    So may questions about the paths of a rater, and trust from seeds.
+    """
     rules, late = parse_policy(RULES), rated("anna", "dan", 2, 0.3)
     for pairs, history in (([], [*HISTORY, rated("ann", "dan", 2, 0.3)]), ([("ann", "anna")], [*HISTORY, late])):
         snapshot = lake(tmp_path / f"lake{len(pairs)}", [history], pairs=pairs)
@@ -162,6 +165,14 @@ def test_a_seed_that_was_renamed_is_trusted_as_before(tmp_path: Path) -> None:
         before, after = (rows_of(tmp_path / name / "warehouse.duckdb", table) for name in ("0", "1"))
         assert len(before) > 2
         assert before.with_columns(pl.col("user_id").replace("ann", "anna")).equals(after)
+    with Warehouse(tmp_path / "1" / "warehouse.duckdb") as warehouse:
+        assert "ann" not in warehouse.sql("FROM rater_weights")["user_id"]
+        names = ("ann", "anna")
+        paths = [warehouse.trust_paths("dan", name) for name in names]
+        trust = [warehouse.trend("trust", seeds=f"{name}, eve") for name in names]
+        assert paths[0].equals(paths[1])
+        assert trust[0].equals(trust[1])
+        assert trust[0].filter(pl.col("trust") > 0)["user_id"].to_list()[:1] == ["anna"]
 
 
 def rows_of(path: Path, table: str) -> pl.DataFrame:

@@ -115,6 +115,8 @@ def causes(change: ShownChange) -> list[tuple[str, str | None, str | None, int]]
     return rows.select("cause", "caused_by", "event_id", pl.col("change").cast(pl.Int64)).rows()
 
 
+_RATED = '{ from = "stars", minimum = 1, maximum = 5'
+_WEIGHT = ', weight = { from = "helpful", minimum = 0, maximum = 1, digits = 2, missing = 1 } }'
 UP, RATED = ann("up", "Up", 4), ann("rated", "Rated", 4, stars="5")
 _SCENARIOS: dict[str, tuple[list[Event], list[Event], list[tuple[str, str | None, str | None, int]]]] = {
     "a new event": ([UP], [ann("new", "Up", 1.5)], [("new event", None, "new", 10)]),
@@ -203,6 +205,41 @@ def test_a_window_moves(tmp_path: Path) -> None:
     assert [shown.numbers["rating_average"] for shown in (window.before, window.after)] == [3.5, 5]
     assert window.causes.select("rating_before", "rating").rows() == [(2, None)]
     assert causes(whole) == []
+
+
+@pytest.mark.slow
+def test_what_changes_measures_alone_is_a_cause(tmp_path: Path) -> None:
+    """A corrected weight of a rating, trust in its rater, and the prior of its day; weights of another policy, too.
+
+    zed is the seed and rates yan alone: of what is not returned to zed, yan has 0.85 of zed's of the round before, so
+    0.369 of all trust after ten rounds, and weighs twice that, since two users are trusted.
+    """
+    weighed = parse_policy(
+        RULES.format(more='raters = { weight = "trust", seeds = "zed", minimum = 0.1 }')
+        .replace('"1"', '"2"')
+        .replace('rating = { from = "stars", minimum = 1, maximum = 5 }', f"rating = {_RATED}{_WEIGHT}")
+        + '[measures]\nlearned = { formula = "bayesian", prior = "global", prior_mean = 3, prior_weight = 1 }\n'
+    )
+    early = [ann("a", "Rated", 4, stars="5", helpful="0.5"), ann("b", "Rated", 3, stars="4", rater_id="yan")]
+    late = [
+        ann("c", "Corrected", 1, target_event_id="a", helpful="1"),
+        ann("other", "Rated", 5, "yan", stars="5", rater_id="zed"),
+    ]
+    with duckdb.connect() as connection:
+        lake(connection, tmp_path, early, late)
+        arrived = shown(connection, weighed)
+        lake(connection, tmp_path / "policy", early, [], [(weighed, NOW - DAY)])
+        activated = shown(connection)
+    columns = ["cause", "caused_by", "event_id", "weight_before", "weight", "prior_before", "prior"]
+    assert arrived.causes.filter(pl.col("action_type") == "Rated").select(columns).rows() == [
+        ("correction", "c", "a", 0.05, 0.1, None, 5),
+        ("trust in the rater", None, "b", 0.1, 0.738007, 5, 5),
+    ]
+    assert set(arrived.causes["change"]) == {0}
+    assert activated.causes.select(columns).rows() == [
+        ("policy", "votes@2", "a", None, 0.05, None, None),
+        ("policy", "votes@2", "b", None, 0.1, None, 5),
+    ]
 
 
 @pytest.mark.slow

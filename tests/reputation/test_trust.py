@@ -200,7 +200,7 @@ def test_trust_is_exact(
     rows = [(event.user_id, event.metadata["rater_id"], int(event.metadata["rating"]) / 10) for event in events]
     opinions = pl.DataFrame(rows, {"user_id": pl.String, "rater_id": pl.String, "opinion": pl.Float64}, orient="row")
     connection.register("rating_counted", opinions.with_columns(day=AS_OF.date()).to_arrow())
-    values = {"seeds": ",".join(seeds), "damping": damping / 1_000_000, "rounds": rounds, "since": None, "until": None}
+    values = {"seeds": sorted(seeds), "damping": damping / 1_000_000, "rounds": rounds, "since": None, "until": None}
     rows = connection.sql(find_trend("trust").query, params=values).pl().filter(pl.col("trust") > 0)
     local = {(rater, user): 100 * rating for (rater, user), rating in ratings.items() if rater != user}
     assert dict(rows.select("user_id", "trust").rows()) == trust(local, seeds, damping, rounds)

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import re
+import struct
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from pipelines.errors import UsageError
 from pipelines.inputs import find_files
 from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.options import ReadOptions
-from pipelines.sources.rows import describe
+from pipelines.sources.rows import count_rows, describe
 from pipelines.sources.times import read_file_times
 
 _MAPPING = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"), ("buyer", "buyer")))
@@ -149,6 +150,25 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes],
             _events(path)
 
 
+def _with_an_invalid_name(archive: bytes) -> bytes:
+    return archive.replace("ü".encode(), b"\xff\xff")
+
+
+def _with_a_negative_offset(archive: bytes) -> bytes:
+    """Say in its last bytes that the list of files begins later than it does: the file would begin before 0."""
+    return archive[:-6] + struct.pack("<L", struct.unpack("<L", archive[-6:-2])[0] + 50) + archive[-2:]
+
+
+@pytest.mark.parametrize("damage", [_with_an_invalid_name, _with_a_negative_offset])
+def test_a_damaged_zip_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """A name that is not valid UTF-8, a place before the file: one message for every question about the file."""
+    path = tmp_path / "a.csv.zip"
+    path.write_bytes(damage(_zipped({"ü.csv": _CSV.encode()})))
+    for ask in (describe, count_rows, _events):
+        with pytest.raises(UsageError, match=r"a\.csv\.zip: cannot be unpacked: .*unpack it first"):
+            ask(path)
+
+
 def test_an_archive_of_several_files_is_refused(tmp_path: Path) -> None:
     """Which one is meant is not guessed."""
     path = tmp_path / "a.zip"
@@ -220,6 +240,31 @@ def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) 
     header, *rows = [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)]
     _write_workbook(tmp_path / "b.xlsx", [*above, header, *rows])
     assert _events(tmp_path / "b.xlsx") == expected, "the header is below a title"
+
+
+def test_rows_without_a_value_do_not_count(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """As blank lines of CSV: a stray cell in the last row of a sheet is one row more, not a million."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    path = tmp_path / "a.xlsx"
+    _write_workbook(path, [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    far = b'<row r="1048576"><c r="A1048576" t="inlineStr"><is><t>s1</t></is></c></row></sheetData>'
+    path.write_bytes(_zipped(members | {name: members[name].replace(b"</sheetData>", far)}))
+    assert count_rows(path) == len(expected) + 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04" + bytes(300), _zipped({"xl/workbook.xml": b"<!DOCTYPE x [<!ENTITY a '1'>]><x>&a;</x>"})]
+)
+def test_a_damaged_workbook_says_what_its_reader_says(tmp_path: Path, content: bytes) -> None:
+    """The error of the library is the reason; only a process that ends without one has crashed."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.xlsx: (?!its reader crashed)"):
+        count_rows(path)
 
 
 def _write_workbook(path: Path, rows: list[list[object]]) -> None:
@@ -440,3 +485,19 @@ def test_uuid_and_json_of_parquet_are_text(tmp_path: Path, sql: str, text: str) 
         (events,) = read_events(path, ColumnMapping(user, "at", "iso", "A", metadata=metadata))
         assert events["user_id"].to_pylist() == ["s0" if user == "seller" else text]
         assert events["metadata"].to_pylist() == [[(name, text) for name, _ in metadata]]
+
+
+def test_all_data_files_of_a_delta_table_are_read(tmp_path: Path) -> None:
+    """Whatever their names, as its log says; a name that no file can have is an error of the table."""
+    table = tmp_path / "table"
+    write_deltalake(table, _TABLE)
+    [log] = (table / "_delta_log").glob("*.json")
+    [file] = table.glob("*.parquet")
+    file.rename(table / "_a.parquet")
+    log.write_text(log.read_text().replace(file.name, "_a.parquet"))
+    assert find_files([table]) == [str(table / "_a.parquet")]
+    log.write_text(log.read_text().replace("_a.parquet", "a%2500"))
+    with pytest.raises(UsageError, match="has a NUL, which no file name has"):
+        find_files([table])
+    with pytest.raises(UsageError, match="has a NUL, which no file name has"):
+        find_files(["a\0.csv"])

@@ -11,7 +11,8 @@ MICRO = 10**MICRO_DIGITS
 DAY_US = 86_400_000_000
 MINUTE_US = 60_000_000
 MAX_POINTS = 1_000_000
-"""Limit of every number: nine million of the largest contributions of one user still fit into 64 bits."""
+"""Limit of every number: a million of the largest contributions of one user fit into 18 digits, 6 of them after the
+point. More are an error on every engine, never a wrong number; sums over users have 38 digits."""
 
 MAX_NAME_CHARS = 256
 _PLAIN = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")

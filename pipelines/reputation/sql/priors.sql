@@ -26,7 +26,7 @@ SELECT
     user_id,
     day,
     CAST(sum(ratings) AS BIGINT) AS ratings,
-    CAST(sum(weight) AS BIGINT) AS weight,
+    CAST(sum(weight) AS HUGEINT) AS weight,
     CAST(sum(CAST(rating AS HUGEINT) * weight) AS HUGEINT) AS total
 FROM (
     SELECT user_id, day, 1 AS ratings, weight, rating
@@ -60,7 +60,7 @@ FROM (
         SELECT
             day,
             CAST(sum(ratings) AS BIGINT) AS ratings,
-            CAST(sum(weight) AS BIGINT) AS weight,
+            CAST(sum(weight) AS HUGEINT) AS weight,
             CAST(sum(total) AS HUGEINT) AS total
         FROM ($source)
         GROUP BY day
@@ -85,7 +85,7 @@ CREATE OR REPLACE TEMP TABLE prior_change AS
 SELECT
     day,
     CAST(sum(ratings) AS BIGINT) AS ratings,
-    CAST(sum(weight) AS BIGINT) AS weight,
+    CAST(sum(weight) AS HUGEINT) AS weight,
     CAST(sum(total) AS HUGEINT) AS total
 FROM (
     SELECT user_id, day, ratings, weight, total

@@ -23,7 +23,7 @@ import polars as pl
 
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import UsageError
-from pipelines.reputation.merged_users import aliases_in
+from pipelines.reputation.merged_users import Aliases, aliases_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.raters import define_trust
 from pipelines.reputation.scopes import define_scope_days
@@ -32,6 +32,8 @@ from pipelines.reputation.steps import define_steps
 
 _FOLDER = Path(__file__).parent
 _SCALE, _GIVEN, _COUNTED, _SCOPES = "rating_scale", "rating_given", "rating_counted", "scope_day"
+_SEEDS, _RATER_KEY = "seeds", "rater_id"
+"""The parameter that names raters, and the metadata key that `rating_counted` has them from."""
 _METHODS = ("tails", "discoveries", "bursts")
 """Macros, in the order of their dependencies."""
 _PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
@@ -135,8 +137,9 @@ def run_trend(
     if _GIVEN in trend.query:
         _define(connection, _SCALE, _GIVEN, *_METHODS)
     if _COUNTED in trend.query:
-        _define_steps(connection)
+        known = _define_steps(connection)
         _define(connection, _SCALE, _COUNTED)
+        values |= {name: _raters(text, known) for name, text in values.items() if name == _SEEDS and text is not None}
     return connection.sql(trend.query, params=values).pl()
 
 
@@ -146,11 +149,18 @@ def _define(connection: duckdb.DuckDBPyConnection, *names: str) -> None:
         connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))
 
 
-def _define_steps(connection: duckdb.DuckDBPyConnection) -> None:
-    """Define the steps of the derivation by the policy and as of the moment of a warehouse."""
+def _raters(names: str, known: Aliases) -> list[str]:
+    """Return names separated by commas as `rating_counted` has the raters."""
+    return [known.at_key(_RATER_KEY, name.strip()) for name in names.split(",")]
+
+
+def _define_steps(connection: duckdb.DuckDBPyConnection) -> Aliases:
+    """Define the steps of the derivation by the policy and as of the moment of a warehouse; return the merged users."""
     policy, as_of = one_row(connection.execute("SELECT policy, as_of FROM snapshot_info"))
-    define_steps(connection, Policy.model_validate_json(policy), as_of, known=aliases_in(connection))
+    known = aliases_in(connection)
+    define_steps(connection, Policy.model_validate_json(policy), as_of, known=known)
     define_trust(connection)
+    return known
 
 
 def _described(path: Path) -> Trend:

@@ -1,5 +1,5 @@
 -- How far each user is trusted by those whom others trust, and what a rater's opinions weigh (EigenTrust, WWW 2003).
--- $seeds = null: user_ids trusted from the start, separated by commas; null: all users alike
+-- $seeds = null: user_ids trusted from the start, former ones too, separated by commas; null: all users alike
 -- $damping = 0.15: share of all trust that returns to the seeds in each round (0 to 1)
 -- $rounds = 20: rounds of passing trust on
 -- Method: S. D. Kamvar, M. T. Schlosser and H. Garcia-Molina, The EigenTrust Algorithm for Reputation Management in P2P
@@ -18,7 +18,7 @@ WITH names AS MATERIALIZED (
         UNION
         SELECT rater_id FROM rating_counted
         UNION
-        SELECT trim(unnest(string_split(CAST($seeds AS VARCHAR), ',')))
+        SELECT unnest(CAST($seeds AS VARCHAR[]))
     )
 ),
 
@@ -49,8 +49,7 @@ givers AS MATERIALIZED (
 seeds AS MATERIALIZED (
     SELECT no
     FROM names
-    WHERE $seeds IS NULL
-        OR user_id IN (SELECT trim(unnest(string_split(CAST($seeds AS VARCHAR), ','))))
+    WHERE CAST($seeds AS VARCHAR[]) IS NULL OR list_contains(CAST($seeds AS VARCHAR[]), user_id)
 ),
 
 shares AS (

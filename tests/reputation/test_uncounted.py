@@ -1,0 +1,68 @@
+"""What no rule fits is said, with the reason: in a warehouse, and after the steps of any policy."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.boundary.database import connect
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.scores import scores
+from pipelines.reputation.uncounted import OF_STEPS, explain_uncounted, uncounted_in_warehouse
+from pipelines.reputation.warehouse_file import attach
+from tests.reputation.history import AS_OF, NOW, Event, events_table, snapshot_of
+
+RULES = parse_policy(
+    """
+name = "p"
+version = "1"
+[actions.Rated]
+rating.from = "stars"
+rating.minimum = 1
+rating.maximum = 5
+rating.weight = { from = "helpful", minimum = 0, maximum = 1, digits = 2 }
+[actions.Voted]
+points = { from = "vote", map = { up = 1, down = -1 } }
+[actions.Liked]
+points = 1
+"""
+)
+_STARS = "'stars' to be a number from 1 to 5 with no digits after the point"
+_HELPFUL = "'helpful' to be a number from 0 to 1 with at most 2 digits after the point"
+SENTENCES = [
+    f"2 of Rated: unreadable, since the policy needs {_STARS} and {_HELPFUL}",
+    "1 of Voted: unreadable, since the policy needs 'vote' to be one of up, down",
+    "2 of Like: no rule in the policy p: did you mean 'Liked'?",
+    *(f"1 of \\x1b{number}: no rule in the policy p" for number in range(4)),
+    "2 events of 2 other actions: no rule",
+]
+
+
+def _events() -> list[Event]:
+    given = [("Rated", {"stars": "4.5", "helpful": "1"}), ("Rated", {"stars": "4"}), ("Voted", {}), ("Liked", {})]
+    given += [
+        ("Rated", {"stars": "4", "helpful": "1"}),
+        ("Like", {}),
+        ("Like", {}),
+        *((f"\x1b{n}", {}) for n in range(6)),
+    ]
+    return [Event(f"e{n}", "ann", action, NOW - n - 1, metadata) for n, (action, metadata) in enumerate(given)]
+
+
+def test_the_steps_of_any_policy() -> None:
+    """The most frequent first, unreadable ones before those without a rule, and of many actions the rest together."""
+    with connect() as connection:
+        connection.register("events", events_table(_events()))
+        scores(connection, RULES, AS_OF)
+        assert explain_uncounted(connection, RULES.at(AS_OF), OF_STEPS) == SENTENCES
+
+
+@pytest.mark.slow
+def test_a_warehouse(tmp_path: Path) -> None:
+    """By the policy that it was derived with; nothing to say of a lake whose events all have a rule."""
+    derive(snapshot_of(tmp_path / "lake", _events()), RULES, AS_OF, tmp_path / "w.duckdb")
+    with attach(tmp_path / "w.duckdb") as connection:
+        assert uncounted_in_warehouse(connection) == SENTENCES
+    derive(snapshot_of(tmp_path / "other", _events()[3:5], version=2), RULES, AS_OF, tmp_path / "w.duckdb")
+    with attach(tmp_path / "w.duckdb") as connection:
+        assert uncounted_in_warehouse(connection) == []
