@@ -14,7 +14,7 @@ from pipelines.errors import UsageError
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation import export as export_module
 from pipelines.reputation import fold as fold_module
-from pipelines.reputation import warehouse as warehouse_module
+from pipelines.reputation import warehouse_file
 from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.export import export_warehouse
@@ -123,7 +123,7 @@ def test_a_reader_that_opens_while_the_base_is_replaced(story: Story) -> None:
     """The base of the file that it opened may be removed before it opens that: it opens the newer file (`atomic`)."""
     story.draft.publish()
     with (
-        before_once(warehouse_module, "attach_base", lambda: story.publish_new_base(1)),
+        before_once(warehouse_file, "attach_base", lambda: story.publish_new_base(1)),
         Warehouse(story.path) as reader,
     ):
         assert reader.info.lake_version == 3
