@@ -16,6 +16,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from pipelines.boundary.toml import abbreviate
 from pipelines.contract.schema import RECORD
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
@@ -294,7 +295,9 @@ def _parameters(selection: Selection) -> dict[str, Any]:
     if selection.place is not None:
         found = _PLACE.fullmatch(selection.place)
         if found is None or not _is_text(selection.place):
-            raise UsageError(f"{selection.place!r} is not a place: write it like {'events-0@17'!r}, as `list` shows it")
+            raise UsageError(
+                f"{abbreviate(selection.place)!r} is not a place: write it like {'events-0@17'!r}, as `list` shows it"
+            )
         topic, topic_partition, offset = found[1], int(found[2]), int(found[3])
     return {
         "fate": selection.fate,

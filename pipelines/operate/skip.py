@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from kafka.structs import TopicPartition
 
+from pipelines.boundary.toml import abbreviate
 from pipelines.bus.topics import TopicPartitionState, describe_topic
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import RECORD, REJECTED
@@ -92,15 +93,15 @@ def _readable_log(settings: Settings, tp: TopicPartition, offset: int, place: st
 
 
 def _parse(settings: Settings, pattern: re.Pattern[str], text: str, form: str) -> re.Match[str]:
-    named = pattern.fullmatch(text)
+    named, given = pattern.fullmatch(text), abbreviate(text)
     if named is None:
         raise UsageError(
-            f"{text!r} is not of the form {form}, which `karmalake dead-letters list` and error messages use"
+            f"{given!r} is not of the form {form}, which `karmalake dead-letters list` and error messages use"
         )
     topics = topic_sources(settings)
     if named["topic"] not in topics:
         ingested = f"kafka.topic is {settings.kafka.topic}" if len(topics) == 1 else f"ingested are {', '.join(topics)}"
-        raise UsageError(f"{text} is in the topic {named['topic']}, but {ingested}: correct one of them")
+        raise UsageError(f"{given} is in the topic {abbreviate(named['topic'])}, but {ingested}: correct one of them")
     return named
 
 

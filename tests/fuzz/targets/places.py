@@ -45,8 +45,7 @@ _NUMBERS = (
 _GOOD = "the place of the dead letter"
 _EXIT_CODES = {0} | {status.exit_code for status in exit_statuses() if status != DEFECT}
 _MAX_INPUT_BYTES = 4_000
-_MAX_PRINTED = 8 * _MAX_INPUT_BYTES
-"""A message may repeat its argument, in which an invalid byte is printed as six characters."""
+_MAX_PRINTED = 20_000
 
 
 def generate(rng: random.Random) -> bytes:
