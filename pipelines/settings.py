@@ -36,8 +36,9 @@ _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 _MESSAGES = {
     "extra_forbidden": "is not a setting",
     "model_type": "is a section of settings, not one setting",
-    "too_short": "is too short: at least 16 characters",  # of a secret, in pydantic's words items
+    "too_short": "is too short: at least {min_length} characters",  # of a secret, in pydantic's words items
 }
+"""By pydantic's type of error, whose context fills the braces."""
 
 
 def _require_usable(path: str) -> None:
@@ -640,7 +641,8 @@ def _format(error: ValidationError, sources: dict[str, str]) -> str:
     for problem in error.errors(include_input=False, include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         source = sources.get(key) or sources.get("") or "the settings"
-        message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        ours = _MESSAGES.get(problem["type"])
+        message = ours.format(**problem.get("ctx", {})) if ours else problem["msg"].removeprefix("Value error, ")
         hint = _suggestion(key) if problem["type"] == "extra_forbidden" else ""
         lines.append(": ".join(part for part in (source, key, f"{message}{hint}") if part))
     return format_problems(lines, len(lines))
