@@ -104,11 +104,11 @@ def _files_at(address: str) -> Sequence[str]:
     if is_remote(address):
         return _objects_at(address)
     if has_magic(address) and not Path(address).exists():
-        return _some(address, filter(os.path.isfile, glob(address, recursive=True)))  # noqa: PTH207 - patterns as in a shell
+        return _visible(address, filter(os.path.isfile, glob(address, recursive=True)))  # noqa: PTH207 - patterns as in a shell
     if (Path(address) / _DELTA_LOG).is_dir():
         return _delta_files(address)
     if Path(address).is_dir():
-        return _some(address, map(str, filter(Path.is_file, Path(address).rglob("*"))))
+        return _visible(address, map(str, filter(Path.is_file, Path(address).rglob("*"))))
     return [address]
 
 
@@ -120,14 +120,19 @@ def _objects_at(address: str) -> Sequence[str]:
         if store.get_file_info(f"{path}/{_DELTA_LOG}").type == pa_fs.FileType.Directory:
             return _delta_files(address)
         found = store.get_file_info(pa_fs.FileSelector(path, recursive=True))
-    return _some(address, (f"s3://{info.path}" for info in found if info.is_file))
+    return _visible(address, (f"s3://{info.path}" for info in found if info.is_file))
+
+
+def _visible(address: str, paths: Iterable[str]) -> list[str]:
+    return _some(address, (path for path in paths if not Path(path).name.startswith((".", "_"))))
 
 
 def _some(address: str, paths: Iterable[str]) -> list[str]:
-    visible = sorted(path for path in paths if not Path(path).name.startswith((".", "_")))
-    if not visible:
+    """Return paths in order. Raises UsageError if there are none."""
+    found = sorted(paths)
+    if not found:
         raise UsageError(f"{address}: there are no files")
-    return visible
+    return found
 
 
 def _delta_files(address: str) -> list[str]:
@@ -137,12 +142,9 @@ def _delta_files(address: str) -> list[str]:
         features = table.protocol().reader_features or ()
         if set(features) & {"deletionVectors", "columnMapping"}:
             raise UsageError(f"{address}: it has {' and '.join(features)}, which are not read: export it as Parquet")
-        found = sorted(unquote(uri.removeprefix("file://")) for uri in table.file_uris())
+        return _some(address, (unquote(uri.removeprefix("file://")) for uri in table.file_uris()))
     except (DeltaError, OSError) as error:
         raise UsageError(f"{address}: cannot be read as a Delta table: {one_line(error)}") from None
-    if not found:
-        raise UsageError(f"{address}: there are no files")
-    return found
 
 
 def _copy(address: Any, file: BinaryIO) -> None:
