@@ -25,9 +25,11 @@ _ZIP = b"PK\x03\x04"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
 _SAMPLE_BYTES = 256 * 1024
-_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
-"""What zipfile raises for compressions, passwords, and the names, sizes and offsets of a damaged archive."""
+_ERRORS = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError),
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error),
+)
+"""The second line: what zipfile raises for compressions, passwords, and the members that a damaged archive names."""
 
 
 class TextStream:
@@ -68,7 +70,7 @@ class TextStream:
     def _read(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
-        except (*_ERRORS, *_ZIP_ERRORS) as error:
+        except _ERRORS as error:
             raise UsageError(f"{self._path}: cannot be decompressed: {error}: it is damaged or cut off") from None
 
     def _decoded(self, block: bytes, *, is_end: bool = False) -> bytes:
@@ -127,7 +129,7 @@ def _only_member(path: Path, files: ExitStack) -> IO[bytes]:
         if len(members) != 1:
             raise UsageError(f"{path}: has {len(members)} files, and one is read: unpack it, and give its files")
         return files.enter_context(archive.open(members[0]))
-    except (*_ERRORS, *_ZIP_ERRORS) as error:
+    except _ERRORS as error:
         raise UsageError(f"{path}: cannot be unpacked: {error}: unpack it first") from None
 
 
