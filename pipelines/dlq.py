@@ -138,7 +138,6 @@ def _bus_names(settings: Settings) -> list[str]:
 
 def describe_copies(settings: Settings) -> str:
     """Return what copying does, for messages."""
-    """Return what copying does, for messages."""
     return f"copying dead letters to {', '.join(f'{name}.dlq' for name in _bus_names(settings))}"
 
 
