@@ -200,7 +200,7 @@ def _warn_of_uncounted(warehouse: Path) -> None:
 
     with attach(warehouse) as connection:
         for sentence in uncounted_in_warehouse(connection):
-            print_warning(f"events that earn nothing: {sentence}")
+            print_warning(sentence)
 
 
 def show_derived(derived: "DerivationResult") -> None:

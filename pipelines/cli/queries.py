@@ -107,7 +107,7 @@ def scores(
         uncounted = explain_uncounted(connection, rules.at(moment), OF_STEPS)
     write(rows if value is None else rows.filter(rows["value"] == value), form, output)
     for sentence in uncounted:
-        print_warning(f"events that earn nothing: {sentence}")
+        print_warning(sentence)
 
 
 def sql(

@@ -207,7 +207,7 @@ def _policy(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     with attach(settings.warehouse_path) as connection:
         info = stored_info(connection)
-        uncounted = [f"; events that earn nothing: {each}" for each in uncounted_in_warehouse(connection)]
+        uncounted = [f"; {each}" for each in uncounted_in_warehouse(connection)]
     sentence = f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC{''.join(uncounted)}"
     behind = open_lake(settings.lake_root).table("events").version() - info.lake_version
     if behind <= 0:

@@ -33,19 +33,23 @@ def explain_uncounted(connection: duckdb.DuckDBPyConnection, policy: EffectivePo
         of_reason = [(action, events) for why, action, events in rows if why == reason]
         found += [_sentence(reason, action, events, policy) for action, events in of_reason[:_MAX_ACTIONS]]
         if rest := of_reason[_MAX_ACTIONS:]:
-            found.append(f"{sum(events for _, events in rest):,} events of {len(rest):,} other actions: {reason}")
+            events = sum(events for _, events in rest)
+            found.append(f"events that earn nothing: {events:,} of {len(rest):,} other actions: {reason}")
     return found
 
 
 def _sentence(reason: str, action: str, events: int, policy: EffectivePolicy) -> str:
-    actions = {name: each for edition in policy.editions for name, each in edition.rules.all_actions.items()}
-    of_action = f"{events:,} of {escape_text(action)}"
+    rules = [edition.rules.all_actions for edition in policy.editions]
+    of_action = f"events that earn nothing: {events:,} of {escape_text(action)}"
     if reason == "no rule":
+        actions = [name for each in rules for name in each]
         return f"{of_action}: no rule in the policy {policy.name}{did_you_mean(action, actions)}"
-    return f"{of_action}: unreadable, since the policy needs {_needs(actions[action])}"
+    needs = filter(None, (_needs(each[action]) for each in reversed(rules) if action in each))
+    return f"{of_action}: unreadable, since the policy needs {next(needs)}"
 
 
 def _needs(action: Action) -> str:
+    """Return the numbers that an action reads, empty if none: another edition may read one."""
     rating = action.rating
     numbers = [rating, rating and rating.weight, *(emission.points for emission in action.emissions)]
     return " and ".join(dict.fromkeys(_need(each) for each in numbers if each is not None and each.key is not None))

@@ -10,7 +10,7 @@ from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.scores import scores
 from pipelines.reputation.uncounted import OF_STEPS, explain_uncounted, uncounted_in_warehouse
 from pipelines.reputation.warehouse_file import attach
-from tests.reputation.history import AS_OF, NOW, Event, events_table, snapshot_of
+from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, snapshot_of
 
 RULES = parse_policy(
     """
@@ -29,12 +29,13 @@ points = 1
 )
 _STARS = "'stars' to be a number from 1 to 5 with no digits after the point"
 _HELPFUL = "'helpful' to be a number from 0 to 1 with at most 2 digits after the point"
+_NOTHING = "events that earn nothing:"
 SENTENCES = [
-    f"2 of Rated: unreadable, since the policy needs {_STARS} and {_HELPFUL}",
-    "1 of Voted: unreadable, since the policy needs 'vote' to be one of up, down",
-    "2 of Like: no rule in the policy p: did you mean 'Liked'?",
-    *(f"1 of \\x1b{number}: no rule in the policy p" for number in range(4)),
-    "2 events of 2 other actions: no rule",
+    f"{_NOTHING} 2 of Rated: unreadable, since the policy needs {_STARS} and {_HELPFUL}",
+    f"{_NOTHING} 1 of Voted: unreadable, since the policy needs 'vote' to be one of up, down",
+    f"{_NOTHING} 2 of Like: no rule in the policy p: did you mean 'Liked'?",
+    *(f"{_NOTHING} 1 of \\x1b{number}: no rule in the policy p" for number in range(4)),
+    f"{_NOTHING} 2 of 2 other actions: no rule",
 ]
 
 
@@ -55,6 +56,28 @@ def test_the_steps_of_any_policy() -> None:
         connection.register("events", events_table(_events()))
         scores(connection, RULES, AS_OF)
         assert explain_uncounted(connection, RULES.at(AS_OF), OF_STEPS) == SENTENCES
+
+
+def test_a_later_version_that_reads_no_number() -> None:
+    """Events of the earlier version stay unreadable; the sentence names the number that it needs."""
+    policy = parse_policy(
+        """
+name = "p"
+mode = "prospective"
+[[versions]]
+version = "1"
+actions.Rated = { rating = { from = "stars", minimum = 1, maximum = 5 } }
+[[versions]]
+version = "2"
+effective_from = 2024-02-20T00:00:00Z
+actions.Rated.points = 1
+"""
+    )
+    with connect() as connection:
+        connection.register("events", events_table([Event("e", "ann", "Rated", NOW - 20 * DAY, {"stars": "4.5"})]))
+        scores(connection, policy, at(NOW))
+        sentences = explain_uncounted(connection, policy.at(at(NOW)), OF_STEPS)
+    assert sentences == [f"{_NOTHING} 1 of Rated: unreadable, since the policy needs {_STARS}"]
 
 
 @pytest.mark.slow
