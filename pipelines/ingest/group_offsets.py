@@ -8,14 +8,23 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from kafka.errors import GroupAuthorizationFailedError
-from kafka.structs import TopicPartition
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
+    NoError,
+)
+from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.batch import OffsetRange
 
 _LOG = logging.getLogger(__name__)
+_COORDINATOR_STARTING = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError)
+"""A new cluster first creates the offsets topic; a restarted one first loads it."""
+_STARTING_SECONDS, _RETRY_SECONDS = 3.0, 0.1
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 2.0, 60.0
 
 
@@ -75,3 +84,26 @@ class GroupOffsets:
         if self._pause_seconds:
             _LOG.warning("offsets of the group %s are committed again", self.group_id)
         self._waiting, self._pause_seconds, self._next_attempt = {}, 0.0, 0.0
+
+
+def alter_offsets(admin: Any, group_id: str, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    """Commit offsets of a group through the admin client, as no member of it; wait 3 s for a coordinator that starts.
+
+    Raises the error of a topic partition.
+    """
+    deadline = time.monotonic() + _STARTING_SECONDS
+    while True:
+        try:
+            _alter_offsets_once(admin, group_id, offsets)
+        except _COORDINATOR_STARTING:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+def _alter_offsets_once(admin: Any, group_id: str, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    """Commit offsets; raise the error of a topic partition, in which a starting coordinator may also say so."""
+    for error in filter(lambda error: error is not NoError, admin.alter_group_offsets(group_id, offsets).values()):
+        raise error(f"group {group_id}")

@@ -7,21 +7,13 @@ reads them back.
 """
 
 import logging
-import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from math import ceil
 from typing import Any
 
-import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    KafkaTimeoutError,
-    NoError,
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -30,20 +22,17 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.best_effort import best_effort
 from pipelines.bus.clients import admin_client, consumer, translate_errors
-from pipelines.bus.records import DamagedBatchError, limit_polls
 from pipelines.bus.topics import topic_id_of
-from pipelines.contract.decode import Decoded
-from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, LastRead, OffsetRange, Place
-from pipelines.ingest.filling import Clock, Filling
+from pipelines.ingest.decoding import decode_batch
 from pipelines.ingest.group import GroupMember, join_group
-from pipelines.ingest.group_offsets import GroupOffsets
+from pipelines.ingest.group_offsets import GroupOffsets, alter_offsets
 from pipelines.ingest.guard import HaltedPartition
+from pipelines.ingest.polling import Poller, look_up
 from pipelines.ingest.receive import in_place_client
 from pipelines.ingest.record_batches import (
     Polled,
-    count,
     install_raw_batches,
     install_unchecked_raw_batches,
     to_columns,
@@ -55,20 +44,6 @@ from pipelines.settings import Settings
 _LOG = logging.getLogger(__name__)
 _FETCH_BYTES = 4 * 1024 * 1024
 """Bytes of one topic partition per fetch; a larger record batch is still read."""
-_MAX_POLL_BATCHES = 64
-"""Record batches per poll."""
-_COORDINATOR_STARTING = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError)
-"""A new cluster first creates the offsets topic; a restarted one first loads it."""
-_LOOKUP_MS = 3_000
-_NEXT_FETCH_MS = 100
-"""How long a batch without a linger waits for the next records, if the broker is known to have them."""
-NOTHING = Decoded(
-    events=pa.schema([*EVENT, *POSITION]).empty_table(),
-    rejected=REJECTED.empty_table(),
-    mis_keyed=pa.array([], pa.bool_()),
-    filtered=POSITION.empty_table(),
-)
-"""The decoded records of a batch without records."""
 Read = tuple[dict[str, Polled], tuple[OffsetRange, ...]]
 """What a poll read, by topic, and the offset ranges that it covers."""
 
@@ -105,14 +80,12 @@ class KafkaSource:
         default_factory=dict[TopicPartition, tuple[int, LastRead | None]]
     )
     """By topic partition: a position, and the last record before it."""
-    reported: set[str] = field(default_factory=set[str])
-    """Damaged batches that were logged: every fetch finds them again."""
-    clock: Clock = time.monotonic
-    """Measures how long a batch lingers."""
+    poller: Poller = field(init=False)
     group_offsets: GroupOffsets = field(init=False)
 
     def __post_init__(self) -> None:
-        """Create the offsets of the consumer group."""
+        """Create the poller, and the offsets of the consumer group."""
+        self.poller = Poller(self.settings, self.consumer)
         self.group_offsets = GroupOffsets(self.settings.kafka.group_id, self._commit_group_offsets)
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
@@ -165,7 +138,7 @@ class KafkaSource:
         """
         positions = {tp: offset for tp, offset in self.positions.items() if tp not in self.halted}
         with translate_errors(self.settings.kafka, f"looking for the end of {self._names}"):
-            ends = self._look_up(self.consumer.end_offsets, positions)
+            ends = look_up(self.settings, self.consumer.end_offsets, positions)
         return sum(max(0, ends[tp] - offset) for tp, offset in positions.items())
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
@@ -190,30 +163,10 @@ class KafkaSource:
         }
         group_id = self.settings.kafka.group_id
         with translate_errors(self.settings.kafka, f"committing the offsets of the group {group_id}"):
-            self._send_group_offsets(offsets)
-
-    def _send_group_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit offsets through the admin client, so that reading needs no permission on the group."""
-        if self.group:
-            self.group.member.commit(offsets)
-            return
-        deadline = time.monotonic() + _LOOKUP_MS / 1000
-        while True:
-            try:
-                self._alter_group_offsets(offsets)
-            except _COORDINATOR_STARTING:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_NEXT_FETCH_MS / 1000)
-            else:
-                return
-
-    def _alter_group_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit offsets; raise the error of a topic partition, in which a starting coordinator may also say so."""
-        group_id = self.settings.kafka.group_id
-        results = self.admin.alter_group_offsets(group_id, offsets)
-        for error in filter(lambda error: error is not NoError, results.values()):
-            raise error(f"group {group_id}")
+            if self.group:
+                self.group.member.commit(offsets)
+            else:  # so that reading needs no permission on the group
+                alter_offsets(self.admin, group_id, offsets)
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return a range for each topic partition whose log lost records at the checkpoint."""
@@ -227,8 +180,8 @@ class KafkaSource:
 
     def _find_losses(self, topic_ids: dict[str, str], known: dict[TopicPartition, int]) -> list[_Loss]:
         """Compare checkpoints (next_offset by topic partition) with the logs."""
-        begins = self._look_up(self.consumer.beginning_offsets, known)
-        ends = self._look_up(self.consumer.end_offsets, known)
+        begins = look_up(self.settings, self.consumer.beginning_offsets, known)
+        ends = look_up(self.settings, self.consumer.end_offsets, known)
         causes: dict[TopicPartition, str] = {}
         for tp, offset in known.items():
             if offset < begins[tp]:
@@ -274,18 +227,6 @@ class KafkaSource:
             self.last_reads[tp] = (positions[tp], last)
         return last if last and last.offset < positions[tp] else None
 
-    def _look_up(
-        self, lookup: Callable[..., dict[TopicPartition, int]], tps: Iterable[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        """Look up offsets, with retries: the client may miss a change of leader and wait until the timeout."""
-        deadline = time.monotonic() + self.settings.kafka.request_timeout_seconds
-        while True:
-            try:
-                return lookup(list(tps), timeout_ms=_LOOKUP_MS)
-            except KafkaTimeoutError:
-                if time.monotonic() > deadline:
-                    raise
-
     def _describe_topics(self) -> tuple[dict[str, str], list[TopicPartition]]:
         """Return the id of each topic by name, and the topic partitions to read."""
         described = self.admin.describe_topics(list(self.topics))
@@ -330,7 +271,7 @@ class KafkaSource:
             self.last_reads = {tp: read for tp, read in self.last_reads.items() if tp.topic in same}
             self.topic_ids, self.positions = topic_ids, {}
         never_read = [tp for tp, offset in known.items() if offset is None]
-        begins = self._look_up(self.consumer.beginning_offsets, never_read) if never_read else {}
+        begins = look_up(self.settings, self.consumer.beginning_offsets, never_read) if never_read else {}
         starts = {tp: begins[tp] if offset is None else offset for tp, offset in known.items()}
         moved = {tp: start for tp, start in starts.items() if self.positions.get(tp) != start}
         self._require_untruncated(topic_ids, {tp: start for tp, start in moved.items() if known[tp] is not None})
@@ -347,90 +288,20 @@ class KafkaSource:
         The offset alone does not show it: a truncated log that grew again has other records at the same offsets.
         """
         known = {tp: offset for tp, offset in known.items() if self._last_read(topic_ids, tp, known)}
-        begins = self._look_up(self.consumer.beginning_offsets, known) if known else {}
+        begins = look_up(self.settings, self.consumer.beginning_offsets, known) if known else {}
         if causes := self._find_truncated(topic_ids, known, begins):
             ranges = {tp: self._lost_range(topic_ids, tp, known[tp], begins[tp]) for tp in causes}
             raise LostRecordsError(_explain([_Loss(ranges[tp], cause) for tp, cause in sorted(causes.items())]))
 
     def _fetch(self, starts: dict[TopicPartition, int]) -> dict[str, Polled]:
-        """Poll for the first records, then until the batch is complete; return them by topic.
-
-        Record batches are not split, so a batch may exceed its limits by one of them.
-        """
-        damaged: dict[TopicPartition, DamagedBatchError] = {}
-        self.consumer.resume(*self.consumer.paused())  # a new leader may have an undamaged replica
-        polled = self._await_records(starts, damaged)
-        if polled:
-            self._fill(polled, starts, damaged)
-        elif damaged and not self._has_more(starts.keys() - damaged.keys()):
-            raise next(iter(damaged.values()))
+        """Poll from the positions of the consumer; return the records of each topic as columns."""
+        polled = self.poller.fetch(starts)
         return {name: self._to_columns(name, polled, starts) for name in dict.fromkeys(item.topic for item in polled)}
 
     def _to_columns(self, name: str, polled: list[ConsumerRecord], starts: dict[TopicPartition, int]) -> Polled:
         """Return the polled batches of one topic as columns."""
         of_topic = {tp.partition: start for tp, start in starts.items() if tp.topic == name}
         return to_columns([item for item in polled if item.topic == name], of_topic, self.topic_ids[name])
-
-    def _await_records(
-        self, starts: dict[TopicPartition, int], damaged: dict[TopicPartition, DamagedBatchError]
-    ) -> list[ConsumerRecord]:
-        """Poll until records come, or until every log is known to have none after its start."""
-        limits = self.settings.ingest
-        limit_polls(self.consumer, limits.max_batch_bytes, limits.max_batch_records)
-        wait_ms, deadline = int(limits.max_wait_seconds * 1000), time.monotonic() + _LOOKUP_MS / 1000
-        while True:
-            found = self._poll(wait_ms, damaged)
-            if found or self._is_every_end_known(starts) or time.monotonic() > deadline:
-                return found
-
-    def _fill(
-        self,
-        polled: list[ConsumerRecord],
-        starts: dict[TopicPartition, int],
-        damaged: dict[TopicPartition, DamagedBatchError],
-    ) -> None:
-        """Add records to the first ones until the batch is complete (`filling.py`)."""
-        limits = self.settings.ingest
-        filling = Filling(limits.max_batch_records, limits.max_batch_bytes, limits.linger_seconds, self.clock)
-        filling.add(*_extent(polled))
-        while wait_ms := self._wait_ms(filling, starts.keys() - damaged.keys()):
-            limit_polls(self.consumer, filling.bytes_left, filling.records_left)
-            found = self._poll(wait_ms, damaged)
-            if not (found or filling.lingers):
-                return
-            filling.add(*_extent(found))
-            polled += found
-
-    def _wait_ms(self, filling: Filling, tps: Collection[TopicPartition]) -> int:
-        """Return how long to wait for the next records of a batch; 0 if it is complete."""
-        if filling.lingers:
-            return ceil(filling.seconds_left() * 1000)
-        return _NEXT_FETCH_MS if filling.seconds_left() and not self._is_at_end(tps) else 0
-
-    def _poll(self, wait_ms: int, damaged: dict[TopicPartition, DamagedBatchError]) -> list[ConsumerRecord]:
-        """Poll; pause each topic partition whose next batch is damaged and add it to `damaged`: the others continue."""
-        while True:
-            try:
-                return list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=_MAX_POLL_BATCHES).values()))
-            except DamagedBatchError as error:
-                self.consumer.pause(error.place)
-                damaged[error.place] = error
-                if (message := str(error.args[0])) not in self.reported:
-                    self.reported.add(message)
-                    _LOG.warning("%s; its topic partition is paused, the others continue", message)
-
-    def _has_more(self, tps: Collection[TopicPartition]) -> bool:
-        """Return whether any of the topic partitions has records after the consumer's position."""
-        ends = self._look_up(self.consumer.end_offsets, tps) if tps else {}
-        return any(ends[tp] > self.consumer.position(tp) for tp in tps)
-
-    def _is_every_end_known(self, tps: Iterable[TopicPartition]) -> bool:
-        """Return whether every topic partition was fetched once: only then is it known that its log has the start."""
-        return all(self.consumer.highwater(tp) is not None for tp in tps)
-
-    def _is_at_end(self, tps: Iterable[TopicPartition]) -> bool:
-        """Return whether the consumer has read up to the last known ends, so that a batch may stay small."""
-        return all(self.consumer.position(tp) >= (self.consumer.highwater(tp) or 0) for tp in tps)
 
     def _ranges(self, starts: dict[TopicPartition, int], polled: dict[str, Polled]) -> Iterator[OffsetRange]:
         for tp, start in starts.items():
@@ -449,49 +320,12 @@ class KafkaSource:
         return TransientError(f"the log of {self._names} changed during the read ({error}); start again")
 
 
-def _extent(found: list[ConsumerRecord]) -> tuple[int, int]:
-    """Return the numbers of records and bytes of record batches."""
-    return sum(map(count, found)), sum(len(item.value or b"") for item in found)
-
-
 def _explain(losses: list[_Loss]) -> str:
     places = (f"{loss.range.topic}-{loss.range.topic_partition}@{loss.range.start_offset}" for loss in losses)
     found = "; ".join(f"{place}: {loss.cause}" for place, loss in zip(places, losses, strict=True))
     return (
         f"{found}. Nothing was committed. If the records cannot be recovered, `karmalake drain --accept-loss` "
         "records the loss in the commits table and continues at the log's start (dedup makes that harmless)"
-    )
-
-
-def decode_batch(
-    polled: Mapping[str, Polled], ranges: tuple[OffsetRange, ...], topics: Mapping[str, IngestedTopic]
-) -> Batch:
-    """Decode polled records into a batch, each topic by its source; unreadable record batches become rejected records.
-
-    Raises what the decoders raise.
-    """
-    parts = [_decode(topics[name], found) for name, found in polled.items()]
-    records, decoded = parts[0] if len(parts) == 1 else _joined(parts)
-    names = dict.fromkeys(place.topic for place in ranges)
-    return Batch(f"kafka:{', '.join(names)}", records, decoded, ranges)
-
-
-def _decode(topic: IngestedTopic, polled: Polled) -> tuple[pa.Table, Decoded]:
-    records, decoded = polled.records, topic.decode(polled.records, None)
-    if len(polled.unreadable):
-        records = pa.concat_tables([records, polled.unreadable.select(RECORD.names)])
-        decoded = replace(decoded, rejected=pa.concat_tables([decoded.rejected, polled.unreadable]))
-    return records, decoded
-
-
-def _joined(parts: list[tuple[pa.Table, Decoded]]) -> tuple[pa.Table, Decoded]:
-    """Return the records and the decoded records of several topics, or of none."""
-    decoded = [NOTHING, *(part for _, part in parts)]
-    return pa.concat_tables([RECORD.empty_table(), *(records for records, _ in parts)]), Decoded(
-        events=pa.concat_tables([each.events for each in decoded]).combine_chunks(),
-        rejected=pa.concat_tables([each.rejected for each in decoded]).combine_chunks(),
-        mis_keyed=pa.concat_arrays([each.mis_keyed for each in decoded]),
-        filtered=pa.concat_tables([each.filtered for each in decoded]),
     )
 
 

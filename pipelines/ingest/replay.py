@@ -21,8 +21,9 @@ from pipelines.bus.clients import translate_errors
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.decoding import decode_batch
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.ingest.kafka import KafkaSource, Read, decode_batch
+from pipelines.ingest.kafka import KafkaSource, Read
 from pipelines.ingest.record_batches import Polled
 
 ReplayOffsets = dict[TopicPartition, tuple[int, int]]

@@ -20,8 +20,9 @@ from pipelines.contract.schema import RECORD, REJECTED
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.decoding import NOTHING, decode_batch
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.ingest.kafka import NOTHING, KafkaSource, decode_batch, open_source, open_unchecked_source
+from pipelines.ingest.kafka import KafkaSource, open_source, open_unchecked_source
 from pipelines.ingest.record_batches import NO_RECORDS, Polled
 from pipelines.ingest.sources import IngestedTopic, topic_sources
 from pipelines.lake.commit import CommitRecord

@@ -90,7 +90,7 @@ def test_a_full_batch_does_not_linger(settings: Settings) -> None:
 def _set_clock(ingest: Ingest, clock: Clock) -> None:
     source = ingest.source.source
     assert isinstance(source, KafkaSource)
-    source.clock = clock
+    source.poller.clock = clock
 
 
 def _commit(ingest: Ingest) -> CommitRecord:
