@@ -4,8 +4,8 @@ A commit builds on the log entry of that version, which another committer may ha
 flushed here first: after a power cut no entry is missing below one that was acknowledged (`nothing-lost`).
 
 The library's own maintenance of the log is off: within every commit it lists the whole log, and it removes entries
-before the checkpoint that replaces them is on disk. Here a checkpoint of the log is written and flushed every 100
-versions, and `log_files.py` removes old entries.
+before the checkpoint that replaces them is on disk. Here a checkpoint of the log is written and flushed every 20
+versions, or every 100 where that takes longer, and `log_files.py` removes old entries.
 """
 
 import logging
@@ -18,11 +18,15 @@ from deltalake.transaction import AddAction, CommitProperties, PostCommitHookPro
 from pipelines.errors import one_line
 from pipelines.lake.files import make_durable
 from pipelines.lake.lake_format import require_known_format
-from pipelines.lake.log_files import flush_checkpoint, log_folder
+from pipelines.lake.log_files import checkpoint_actions, flush_checkpoint, log_folder
 from pipelines.lake.torn_writes import action_count_metadata
 
 _LOG = logging.getLogger(__name__)
-_CHECKPOINT_VERSIONS = 100
+_CHECKPOINT_VERSIONS, _LARGE_CHECKPOINT_VERSIONS = 20, 100
+"""How often a checkpoint of the log is written. Each entry since the last one costs every commit and the snapshot after
+it up to a millisecond of the processor together."""
+_LARGE_CHECKPOINT_ACTIONS = 30_000
+"""Writing a checkpoint takes 10 ms, and 6 more for every thousand files, with those that were removed within a week."""
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
@@ -54,8 +58,14 @@ def commit_actions(
         ),
         post_commithook_properties=_NO_HOOKS,
     )
-    if (base + 1) % _CHECKPOINT_VERSIONS == 0:
+    if _is_checkpoint_due(table, base + 1):
         _write_checkpoint(table)
+
+
+def _is_checkpoint_due(table: DeltaTable, version: int) -> bool:
+    if version % _CHECKPOINT_VERSIONS:
+        return False
+    return version % _LARGE_CHECKPOINT_VERSIONS == 0 or checkpoint_actions(table) < _LARGE_CHECKPOINT_ACTIONS
 
 
 def _write_checkpoint(table: DeltaTable) -> None:

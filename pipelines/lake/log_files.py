@@ -5,6 +5,7 @@ keeps a fixed number of entries, whatever its age. A reader that needs older one
 files of the newest version instead.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -13,7 +14,7 @@ import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
 
 from pipelines.lake.files import make_durable
-from pipelines.lake.stores import is_remote, resolve_store
+from pipelines.lake.stores import is_remote, read_text, resolve_store
 
 RETAINED_ENTRIES = 2_000
 _FILE = re.compile(r"(?P<version>[0-9]{20})\.(?P<kind>json|checkpoint\.parquet)")
@@ -34,6 +35,14 @@ def flush_checkpoint(table: DeltaTable) -> None:
     """Flush the checkpoint of a handle's version to disk, and the file that names it."""
     folder = log_folder(table)
     make_durable([f"{folder}/{table.version():020}.checkpoint.parquet", f"{folder}/_last_checkpoint"])
+
+
+def checkpoint_actions(table: DeltaTable) -> int:
+    """Return how many actions the newest checkpoint of a table's log has; 0 without one."""
+    try:
+        return int(json.loads(read_text(f"{log_folder(table)}/_last_checkpoint"))["size"])
+    except (OSError, ValueError, KeyError):  # it is a hint: other writers may leave it out, or a power cut tear it
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,8 +161,8 @@ WITHDRAWALS_DONE = "withdrawals"
 COMMIT_METADATA = "karmalake"
 """The member of `commitInfo` in the log of `events` that holds the record of a commit, as JSON."""
 _KEEP_TOMBSTONES = "copy tombstones.txt, if it exists, from the old data_dir (it keeps erased users out),"
-# Statistics of user columns would keep a user_id in the log after an erasure. Checkpoints of the log every 100
-# commits keep reading it cheap; the retention bounds how far back `Lake.read_log` reaches.
+# Statistics of user columns would keep a user_id in the log after an erasure. `delta_commit.py` writes checkpoints of
+# the log; the interval here is for other engines. The retention bounds how far back `Lake.read_log` reaches.
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",
     "delta.checkpointInterval": "100",

@@ -28,18 +28,18 @@ def _versions(lake: Lake) -> list[int]:
 def test_old_entries_are_removed_and_handles_stay_valid(lake: Lake) -> None:
     """Entries below the newest checkpoint and the last `retained` are removed; older handles can still be updated."""
     idle = lake.table("events")
-    _commit_empty(lake, 350)
-    assert remove_old_entries(lake.table("events"), retained=100) == 252
-    assert _versions(lake) == list(range(250, 351))
+    _commit_empty(lake, 70)
+    assert remove_old_entries(lake.table("events"), retained=20) == 52
+    assert _versions(lake) == list(range(50, 71))
     for handle in (idle, lake.table("events")):
         handle.update_incremental()
-        assert (handle.version(), handle.transaction_version("x")) == (350, 349)
-    commit_actions(idle, [], {"x": 350})
-    assert lake.table("events").transaction_version("x") == 350
+        assert (handle.version(), handle.transaction_version("x")) == (70, 69)
+    commit_actions(idle, [], {"x": 70})
+    assert lake.table("events").transaction_version("x") == 70
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("commits", "retained"), [(99, 10), (150, 200), (150, 150)])
+@pytest.mark.parametrize(("commits", "retained"), [(19, 10), (30, 40), (30, 30)])
 def test_entries_without_a_checkpoint_stay(lake: Lake, commits: int, retained: int) -> None:
     """Without a checkpoint above them, or within the last `retained` versions, no entry is removed."""
     _commit_empty(lake, commits)
@@ -51,20 +51,20 @@ def test_entries_without_a_checkpoint_stay(lake: Lake, commits: int, retained: i
 def test_compaction_shortens_every_log(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compaction removes old entries of the log, and the rows stay the same."""
     commit(lake, lake.table("events"), "b1", make_events(["a"]))
-    _commit_empty(lake, 110)
+    _commit_empty(lake, 30)
     monkeypatch.setattr(upkeep, "remove_old_entries", lambda table: log_files.remove_old_entries(table, 5))
     compact(lake, 2)
-    assert _versions(lake) == list(range(100, 112))
+    assert _versions(lake) == list(range(20, 32))
     assert lake.table("events").to_pyarrow_table()["event_id"].to_pylist() == ["a"]
 
 
 @pytest.mark.slow
 def test_a_commit_costs_the_same_at_any_age(lake: Lake) -> None:
-    """It reads the log as often over 150 old entries as over 5, and only as often as the library needs to commit.
+    """It reads the log as often over 50 old entries as over 5, and only as often as the library needs to commit.
 
     The library's own clean-up lists the log once more, and asks for the age of every entry.
     """
-    young, old = _reads_of_a_commit(lake, 5), _reads_of_a_commit(lake, 145)
+    young, old = _reads_of_a_commit(lake, 5), _reads_of_a_commit(lake, 45)
     assert young == old
     assert young.listings <= 3
 
@@ -81,7 +81,7 @@ def _reads_of_a_commit(lake: Lake, commits_before: int) -> Reads:
 @pytest.mark.slow
 def test_a_crash_during_removal_leaves_no_gap(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest entries are removed first."""
-    _commit_empty(lake, 120)
+    _commit_empty(lake, 40)
     store, place = log_files.resolve_store(f"{lake.folder('events')}/_delta_log")
 
     class Crashing:
@@ -99,4 +99,4 @@ def test_a_crash_during_removal_leaves_no_gap(lake: Lake, monkeypatch: pytest.Mo
     monkeypatch.setattr(log_files, "resolve_store", lambda _: (Crashing(), place))
     with pytest.raises(KeyboardInterrupt):
         remove_old_entries(lake.table("events"), 10)
-    assert _versions(lake) == list(range(7, 121))
+    assert _versions(lake) == list(range(7, 41))
