@@ -373,8 +373,8 @@ class LakeSettings(_Section):
     """`karmalake compact` merges files that belong together, once there are this many: small ones, large ones of a day,
     large ones whose days overlap."""
     vacuum_retention_hours: float = Field(default=24.0, ge=1, le=168)
-    """`karmalake vacuum` removes files that no commit references, or no snapshot younger than this. At most a week:
-    older log entries no longer record that a file was replaced."""
+    """`karmalake vacuum` removes files that no commit references, or no snapshot younger than this, and lets the
+    checkpoints of each table's log name replaced files that long. At most a week."""
     vacuum_interval_hours: float = Field(default=6.0, gt=0, le=168)
     """How often `karmalake stream` vacuums. The data of an erased user stays on the disk for at most
     vacuum_retention_hours plus this interval."""

@@ -26,7 +26,8 @@ _CHECKPOINT_VERSIONS, _LARGE_CHECKPOINT_VERSIONS = 20, 100
 """How often a checkpoint of the log is written. Each entry since the last one costs every commit and the snapshot after
 it up to a millisecond of the processor together."""
 _LARGE_CHECKPOINT_ACTIONS = 30_000
-"""Writing a checkpoint takes 10 ms, and 6 more for every thousand files, with those that were removed within a week."""
+"""Writing a checkpoint takes 10 ms, and 6 more for every thousand files, with those that were replaced within
+`lake.vacuum_retention_hours`."""
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 

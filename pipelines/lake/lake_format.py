@@ -53,30 +53,56 @@ def upgrade(open_table: Callable[[], DeltaTable], schema: pa.Schema) -> None:
     No file is rewritten. Idempotent; a crash leaves a table that the next call completes. Raises TransientError if
     other processes kept committing through all attempts.
     """
+    _change(open_table, lambda table: is_current(table, schema), lambda table: _alter(table, schema))
+
+
+def name_replaced_files(open_table: Callable[[], DeltaTable], hours: int) -> None:
+    """Let the checkpoints of a table's log name replaced files for `hours`, as long as a vacuum keeps them.
+
+    By default, Delta names them for a week, and each makes a checkpoint larger. Raises like `upgrade`.
+    """
+    entry = replaced_files(hours)
+    _change(
+        open_table,
+        lambda table: entry.items() <= table.metadata().configuration.items(),
+        lambda table: _configure(table, entry),
+    )
+
+
+def replaced_files(hours: int) -> dict[str, str]:
+    """Return the entry of a table's configuration that `name_replaced_files` sets."""
+    return {"delta.deletedFileRetentionDuration": f"interval {hours} hours"}
+
+
+def _change(
+    open_table: Callable[[], DeltaTable], is_done: Callable[[DeltaTable], bool], change: Callable[[DeltaTable], None]
+) -> None:
+    """Change the metadata of a table durably, unless that is done."""
     for _ in range(_ATTEMPTS):
         table = open_table()
-        if is_current(table, schema):
+        if is_done(table):
             return
         base = table.version()
         make_durable([f"{log_folder(table)}/{base:020}.json"])
         try:
-            _alter(table, schema)
-        except CommitFailedError:  # another process has committed, perhaps the same upgrade
+            change(table)
+        except CommitFailedError:  # another process has committed, perhaps the same change
             continue
         table = open_table()
         make_durable([f"{log_folder(table)}/{version:020}.json" for version in range(base + 1, table.version() + 1)])
-    raise TransientError(f"other writers kept committing to {open_table().table_uri}: it was not upgraded; try again")
+    raise TransientError(f"other writers kept committing to {open_table().table_uri}: it was not changed; try again")
+
+
+def _configure(table: DeltaTable, entries: dict[str, str]) -> None:
+    table.alter.set_table_properties(
+        entries, raise_if_not_exists=False, commit_properties=_ONE_ATTEMPT, post_commithook_properties=_NO_HOOKS
+    )
 
 
 def _alter(table: DeltaTable, schema: pa.Schema) -> None:
     missing = _missing_columns(table, schema)
     mixed = {_MIXED: "true"} if missing else {}
-    table.alter.set_table_properties(
-        configuration() | mixed,
-        raise_if_not_exists=False,
-        commit_properties=_ONE_ATTEMPT,
-        post_commithook_properties=_NO_HOOKS,
-    )
+    _configure(table, configuration() | mixed)
     if missing:
         table.alter.add_columns(
             Schema.from_arrow(pa.schema(missing)).fields,

@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction
 from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
-from pipelines.lake.lake_format import configuration, is_current, require_known_format, upgrade
+from pipelines.lake.lake_format import configuration, is_current, replaced_files, require_known_format, upgrade
 from pipelines.lake.log_files import list_log
 from pipelines.lake.stores import absolute, any_exists, ensure_parent_folder, read_text, translate_store_errors
 from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_torn_entry, require_intact_entries
@@ -167,7 +167,7 @@ _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",
     "delta.checkpointInterval": "100",
     "delta.logRetentionDuration": "interval 30 days",
-}
+} | replaced_files(hours=24)  # the default of lake.vacuum_retention_hours; a vacuum corrects it
 
 
 def data_files(table: DeltaTable) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ concurrent ones the later fails and starts again (`atomic`). Concurrent ingest r
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, inf
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,7 @@ from pipelines.errors import TransientError
 from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable, read_footer
+from pipelines.lake.lake_format import name_replaced_files
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.merge_groups import find_groups
 from pipelines.lake.table_files import File, list_files, write_rows
@@ -73,10 +75,11 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
     The settings refuse less than an hour: a commit in progress still needs its files.
     """
     removed: list[str] = []
+    hours = ceil(retention_hours)
     for name in TABLES:
-        table = lake.table(name)
-        paths = table.vacuum(
-            retention_hours=ceil(retention_hours), dry_run=False, enforce_retention_duration=False, full=True
+        name_replaced_files(partial(lake.table, name), hours)
+        paths = lake.table(name).vacuum(
+            retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True
         )
         removed += [f"{name}/{path}" for path in paths]
     return removed

@@ -60,7 +60,7 @@ def test_of_two_upgrades_the_later_finds_it_done(folder: Path) -> None:
     version = DeltaTable(folder).version()
     upgrade(lambda: stale.pop() if stale else DeltaTable(folder), _SCHEMA)
     assert (stale, DeltaTable(folder).version()) == ([], version)
-    with pytest.raises(TransientError, match="it was not upgraded; try again"):
+    with pytest.raises(TransientError, match="it was not changed; try again"):
         _upgrade_only_stale(folder)
 
 

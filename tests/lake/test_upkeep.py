@@ -254,6 +254,31 @@ def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, mon
 
 
 @pytest.mark.slow
+def test_checkpoints_name_replaced_files_as_long_as_a_vacuum_keeps_them(
+    filled: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for a week: a stream replaces two files with each commit, and each makes a checkpoint larger."""
+    before, long_ago = set(filled.table("events").file_uris()), time.time() - 25 * _HOURS
+    with monkeypatch.context() as patch:
+        patch.setattr(upkeep.time, "time", lambda: long_ago)
+        compact(filled, 2)
+    vacuum(filled, 30)
+    assert _files_named_as_replaced(filled) == len(before - set(filled.table("events").file_uris())) > 0
+    vacuum(filled, 24)
+    assert _files_named_as_replaced(filled) == 0
+    version = filled.table("events").version()
+    vacuum(filled, 24)
+    assert filled.table("events").version() == version
+
+
+def _files_named_as_replaced(lake: Lake) -> int:
+    table = lake.table("events")
+    table.create_checkpoint()
+    checkpoint = Path(lake.folder("events"), "_delta_log", f"{table.version():020}.checkpoint.parquet")
+    return sum(action is not None for action in pq.read_table(checkpoint)["remove"].to_pylist())
+
+
+@pytest.mark.slow
 def test_the_log_of_a_compaction_carries_its_fence(filled: Lake) -> None:
     """A handle from before a compaction can no longer commit the transaction `maintenance`."""
     stale = filled.table("events")
