@@ -13,13 +13,15 @@ RUN apt-get update && apt-get install --yes --no-install-recommends binutils \
     && python3 -m venv --without-pip /opt/karmalake
 
 # Every package is the one that was locked, or the build ends: `make pins` writes the hashes. Symbols for debuggers, and
-# parts that nothing here imports (Arrow Flight, headers, a second zstd, the libraries' own tests), are a fifth of what
-# they take.
+# parts that nothing here imports (Arrow Flight, a second zstd, the libraries' own tests, what only compilers, linkers and
+# type checkers read), are a fifth of what they take.
 COPY requirements-stream.txt ./
 RUN pip install --require-hashes --requirement requirements-stream.txt \
     && cd /opt/karmalake/lib/python3*/site-packages \
     && rm -r pyarrow/include pyarrow/src pyarrow/libarrow*_flight* pyarrow/_flight* zstandard/_cffi* \
+    && rm pyarrow/libarrow_python*.so pyarrow/libarrow_python*.so.*.* \
     && find . -type d -name tests -prune -exec rm -r {} + \
+    && find . -type f -regex '.*\.\(pyi\|pyx\|pxd\|pxi\|a\|c\|h\|hpp\)' -delete \
     && find . -name '*.so*' -not -path './*.libs/*' -exec strip --strip-unneeded {} +
 
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
@@ -27,7 +29,9 @@ COPY docs/operations.md docs/operations.md
 COPY pipelines pipelines
 COPY assets assets
 COPY karmalake karmalake
-RUN pip install --no-deps --no-build-isolation .
+# What built it goes, and what grpcio-tools has beside protoc: that imports neither.
+RUN pip install --no-deps --no-build-isolation . \
+    && pip uninstall --yes editables hatchling packaging pathspec pluggy tomlkit trove-classifiers grpcio setuptools
 
 FROM ${BASE} AS stream
 RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \

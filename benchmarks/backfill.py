@@ -19,8 +19,8 @@ from pipelines.sources.files import ColumnMapping, read_events
 
 ROWS = 2_000_000
 _FIRST = 1_000
-_MAPPING = ColumnMapping("user_id", "at", "iso", None, "action", (("rating", "rating"), ("rater_id", "rater")), "id")
-_HISTORY = """
+MAPPING = ColumnMapping("user_id", "at", "iso", None, "action", (("rating", "rating"), ("rater_id", "rater")), "id")
+HISTORY = """
 COPY (
     SELECT
         md5(i::VARCHAR) AS id,
@@ -29,7 +29,7 @@ COPY (
         strftime(make_timestamp(1760000000000000 + i * 80000), '%Y-%m-%dT%H:%M:%S.%fZ') AS at,
         1 + hash(i) % 5 AS rating,
         'user-' || hash(i * 13) % 200000 AS rater
-    FROM range($rows) AS numbers(i)
+    FROM range($first, $last) AS numbers(i)
 )
 TO '{path}'
 """
@@ -57,7 +57,7 @@ def write_files(folder: Path, rows: int) -> dict[str, Path]:
     with duckdb.connect() as connection:
         for path in files.values():
             form = " (FORMAT json)" if path.suffix == ".ndjson" else ""
-            connection.execute(_HISTORY.format(path=path) + form, {"rows": rows})
+            connection.execute(HISTORY.format(path=path) + form, {"first": 0, "last": rows})
     for ending, header in (("csv", 1), ("ndjson", 0)):
         backfill_file(folder / f"first-{ending}", _first_rows(files[ending]), _FIRST - header)
     return files
@@ -72,7 +72,7 @@ def filled_bus(folder: Path, path: Path) -> Generator[tuple[Settings, float]]:
         settings = with_local_endpoints(bare)
         ensure_topic(settings.kafka)
         begun = time.monotonic()
-        produce(settings.kafka, read_events(path, _MAPPING))
+        produce(settings.kafka, read_events(path, MAPPING))
         yield settings, time.monotonic() - begun
     finally:
         stop(bare)
@@ -93,7 +93,7 @@ def backfill_file(folder: Path, path: Path, rows: int) -> float:
     """Return the seconds of a backfill, which must accept all rows."""
     accepted: list[int] = []
     begun = time.monotonic()
-    backfill(Settings(data_dir=folder), path, _MAPPING, lambda record: accepted.append(record.total("accepted")))
+    backfill(Settings(data_dir=folder), path, MAPPING, lambda record: accepted.append(record.total("accepted")))
     seconds = time.monotonic() - begun
     require_count(f"events backfilled from {path.name}", sum(accepted), rows)
     return seconds

@@ -20,8 +20,8 @@ from pipelines.lake import runs
 from pipelines.lake.index import open_index
 from pipelines.lake.tables import Lake, create_lake
 
-IDS, LIMIT = 60_000_000, 230_000_000
-"""The filters of 60 million ids take 63 MB, the process the rest. Needs 3 GB of disk."""
+IDS, LIMIT = 300_000_000, 500_000_000
+"""The filters of 300 million ids take 320 MB, the process the rest. Needs 16 GB of disk."""
 _NO_LIMIT = 1 << 40
 _BATCHES = 20
 _COLUMNS = ("filters", "limit MB", "ids", "batch of 5,000 ms", "worst ms", "times unlimited")

@@ -29,8 +29,8 @@ from deltalake.exceptions import DeltaError
 from kafka.structs import TopicPartition
 
 from pipelines.best_effort import best_effort
-from pipelines.contract.decode import filter_rows
 from pipelines.contract.digest import Digests
+from pipelines.contract.schema import filter_rows
 from pipelines.dlq import copying_on_exit
 from pipelines.errors import FencedError, RejectedError, TransientError, one_line
 from pipelines.ingest.batch import Batch, LastRead

@@ -3,6 +3,8 @@
 import ast
 import functools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -143,6 +145,14 @@ def test_delta_rs_does_not_block_other_threads() -> None:
     """Two of its calls hold Python's lock while they wait for a store; of those, minutes in an outage."""
     blocking = re.compile(r"\.(is_deltatable|history)\(")
     assert [path.name for path in _MODULES if blocking.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_process_that_maps_records_starts_light() -> None:
+    """It knows neither settings nor registries: each source starts one, and they were a third of its start."""
+    unwanted = {"httpx", "pydantic", "pipelines.settings", "pipelines.contract.registry"}
+    program = f"import sys, pipelines.mapping.worker; print(*sorted({unwanted} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_only_the_command_line_imports_the_command_line() -> None:

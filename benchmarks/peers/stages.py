@@ -8,7 +8,8 @@ from kafka.structs import TopicPartition
 
 from benchmarks.peers.karmalake import settings_of, warm_up
 from benchmarks.peers.protocol import Job, serve
-from pipelines.contract.decode import decode, filter_rows
+from pipelines.contract.decode import decode
+from pipelines.contract.schema import filter_rows
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.record_batches import count
 from pipelines.lake.files import write_ranges

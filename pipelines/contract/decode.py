@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipelines.contract import metadata
 from pipelines.contract.parsing import Parsed, is_propagated, reject_all, sanitize_message, undecodable
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED, TIMESTAMP
+from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED, TIMESTAMP, filter_rows
 from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
 
@@ -161,11 +161,6 @@ def _validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now
         mis_keyed=_flat(pc.filter(mis_keyed, valid)),
         filtered=POSITION.empty_table(),
     )
-
-
-def filter_rows(rows: pa.Table, mask: pa.BooleanArray) -> pa.Table:
-    """Return the rows where `mask` is true; the table itself, without a copy, if that is all of them."""
-    return rows if pc.all(mask, min_count=0).as_py() else rows.filter(mask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,11 @@
 
 All stages exchange events as Arrow tables with these columns, never as objects.
 """
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 METADATA = pa.map_(pa.string(), pa.string())
@@ -36,3 +39,8 @@ RECORD = pa.schema([*POSITION, ("key", pa.binary()), ("value", pa.binary()), ("h
 
 REJECTED = pa.schema([*RECORD, ("reason", pa.string()), ("detail", pa.string())])
 """A rejected record, with a reason code and a detail: one sentence for the person who fixes it."""
+
+
+def filter_rows(rows: pa.Table, mask: pa.BooleanArray) -> pa.Table:
+    """Return the rows where `mask` is true; the table itself, without a copy, if that is all of them."""
+    return rows if pc.all(mask, min_count=0).as_py() else rows.filter(mask)

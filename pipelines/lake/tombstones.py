@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from pipelines.contract.decode import Decoded, filter_rows
-from pipelines.contract.schema import POSITION
+from pipelines.contract.decode import Decoded
+from pipelines.contract.schema import POSITION, filter_rows
 from pipelines.contract.schema_ids import schema_references
 from pipelines.contract.values import parse_values
 from pipelines.ingest.sources import CONTRACT, topic_sources

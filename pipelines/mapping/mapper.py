@@ -19,9 +19,8 @@ import pyarrow.compute as pc
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import identifier, literal, lock_settings
 from pipelines.boundary.toml import abbreviate
-from pipelines.contract.decode import filter_rows
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
+from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP, filter_rows
 from pipelines.mapping.json_members import share_members
 from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values

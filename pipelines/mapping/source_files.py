@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -455,6 +456,7 @@ def _wrong_columns(columns: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: {kind!r} is not a type of DuckDB"
 
 
+@cache  # a connection takes 20 ms, and every command reads the same few types several times
 def _sql_type(text: str) -> str | None:
     """Return a type as DuckDB writes it, since it becomes part of a statement; None if it is none."""
     try:
