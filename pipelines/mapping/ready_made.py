@@ -45,16 +45,18 @@ def _entries(data: str) -> str:
 
 
 def _cloudevents(options: Mapping[str, str]) -> str:
-    """Select from both modes: attributes are members of the value, or headers."""
+    """Select from each mode: attributes are members of the value, or of each one in a batch, or headers."""
     user = options["user_id"]
     from_data = "e->>'subject'" if user == "subject" else f"d->>{_path(user)}"
     in_binary = "decode(headers['ce_subject'])" if user == "subject" else f"value->>{_path(user)}"
     without_time = "CAST(bus_time AS VARCHAR)"  # the attribute is optional
+    batch = "CASE json_type(value) WHEN 'ARRAY' THEN CAST(value AS JSON[]) ELSE [value] END"
     return f"""
 WITH structured AS (
     SELECT e, bus_time, coalesce(e->'data', TRY_CAST(TRY(decode(from_base64(b))) AS JSON), to_json(b)) AS d
-    FROM (SELECT value AS e, value->>'data_base64' AS b, bus_time, headers FROM record)
-    WHERE headers['ce_id'] IS NULL AND e IS NOT NULL
+    FROM (SELECT e, e->>'data_base64' AS b, bus_time
+          FROM (SELECT unnest({batch}) AS e, bus_time, headers FROM record)
+          WHERE headers['ce_id'] IS NULL AND e IS NOT NULL)
 )
 SELECT (e->>'source') || '/' || (e->>'id') AS event_id, {from_data} AS user_id, e->>'type' AS action_type,
        coalesce(e->>'time', {without_time}) AS timestamp, {_entries("d")} AS metadata

@@ -1,4 +1,6 @@
 """The memory of Arrow strings has one type in compiled loops, and the right bytes."""
+# pyright: reportMissingParameterType=false
+# (numba infers the types of a compiled loop)
 
 from itertools import pairwise
 
@@ -38,12 +40,12 @@ def test_one_type_for_all_strings(strings: pa.Array) -> None:
 
 
 @njit
-def _get(data, at):  # pyright: ignore
+def _get(data, at):
     return data[at]
 
 
 @njit
-def _sum_borrowed(data):  # pyright: ignore
+def _sum_borrowed(data):
     data, total = borrow(data), 0
     for at in range(len(data)):
         total += _get(data, at)

@@ -45,6 +45,18 @@ def test_cloudevents_in_structured_and_binary_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_cloudevents_in_a_batch(tmp_path: Path) -> None:
+    """Each event of an array in the JSON batch format is one; what is none among them rejects the record as a whole."""
+    batch = [_STRUCTURED | {"id": "1"}, _STRUCTURED | {"id": "2"}]
+    values = [json.dumps(value).encode() for value in (batch, [*batch, {"id": "3"}], [])]
+    with mapping(tmp_path, 'topic = "m"\nlike = "cloudevents"\nuser_id = "user"\n') as decode:
+        found = decode(records(values))
+    assert [row[0] for row in events(found)] == ["/mycontext/subcontext/1", "/mycontext/subcontext/2"]
+    assert reasons(found) == {1: "missing_event_id"}
+    assert found.filtered["offset"].to_pylist() == [2]
+
+
+@pytest.mark.slow
 def test_cloudevents_with_other_data_and_without_a_time(tmp_path: Path) -> None:
     """Data in base64 are read, data that are no object are an entry; the time, which is optional, is the record's."""
     rest = {name: value for name, value in _STRUCTURED.items() if name not in {"data", "time"}} | {"subject": "u3"}
