@@ -160,6 +160,8 @@ def _fates(account: FileSummary, unit: str, duplicates: int, conflicts: int) -> 
 
 
 def _notes(source: FileSource, account: FileSummary) -> Iterator[str]:
+    if not account.rows:
+        yield "it has no rows: nothing would be loaded"
     if equal := source.equal_rows():
         remedy = "number_rows = true" if source.source else "--number-rows"
         yield f"{equal:,} rows equal an earlier row of the file: {remedy} makes them separate events"

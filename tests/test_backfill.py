@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.backfill import backfill
@@ -279,6 +281,23 @@ def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
         assert "each event counts once. The first: row " in done.stderr
         assert "0 of 1 files loaded" in done.stdout
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_file_without_rows_is_said(tmp_path: Path) -> None:
+    """Whatever its format: exit code 65 and what to look at; the rows of the other files count."""
+    rows = pa.table({"u": pa.array([], pa.string()), "t": pa.array([], pa.string())})
+    for name, content in {"a.csv": "u,t\n", "b.jsonl": "", "c.json": "[]"}.items():
+        (tmp_path / name).write_text(content)
+    pq.write_table(rows, tmp_path / "d.parquet")
+    (tmp_path / "full.csv").write_text("u,t\na,2024-01-01\n")
+    empty = ("a.csv", "b.jsonl", "c.json", "d.parquet")
+    done = _backfill(tmp_path, *empty, "full.csv", *_COLUMNS)
+    assert done.returncode == 65
+    for name in empty:
+        assert f"{name}: it has no rows, so nothing was loaded: check that the export is complete" in done.stderr
+    assert "1 of 5 files loaded" in done.stdout
+    assert "it has no rows: nothing would be loaded" in _backfill(tmp_path, "a.csv", *_COLUMNS, "--dry-run").stderr
 
 
 @pytest.mark.slow

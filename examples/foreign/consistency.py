@@ -31,9 +31,9 @@ _NAMES = {
     "warned": ("{ref}", "com.example.account.warned"),
     "suspended": ("{ref}", "com.example.account.suspended"),
     "reinstated": ("{ref}", "com.example.account.reinstated"),
-    "reviewed": ("reviews/{ref}", "ReviewPosted"),
-    "corrected": ("reviews/{ref}", "ReviewCorrected"),
-    "deleted": ("reviews/{ref}", "RatingRetracted"),
+    "reviewed": ("shop.shop.public.reviews/{ref}", "ReviewPosted"),
+    "corrected": ("shop.shop.public.reviews/{ref}", "ReviewCorrected"),
+    "deleted": ("shop.shop.public.reviews/{ref}", "RatingRetracted"),
 }
 """By what a line of the books says happened: the event_id and the action_type that the source files give it."""
 Event = tuple[str, str, str, str, int, str | None]

@@ -228,9 +228,11 @@ def _without_events(
     """Return the error of each file that was read to its end and gave the lake nothing but complaints."""
     errors: dict[str, KarmalakeError] = {}
     for file, account in accounts.items():
-        if file in refused or not account.rows:
+        if file in refused:
             continue
-        if account.rows == account.filtered:
+        if not account.rows:
+            errors[file] = RejectedError("it has no rows, so nothing was loaded: check that the export is complete")
+        elif account.rows == account.filtered:
             errors[file] = RejectedError(f"none of its {account.rows:,} rows is an event: its source filters them all")
         elif account.rows == account.dead_letters + account.filtered:
             errors[file] = RejectedError(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit, uint64
 
-from pipelines.contract.buffers import bounds_and_bytes, word_at
+from pipelines.contract.buffers import borrow, bounds_and_bytes, word_at
 
 _KEY_BYTES = 16
 _U = np.uint64
@@ -124,6 +124,7 @@ def siphash128(k0, k1, data, start, end):
 
 @njit(cache=True, nogil=True)
 def _digest_strings(k0, k1, bounds, data, high, low):
+    data = borrow(data)
     for row in range(len(high)):
         high[row], low[row] = siphash128(k0, k1, data, bounds[row], bounds[row + 1])
 
@@ -148,6 +149,8 @@ def _digest_rows(
     low,
     payload,
 ):
+    id_bytes, user_bytes, action_bytes = borrow(id_bytes), borrow(user_bytes), borrow(action_bytes)
+    key_bytes, value_bytes = borrow(key_bytes), borrow(value_bytes)
     for row in range(len(high)):
         high[row], low[row] = siphash128(k0, k1, id_bytes, id_bounds[row], id_bounds[row + 1])
         # The digest of each field is the key of the next one, so that bytes cannot move between fields.

@@ -9,6 +9,8 @@ digits or none, and with Z, an offset like +01:00, +0100 or +01, or neither, whi
 import numpy as np
 from numba import njit
 
+from pipelines.contract.buffers import borrow
+
 _ZERO, _NINE = b"09"
 _MINUTE_US = 60_000_000
 _DAY_MINUTES = 24 * 60
@@ -26,6 +28,7 @@ def parse_common_times(bounds, data, times, parsed):
 
     Sets `times` (int64), in microseconds since 1970, truncated, and `parsed` (bool).
     """
+    data = borrow(data)
     first, last = -_EPOCH_DAY * _DAY_MINUTES * _MINUTE_US, (_days(10_000, 1) * _DAY_MINUTES) * _MINUTE_US - 1
     for row in range(len(times)):
         times[row], parsed[row] = _parse(data, np.int64(bounds[row]), np.int64(bounds[row + 1]))

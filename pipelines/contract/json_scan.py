@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.contract.buffers import byte_at, has_at
+from pipelines.contract.buffers import borrow, byte_at, has_at
 from pipelines.contract.json_grammar import (
     CLOSING_BRACE,
     MAX_JSON_DEPTH,
@@ -77,7 +77,7 @@ def locate_members(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, outer
     members = Members(
         np.empty((4, room), np.int32), np.zeros(len(starts) + 1, np.int32), np.zeros(len(starts), np.int64)
     )
-    _locate(data, starts, ends, outer, *members)
+    _locate(data, starts, ends, outer, np.zeros(MAX_JSON_DEPTH + 1, np.uint8), *members)
     return members
 
 
@@ -100,8 +100,8 @@ def _count_colons(data, starts, ends):
 
 
 @njit(cache=True, nogil=True)
-def _locate(data, starts, ends, outer, spans, bounds, faults):
-    closings = np.zeros(MAX_JSON_DEPTH + 1, np.uint8)
+def _locate(data, starts, ends, outer, closings, spans, bounds, faults):
+    data, closings = borrow(data), borrow(closings)
     member = 0
     for row in range(len(starts)):
         start, end = np.int64(starts[row]), np.int64(ends[row])
@@ -152,6 +152,7 @@ def _leave(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _assign(data, members, bounds, spans, kinds, repeated, unknown):
+    data = borrow(data)
     for row in range(len(repeated)):
         for member in range(bounds[row], bounds[row + 1]):
             start, end = members[VALUE_START, member], members[VALUE_END, member]

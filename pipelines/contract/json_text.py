@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit, uint8, uint64
 
-from pipelines.contract.buffers import byte_at, word_at
+from pipelines.contract.buffers import borrow, byte_at, word_at
 from pipelines.contract.json_grammar import BACKSLASH, SMALL_U, hexadecimal
 
 _EACH = uint64(0x0101010101010101)
@@ -31,6 +31,7 @@ def copy_strings(data, starts, ends, bounds, text):
 
     `text` has room for the strings as they are in `data`: no escape is shorter than its character.
     """
+    data, text = borrow(data), borrow(text)
     to = 0
     for row in range(len(starts)):
         bounds[row] = to

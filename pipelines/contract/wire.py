@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import int64, njit, uint64
 
-from pipelines.contract.buffers import bounds_and_bytes, word_at
+from pipelines.contract.buffers import borrow, bounds_and_bytes, word_at
 
 MAX_GROUPS = 16_384
 """Nested groups; a value of this many bytes or fewer cannot exceed it."""
@@ -58,6 +58,7 @@ def _format(fault: int, position: int) -> str:
 @njit(cache=True, nogil=True)
 def _scan_rows(bounds, data, faults, positions):
     """Scan each value data[bounds[row]:bounds[row + 1]]; set its fault (uint8, 0 is none) and position (int64)."""
+    data = borrow(data)
     for row in range(len(faults)):
         faults[row], position = _scan_event(data, bounds[row], bounds[row + 1])
         positions[row] = position - bounds[row]

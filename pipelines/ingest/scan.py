@@ -9,6 +9,8 @@ array of uint8 of shape (bytes,).
 import numpy as np
 from numba import njit
 
+from pipelines.contract.buffers import borrow
+
 BROKEN = -1
 """The position returned for malformed bytes; reading from it returns BROKEN again."""
 FIELD_COUNT = 8
@@ -54,6 +56,7 @@ def scan_records(data, sizes, counts, last_deltas, max_headers, fields, valid):
     sizes in bytes. Bool `valid` of shape (batches,): whether the bytes of a batch are exactly its records, with rising
     offset deltas. The columns of an invalid batch are undefined.
     """
+    data, fields = borrow(data), borrow(fields)
     first, begin = 0, 0
     for batch in range(len(sizes)):
         end = begin + sizes[batch]
@@ -109,6 +112,7 @@ def scan_headers(data, starts, counts, slices):
     Input: int64 `starts` (positions) and `counts` (headers), of shape (records,). Output: int64 `slices` of shape
     (4, headers): key start, key size, value start, value size, in bytes.
     """
+    data = borrow(data)
     header = 0
     for record in range(len(starts)):
         at = starts[record]
@@ -124,6 +128,7 @@ def copy_slices(data, starts, sizes, joined):
 
     `starts` and `sizes` are int64 of shape (rows,), in bytes; `joined` is uint8 of shape (sum of sizes,).
     """
+    data, joined = borrow(data), borrow(joined)
     at = 0
     for row in range(len(starts)):
         size = sizes[row]

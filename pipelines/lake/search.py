@@ -11,6 +11,8 @@ otherwise.
 
 from numba import njit, uint64
 
+from pipelines.contract.buffers import borrow
+
 _GUESSES = 4
 
 
@@ -59,6 +61,7 @@ def find(run_highs, run_lows, highs, lows, positions):
     are sorted by (high, low). `positions`, int64, shape (n,), is written in place: it stays -1 where the run does not
     have the digest.
     """
+    run_highs = borrow(run_highs)
     at = 0
     for i in range(len(highs)):
         if positions[i] >= 0:

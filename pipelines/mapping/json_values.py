@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.contract.buffers import bounds_and_bytes, byte_at
+from pipelines.contract.buffers import borrow, bounds_and_bytes, byte_at
 from pipelines.contract.json_grammar import (
     MAX_JSON_DEPTH,
     QUOTE,
@@ -35,7 +35,7 @@ def exact_json(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     """Return a binary array of JSON values as text with exact numbers, and by row why one is not JSON (then null)."""
     bounds, data = bounds_and_bytes(values)
     faults, quoted = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
-    _check(data, bounds, faults, quoted)
+    _check(data, bounds, np.zeros(MAX_JSON_DEPTH + 1, np.uint8), faults, quoted)
     if not faults.any() and not quoted.any():
         return values.view(pa.string()), {}
     sizes = np.where(faults == 0, np.diff(bounds) + _BYTES_PER_NUMBER * quoted, 0)
@@ -51,9 +51,9 @@ def exact_json(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
 
 
 @njit(cache=True, nogil=True)
-def _check(data, bounds, faults, quoted):
+def _check(data, bounds, closings, faults, quoted):
     """Set the fault (0 for none) of each value, and how many of its numbers become strings."""
-    closings = np.zeros(MAX_JSON_DEPTH + 1, np.uint8)
+    data, closings = borrow(data), borrow(closings)
     for row in range(len(faults)):
         start, end = np.int64(bounds[row]), np.int64(bounds[row + 1])
         at = skip_value(data, start, end, 0, closings) if is_utf8(data, start, end) else fault_at(start, UTF8)
@@ -103,6 +103,7 @@ def _count(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _copy(data, bounds, faults, to, text):
+    data, text = borrow(data), borrow(text)
     for row in range(len(faults)):
         if faults[row] == 0:
             _copy_value(data, np.int64(bounds[row]), np.int64(bounds[row + 1]), text, np.int64(to[row]))

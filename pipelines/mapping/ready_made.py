@@ -45,16 +45,18 @@ def _entries(data: str) -> str:
 
 
 def _cloudevents(options: Mapping[str, str]) -> str:
-    """Select from both modes: attributes are members of the value, or headers."""
+    """Select from each mode: attributes are members of the value, or of each one in a batch, or headers."""
     user = options["user_id"]
     from_data = "e->>'subject'" if user == "subject" else f"d->>{_path(user)}"
     in_binary = "decode(headers['ce_subject'])" if user == "subject" else f"value->>{_path(user)}"
     without_time = "CAST(bus_time AS VARCHAR)"  # the attribute is optional
+    batch = "CASE json_type(value) WHEN 'ARRAY' THEN CAST(value AS JSON[]) ELSE [value] END"
     return f"""
 WITH structured AS (
     SELECT e, bus_time, coalesce(e->'data', TRY_CAST(TRY(decode(from_base64(b))) AS JSON), to_json(b)) AS d
-    FROM (SELECT value AS e, value->>'data_base64' AS b, bus_time, headers FROM record)
-    WHERE headers['ce_id'] IS NULL AND e IS NOT NULL
+    FROM (SELECT e, e->>'data_base64' AS b, bus_time
+          FROM (SELECT unnest({batch}) AS e, bus_time, headers FROM record)
+          WHERE headers['ce_id'] IS NULL AND e IS NOT NULL)
 )
 SELECT (e->>'source') || '/' || (e->>'id') AS event_id, {from_data} AS user_id, e->>'type' AS action_type,
        coalesce(e->>'time', {without_time}) AS timestamp, {_entries("d")} AS metadata
@@ -100,6 +102,16 @@ _UNAVAILABLE = "__debezium_unavailable_value"
 """What Debezium writes for a long value that an update did not change."""
 
 
+def _table_of_change(server: str) -> str:
+    """Return the SQL of a table's full name; tables of one name may be in two schemas, databases or servers.
+
+    Debezium requires that `topic.prefix`, the name of the server, differs between connectors.
+    """
+    name = literal(server) if server else "c->'source'->>'name'"
+    outer = f"{name}, c->'source'->>'db', c->'source'->>'schema'"
+    return f"(concat_ws('.', {outer}, '') || (c->'source'->>'table'))"
+
+
 def _cdc(options: Mapping[str, str]) -> str:
     """Select by the operation: c and r are ratings, u corrects and d retracts the one of the same row."""
     row, user, source = options["id"], options["user_id"], "coalesce(p->'payload', p)"
@@ -107,11 +119,12 @@ def _cdc(options: Mapping[str, str]) -> str:
     change = f"coalesce(nullif(concat_ws(':', {places}), ''), c->'source'->>'ts_ms')"
     after = f"""map_from_entries(list_filter(map_entries(CAST(c->'after' AS MAP(VARCHAR, VARCHAR))),
        lambda e: e.value IS DISTINCT FROM {literal(_UNAVAILABLE)}))"""
-    first = f"(c->'source'->>'table') || '/' || (c->'after'->>{_path(row)})"
+    table = _table_of_change(options["server"])
+    first = f"{table} || '/' || (c->'after'->>{_path(row)})"
     changed = _instant("c->'source'->>'ts_ms'", "ms")
     at = _instant(f"c->'after'->>{_path(options['time'])}", options["time_unit"]) if options["time"] else changed
     before = f"coalesce(c->'before'->>{_path(row)}, k->'payload'->>{_path(row)}, k->>{_path(row)})"
-    target = f"(c->'source'->>'table') || '/' || ({before})"
+    target = f"{table} || '/' || ({before})"
     after_or_before = f"coalesce(c->'after'->>{_path(user)}, c->'before'->>{_path(user)})"
     target_of_update = f"coalesce({first}, {target})"
     return f"""
@@ -140,6 +153,7 @@ READY_MADE: Mapping[str, ReadyMade] = {
     "debezium-cdc": ReadyMade(
         {
             "id": "id",
+            "server": "",
             "user_id": None,
             "time": "",
             "rated": None,

@@ -49,7 +49,7 @@ _WITHOUT_COMPILER = (
     "--descriptor_set_out=NAME.desc"
 )
 _PLAIN = ("user_id", "time", "action_type", "action_type_column", "metadata", "event_id")
-_OPTIONS = ("id", "id_header", "type_header", "rated", "corrected", "retracted")
+_OPTIONS = ("id", "server", "id_header", "type_header", "rated", "corrected", "retracted")
 """Keys that only ready-made sources have."""
 _SELECT_FIELDS = ("event_id", "user_id", "action_type", "timestamp")
 _OF_TOPICS = ("format", "schema_file", "message", "registry", "columns", "like")
@@ -119,6 +119,7 @@ class _Keys(BaseModel):
     event_id: str | None = Text
     event_id_from: list[str] = Field(default_factory=list)
     id: str | None = Text
+    server: str | None = Text
     id_header: str | None = Text
     type_header: str | None = Text
     rated: str | None = Text

@@ -1,13 +1,15 @@
 """The memory of Arrow strings has one type in compiled loops, and the right bytes."""
+# pyright: reportMissingParameterType=false
+# (numba infers the types of a compiled loop)
 
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from numba import typeof
+from numba import njit, typeof
 
-from pipelines.contract.buffers import bounds_and_bytes
+from pipelines.contract.buffers import borrow, bounds_and_bytes
 
 _STRINGS = pa.array([b"ab", b"", b"c"], pa.binary())
 _COPIED = pa.Array.from_buffers(
@@ -35,3 +37,26 @@ def test_one_type_for_all_strings(strings: pa.Array) -> None:
     bounds, data = arrays
     texts = [data[start:end].tobytes() for start, end in pairwise(bounds)]
     assert texts == [text or b"" for text in strings.cast(pa.binary()).to_pylist()]
+
+
+@njit
+def _get(data, at):
+    return data[at]
+
+
+@njit
+def _sum_borrowed(data):
+    data, total = borrow(data), 0
+    for at in range(len(data)):
+        total += _get(data, at)
+    return total
+
+
+def test_a_borrowed_array_is_the_same_memory_and_stays_with_its_owner() -> None:
+    """It is neither copied nor freed: the loop reads the owner's bytes, read-only or not, and again."""
+    data = np.arange(5, dtype=np.uint8)
+    _, read_only = bounds_and_bytes(_STRINGS)
+    for _ in range(3):
+        assert (_sum_borrowed(data), _sum_borrowed(read_only)) == (10, sum(b"abc"))
+    data[0] = 7
+    assert (_sum_borrowed(data), data.tolist()) == (17, [7, 1, 2, 3, 4])

@@ -45,6 +45,18 @@ def test_cloudevents_in_structured_and_binary_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_cloudevents_in_a_batch(tmp_path: Path) -> None:
+    """Each event of an array in the JSON batch format is one; what is none among them rejects the record as a whole."""
+    batch = [_STRUCTURED | {"id": "1"}, _STRUCTURED | {"id": "2"}]
+    values = [json.dumps(value).encode() for value in (batch, [*batch, {"id": "3"}], [])]
+    with mapping(tmp_path, 'topic = "m"\nlike = "cloudevents"\nuser_id = "user"\n') as decode:
+        found = decode(records(values))
+    assert [row[0] for row in events(found)] == ["/mycontext/subcontext/1", "/mycontext/subcontext/2"]
+    assert reasons(found) == {1: "missing_event_id"}
+    assert found.filtered["offset"].to_pylist() == [2]
+
+
+@pytest.mark.slow
 def test_cloudevents_with_other_data_and_without_a_time(tmp_path: Path) -> None:
     """Data in base64 are read, data that are no object are an entry; the time, which is optional, is the record's."""
     rest = {name: value for name, value in _STRUCTURED.items() if name not in {"data", "time"}} | {"subject": "u3"}
@@ -138,14 +150,14 @@ def test_debezium_cdc_of_a_ratings_table(tmp_path: Path, envelope: dict[str, Any
         found = decode(records(values, keys=[b'{"id": 7}'] * 6))
     rows = events(found)
     assert [row[:3] for row in rows] == [
-        ("ratings/7", "d1", "ReviewPosted"),
-        ("ratings/7/u/200", "d1", "ReviewCorrected"),
-        ("ratings/7/d/300", "d1", "RatingRetracted"),
-        ("ratings/8", "d1", "ReviewPosted"),
+        ("shop.shop.public.ratings/7", "d1", "ReviewPosted"),
+        ("shop.shop.public.ratings/7/u/200", "d1", "ReviewCorrected"),
+        ("shop.shop.public.ratings/7/d/300", "d1", "RatingRetracted"),
+        ("shop.shop.public.ratings/8", "d1", "ReviewPosted"),
     ]
     assert rows[0][3]["rating"] == "4"
-    assert (rows[1][3]["target_event_id"], rows[1][3]["rating"]) == ("ratings/7", "5")
-    assert rows[2][3] == {"target_event_id": "ratings/7"}
+    assert (rows[1][3]["target_event_id"], rows[1][3]["rating"]) == ("shop.shop.public.ratings/7", "5")
+    assert rows[2][3] == {"target_event_id": "shop.shop.public.ratings/7"}
     assert found.events["event_time"][0].as_py().isoformat() == "2026-01-31T12:00:00.123456+00:00"
     assert found.filtered["offset"].to_pylist() == [3, 5]
     assert not len(found.rejected)
@@ -168,6 +180,39 @@ def test_two_updates_of_a_row_are_two_corrections(tmp_path: Path, places: list[d
         first, second = events(decode(records([json.dumps(each).encode() for each in changes])))
     assert first[0] != second[0]
     assert first[3] == {"id": "7", "driver": "d1", "target_event_id": "ratings/7"}
+
+
+@pytest.mark.slow
+def test_tables_of_one_name_are_distinct(tmp_path: Path) -> None:
+    """Rows of one key in two servers, databases or schemas are two events, and an update names the right one."""
+    places = [
+        {"name": "eu", "db": "shop", "schema": "public", "table": "ratings"},
+        {"name": "us", "db": "shop", "schema": "public", "table": "ratings"},
+        {"name": "eu", "db": "rides", "schema": "public", "table": "ratings"},
+        {"name": "eu", "db": "shop", "schema": "old", "table": "ratings"},
+        {"name": "eu", "db": "mysql", "table": "ratings"},
+    ]
+    row = {"id": 7, "driver": "d1"}
+    changes = [
+        json.dumps({"op": op, "after": row, "source": place | {"ts_ms": 1769860800000, "lsn": 1}}).encode()
+        for place in places
+        for op in ("c", "u")
+    ]
+    with mapping(tmp_path, _CDC.replace('time = "created"', "")) as decode:
+        found = events(decode(records(changes)))
+    rated, corrected = found[::2], found[1::2]
+    ids = [event_id for event_id, *_ in rated]
+    assert ids == [".".join(place.values()) + "/7" for place in places]
+    assert [metadata["target_event_id"] for *_, metadata in corrected] == ids
+
+
+@pytest.mark.slow
+def test_a_renamed_server_keeps_its_ids(tmp_path: Path) -> None:
+    """`server` stands for the connector's name: a connector with another topic.prefix makes the same ids."""
+    row = {"id": 7, "driver": "d1", "created": 1769860800123456}
+    values = [_change("c", None, row, 100).replace(b'"name": "shop"', b'"name": "shop2"')]
+    with mapping(tmp_path, _CDC + 'server = "shop"\n') as decode:
+        assert events(decode(records(values)))[0][0] == "shop.shop.public.ratings/7"
 
 
 @pytest.mark.slow
