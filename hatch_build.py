@@ -19,6 +19,7 @@ _PACKAGES = ("assets", "pipelines")
 _DOOR = "karmalake"
 _IMAGE = re.compile(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n+", re.MULTILINE)
 _LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)]*\)")
+_TARGET = re.compile(r"\]\((?!https?:|#)([^)]*)\)")
 _PAGES = "\nThe pages that this text names are in the source distribution, most of them in its folder `docs`.\n"
 
 
@@ -28,7 +29,9 @@ class PortableReadme(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the description."""
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
-        metadata["readme"] = {"content-type": "text/markdown", "text": portable(text)}
+        repository = metadata.get("urls", {}).get("Repository")
+        text = portable(text) if repository is None else linked(text, repository, f"v{metadata['version']}")
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
 class OneName(BuildHookInterface[Any]):
@@ -51,6 +54,11 @@ class OneName(BuildHookInterface[Any]):
 def portable(readme: str) -> str:
     """Return a README without images of this tree, and with the text of each link into it instead of the link."""
     return _LINK.sub(r"\1", _IMAGE.sub("", readme)) + _PAGES
+
+
+def linked(readme: str, repository: str, tag: str) -> str:
+    """Return a README whose links into this tree lead to a tag of the repository; without images of this tree."""
+    return _TARGET.sub(rf"]({repository.rstrip('/')}/blob/{tag}/\1)", _IMAGE.sub("", readme))
 
 
 def collect(root: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,11 +53,13 @@ def build_defs(
     `"karmalake"`, depend on `dg.AssetKey(["karmalake", "events"])`.
     partitions_start: the first day (UTC) of the assets by day; None: the day of the first event in the lake or of the
     first file of history, whichever is earlier, when the code location is loaded; today if both are later.
-    git_url: the repository on GitHub or GitLab to which the links to the code go; None: to the local files.
+    git_url: the repository on GitHub or GitLab to which the links to the code go; None: that of the package, or without
+    one to the local files.
     git_branch: its branch, tag or commit.
     Raises UsageError for a text that is no day, and ConfigurationError for invalid settings.
     """
     prefix = tuple(filter(None, [key_prefix] if isinstance(key_prefix, str) else key_prefix))
+    git_url = git_url or _repository()
     karmalake = Karmalake(read_settings, prefix, days_from(_first_day(read_settings, partitions_start)))
     all_jobs = jobs(karmalake)
     with warnings.catch_warnings():
@@ -70,6 +73,16 @@ def build_defs(
             resources={"karmalake": karmalake},
             executor=_EXECUTOR,
         )
+
+
+def _repository() -> str | None:
+    """Return the address of the repository, as installed from `project.urls` of pyproject.toml.
+
+    None without one, and for hosts other than GitHub and GitLab: Dagster refuses to link to others.
+    """
+    urls = dict(url.split(", ", 1) for url in metadata("karmalake").get_all("Project-URL") or ())
+    address = urls.get("Repository", "")
+    return address if any(host in address for host in ("github", "gitlab")) else None
 
 
 def _first_day(read_settings: Callable[[], Settings], start: date | str | None) -> date:

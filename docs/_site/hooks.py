@@ -1,10 +1,12 @@
 """MkDocs hooks: add pages from outside docs/, such as the README and notebooks, and rewrite links for the site.
 
-Links between pages lead within the site; links to code become plain names.
+Links between pages lead within the site; links to code lead to the repository, or without its address become plain
+names.
 """
 
 import posixpath
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from notebook_pages import as_markdown, notebooks  # in this folder
 from table_labels import TableLabels
 
 _ROOT = Path(__file__).parents[2]
+_PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+_REPOSITORY = _PROJECT.get("urls", {}).get("Repository", "").rstrip("/")
+"""Empty while the project has no public address."""
 _EXTERNAL_PAGES = {
     "index.md": "README.md",
     "architecture.md": "ARCHITECTURE.md",
@@ -32,8 +37,13 @@ _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the labels that tables have on a phone."""
+    """Add the labels that tables have on a phone, and the repository to the navigation, if it has an address.
+
+    As a link: with `repo_url`, each page would fetch counts from the repository's host.
+    """
     config.markdown_extensions.append(TableLabels())
+    if _REPOSITORY:
+        config.nav.append({"Repository": _REPOSITORY})
     return config
 
 
@@ -64,4 +74,6 @@ def _rewrite(link: re.Match[str], source_folder: str, page_folder: str) -> str:
     if path in _PAGES or path.startswith("docs/"):
         page = _PAGES.get(path, path.removeprefix("docs/"))
         return f"[{text}]({posixpath.relpath(page, page_folder or '.')}{anchor})"
+    if _REPOSITORY:
+        return f"[{text}]({_REPOSITORY}/blob/main/{path}{anchor})"
     return text if text.startswith("`") else f"{text} (`{path}`)"

@@ -201,12 +201,14 @@ def _ledger(
 ) -> "pl.DataFrame":
     """Return a user's contributions to a view. Raises KarmalakeError if the user has no event at all."""
     from pipelines.reputation.explain import explain as ledger_of  # noqa: PLC0415
+    from pipelines.reputation.known_users import closest_user  # noqa: PLC0415
 
     ledger = ledger_of(connection, rules, asked.user, end, known)
     if ledger["event_id"].count() == 0:
         when = f"before {_moment(end)}" + (f", committed before {_moment(known)}" if known else "")
         raise KarmalakeError(
             f"the lake holds no event of user {asked.user!r} {when}: check the spelling, or run `karmalake drain` first"
+            f"{closest_user(connection, asked.user)}"
         )
     if asked.view == _ALL_TIME and asked.scope is None:
         return ledger

@@ -46,21 +46,22 @@ def _(warehouse: Warehouse):
 
 @app.cell
 def _(section: mo.ui.tabs, user: mo.ui.text, warehouse: Warehouse):
-    history, filters = pl.DataFrame(), None
+    history, filters, problem = pl.DataFrame(), None, ""
     if section.value == "User":
         try:
             with warehouse.time_limit(health.QUERY_SECONDS):
                 history = queries.event_history(warehouse, user.value)
         except (KarmalakeError, duckdb.Error) as error:
-            mo.stop(predicate=True, output=sections.warning(f"This section cannot be shown: {error}"))
+            problem = str(error)
         filters = sections.filters(history) if history.height else None
-    return filters, history
+    return filters, history, problem
 
 
 @app.cell
 def _(
     history: pl.DataFrame,
     period: mo.ui.radio,
+    problem: str,
     section: mo.ui.tabs,
     settings: Settings,
     user: mo.ui.text,
@@ -71,6 +72,8 @@ def _(
             match section.value:
                 case "Leaderboard":
                     shown = sections.leaderboard(warehouse)
+                case "User" if problem:
+                    shown = sections.no_user(problem, user)
                 case "User":
                     shown = sections.user(warehouse, user.value, history, user)
                 case "Health":

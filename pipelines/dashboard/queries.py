@@ -116,7 +116,7 @@ def event_history(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
     """Return the contribution of each event of a user, oldest first, with numbers as Float64.
 
     Columns as from `Warehouse.explain`; rows without an event, such as bounds, are left out. Where a rating does not
-    count, such as a retracted one, `rating` is what the event says.
+    count, such as a retracted one, `rating` is what the event says. Raises KarmalakeError for an unknown user.
     """
     rows = warehouse.explain(user_id).filter(pl.col("event_id").is_not_null())
     numbers = rows.with_columns(pl.col("points", "rating", "earned", "score").cast(pl.Float64))

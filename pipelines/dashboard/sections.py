@@ -59,16 +59,25 @@ def leaderboard(warehouse: Warehouse) -> mo.Html:
 
 def user(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chooser: object) -> mo.Html:
     """Return one user's standing, score over time and events; `history` as from `queries.event_history`."""
-    top = [mo.md("## User history"), chooser]
+    top = _user_top(chooser)
     current, *former = warehouse.user_ids(user_id)
     known = warehouse.reputation(current)
     if known.is_empty():
-        return mo.vstack([*top, warning(f"There is no user {user_id!r}.")])
+        return mo.vstack([*top, warning(f"User {user_id!r} has no score yet.")])
     line = charts.score(queries.scores_over_time(history), queries.shown_scores(warehouse, user_id))
     if former:
         top.append(warning(f"{current!r} is the current user_id of {', '.join(map(repr, former))}."))
     drawn = [_drawn(line), _drawn(charts.timeline(queries.timeline(history))), *_changes(warehouse, current)]
     return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn])
+
+
+def no_user(problem: str, chooser: object) -> mo.Html:
+    """Return why there is no history, below the control that names the user: it is there to be corrected."""
+    return mo.vstack([*_user_top(chooser), warning(problem)])
+
+
+def _user_top(chooser: object) -> list[Any]:
+    return [mo.md("## User history"), chooser]
 
 
 def _changes(warehouse: Warehouse, user_id: str) -> list[mo.Html]:

@@ -15,6 +15,12 @@ from pipelines.boundary.text import escape_text
 
 _STYLE = (
     "<style>.karmalake {font-size: 0.875rem}"
+    # a shadow at an edge that hides columns: the covers scroll with the table, the shadows stay
+    ".karmalake-scroll {overflow: auto; max-height: 40rem; background:"
+    " linear-gradient(to right, var(--background, white) 40%, transparent) left / 3rem 100% no-repeat local,"
+    " linear-gradient(to left, var(--background, white) 40%, transparent) right / 3rem 100% no-repeat local,"
+    " linear-gradient(to right, #8888, transparent) left / 1rem 100% no-repeat scroll,"
+    " linear-gradient(to left, #8888, transparent) right / 1rem 100% no-repeat scroll}"
     ".karmalake th, .karmalake td {padding: 0.15rem 0.6rem; text-align: left; vertical-align: top}"
     ".karmalake th {position: sticky; top: 0; background: var(--background, white)}"
     ".karmalake bdi {display: inline-block; width: max-content; max-width: 24rem; white-space: pre-wrap;"
@@ -33,7 +39,7 @@ def table(rows: pl.DataFrame) -> mo.Html:
     columns = [_shown_values(column) for column in rows.iter_columns()]
     body = "".join(f"<tr>{_cells(row, classes)}</tr>" for row in zip(*columns, strict=True))
     return mo.Html(
-        f'{_STYLE}<div style="overflow: auto; max-height: 40rem"><table class="karmalake">'
+        f'{_STYLE}<div class="karmalake-scroll"><table class="karmalake">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

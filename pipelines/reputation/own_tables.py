@@ -31,13 +31,20 @@ def _is_stream(value: object) -> TypeGuard[Any]:
 def as_arrow(name: str, table: object) -> pa.Table:
     """Return a table of a reader as an Arrow table; a lazy frame or relation is run. Raises UsageError for another."""
     try:
-        if isinstance(table, pl.LazyFrame):
-            return table.collect().to_arrow()
+        table = table.collect() if isinstance(table, pl.LazyFrame) else table
+        if isinstance(table, pl.DataFrame):
+            _refuse_objects(name, table)
         if _is_stream(table):
             return pa.table(table)
     except (duckdb.Error, pa.ArrowException, pl.exceptions.PolarsError, OSError, TypeError, ValueError) as error:
         raise UsageError(f"{name} cannot be read as a table: {escape_lines(str(error))}") from None
     raise UsageError(f"{name} is a {type(table).__name__}, which is not a table: give {_KINDS}")
+
+
+def _refuse_objects(name: str, frame: pl.DataFrame) -> None:
+    """Raise UsageError for a column of Python objects: polars would export the addresses of the objects."""
+    if found := [column for column, kind in frame.schema.items() if kind == pl.Object]:
+        raise UsageError(f"{name} has Python objects in the column {found[0]!r}: cast it, such as to pl.String")
 
 
 def select_named(named: Collection[str], tables: Tables | None) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import altair as alt
 import polars as pl
 
 from pipelines.contract.time_like import TimeLike
-from pipelines.errors import UsageError
 from pipelines.reputation.charts import BLUE
 from pipelines.reputation.query_errors import check_count
 from pipelines.reputation.trends import Chart, find_trend
@@ -56,12 +55,9 @@ class Plots:
     def timeline(self, user_ids: str | Iterable[str]) -> AnyChart:
         """Return the running scores of some users, a line each, in points.
 
-        Raises UsageError for no user_id, and for users without events, of whom a chart would show nothing.
+        Raises like `Warehouse.timeline()`.
         """
-        asked = [user_ids] if isinstance(user_ids, str) else list(user_ids)
-        rows = self._warehouse.timeline(asked)
-        if absent := sorted({*asked} - {*rows["user_id"]}):
-            raise UsageError(f"no events of {', '.join(map(repr, absent))}: check the user_id, or leave it out")
+        rows = self._warehouse.timeline(user_ids)
         chart = Chart("step", x="event_time", y="score", color="user_id")
         return draw(rows, chart, "score over time", "Points so far after each event, as events count now")
 

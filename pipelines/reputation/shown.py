@@ -26,6 +26,7 @@ from pipelines.errors import KarmalakeError, UsageError
 from pipelines.lake.withdrawn_events import WITHDRAWN_EVENTS, read_withdrawn_events
 from pipelines.reputation.activation import activated_in
 from pipelines.reputation.explain import contributions, load_explained_events, set_explained_user
+from pipelines.reputation.known_users import closest_user
 from pipelines.reputation.merged_users import Aliases, Merge, aliases, merges_in
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
@@ -187,7 +188,7 @@ def explain_shown(
     steps = _Steps(connection, user_id)
     states = [_state(connection, view, steps.move(*case)) for case in cases]
     if all(state.status is None for state in (states[0], states[-1])):
-        raise KarmalakeError(_nothing_shown(user_id, since, until))
+        raise KarmalakeError(_nothing_shown(user_id, since, until) + closest_user(connection, user_id))
     before, after = (
         Shown(
             moment,
@@ -401,7 +402,7 @@ def _in_one_row(rows: pl.DataFrame) -> pl.DataFrame:
 def _nothing_shown(user_id: str, since: datetime, until: datetime) -> str:
     return (
         f"nothing was shown of user {user_id!r} at {_text(since)} or at {_text(until)}: the lake holds no event of "
-        "this user committed by then; check the spelling; of an erased user nothing is left to explain"
+        "this user committed by then; of an erased user nothing is left to explain; check the spelling"
     )
 
 

@@ -26,6 +26,7 @@ from pipelines.reputation.activation import activated_in
 from pipelines.reputation.compare import change_between, compare_policies
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
+from pipelines.reputation.known_users import of_known_user, require_events
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
@@ -132,7 +133,8 @@ class Warehouse:
     lake's files of this snapshot, unless the warehouse was opened with `allow_files`. Moments are datetimes, days or
     ISO 8601 text, and UTC unless they have a zone or offset. A policy may be given by name or file. Notebooks show the
     progress of calls longer than two seconds. Not for use by several threads at once: give each its own
-    `snapshot()`.
+    `snapshot()`. What is asked of one user raises KarmalakeError, with the most similar user_id, if no event is of
+    that user.
     """
 
     def __init__(
@@ -357,7 +359,7 @@ class Warehouse:
         """
         begin, end = (None if moment is None else to_utc(moment) for moment in (since, until))
         values = {"user_id": user_id, "action_type": action_type, "since": begin, "until": end}
-        return with_fields(self.sql(_EVENTS, values))
+        return with_fields(self._of_known(user_id, self.sql(_EVENTS, values)))
 
     def changes(self, user_id: str | None = None, since: TimeLike | None = None) -> pl.DataFrame:
         """Return what publications changed of one user, or of all, from a moment of publication on, by number.
@@ -368,7 +370,7 @@ class Warehouse:
         is behind it), and more_causes, how many are not named. No row unless `feed.enabled` was set.
         """
         moment = None if since is None else to_utc(since)
-        return self.sql(_CHANGES, {"user_id": user_id, "since": moment})
+        return self._of_known(user_id, self.sql(_CHANGES, {"user_id": user_id, "since": moment}))
 
     def sample(self, users: int = 100, seed: int = 0) -> pl.DataFrame:
         """Return status and scores of users at random, the same ones for the same seed; columns as of `scores()`.
@@ -384,7 +386,7 @@ class Warehouse:
         """Return what each event of some users did to their scores, by user and in the order of events.
 
         Columns: user_id, then those of `explain()`, without rows that belong to no event; `score` is the running sum of
-        points. Users without events have no rows.
+        points. Raises UsageError for no user_id.
         """
         asked = dict.fromkeys([user_ids] if isinstance(user_ids, str) else user_ids)
         named = [self.explain(user).select(pl.lit(user).alias("user_id"), pl.all()) for user in asked]
@@ -396,7 +398,12 @@ class Warehouse:
         """Return status and scores of one user, or of all, a row per user; columns as of `scores()`."""
         if user_id is None:
             return self.sql("FROM reputation ORDER BY user_id")
-        return self.sql("FROM reputation WHERE user_id = ?", [user_id])
+        return self._of_known(user_id, self.sql("FROM reputation WHERE user_id = ?", [user_id]))
+
+    def _of_known(self, user_id: str | None, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of an answer. Raises KarmalakeError if there are none, since no event is of this user."""
+        with explained():
+            return rows if user_id is None else of_known_user(self._connection, user_id, rows)
 
     def user_ids(self, user_id: str) -> list[str]:
         """Return every user_id of the person whom a user_id names, the current one first; itself if none was merged."""
@@ -449,7 +456,7 @@ class Warehouse:
     def explain(
         self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time", scope: str | None = None
     ) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason, in the order of events; no row if unknown.
+        """Return every contribution to a user's score with its reason, in the order of events.
 
         `earned` adds up to the score exactly. Columns:
 
@@ -510,7 +517,8 @@ class Warehouse:
         """
         end = self.info.as_of if until is None else to_utc(until)
         with _running(f"what changed for {user_id}"):
-            return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
+            changes = explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
+            return of_known_user(self._connection, user_id, changes)
 
     def explain_shown(
         self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
@@ -536,6 +544,7 @@ class Warehouse:
         warehouse's as_of; of more than 60, those of the newest days remain, one for each day.
         """
         with _running(f"the scores shown of {user_id}"):
+            require_events(self._connection, user_id)
             rules = self._unrecorded_policy()
             return shown_scores(self._connection, user_id, self.info.as_of, rules, self._settings(), view)
 
@@ -622,7 +631,9 @@ class AsOf:
         level.
         """
         with _running(f"the explanation of {user_id}"):
-            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view, scope)
+            rules = self._rules(policy)
+            rows = explain(self._connection, rules, user_id, self.moment, self.known_at, view, scope)
+            return of_known_user(self._connection, user_id, rows)
 
     def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Return through whom a rater of a user is trusted, as of `Warehouse.trust_paths()`.

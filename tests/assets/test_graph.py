@@ -3,6 +3,7 @@
 import re
 import sys
 from datetime import UTC, date, datetime, timedelta
+from email.message import Message
 from pathlib import Path
 
 import dagster as dg
@@ -154,15 +155,41 @@ def location(folder: Path, name: str, text: str) -> InProcessCodeLocationOrigin:
     return InProcessCodeLocationOrigin(target, location_name=name)
 
 
-def test_links_go_to_the_repository(no_bus: Settings) -> None:
-    """With its address, each link of an asset is one to a file of that branch; no path of this machine is shown."""
-    defs = build_defs(lambda: no_bus, git_url="https://github.com/acme/karmalake", git_branch="v0.1.0")
-    links = [
+def code_links(defs: dg.Definitions) -> list[str]:
+    return [
         link.source
         for spec in defs.resolve_all_asset_specs()
         if "dagster/code_references" in spec.metadata
         for link in spec.metadata["dagster/code_references"].code_references
+        if isinstance(link, dg.UrlCodeReference)
     ]
+
+
+@pytest.mark.parametrize(
+    ("installed", "start"),
+    [
+        (["Repository, https://github.com/acme/karmalake"], "https://github.com/acme/karmalake/tree/main/"),
+        (["Repository, https://git.example.org/karmalake"], None),
+        (None, None),
+    ],
+)
+def test_the_repository_of_the_package_is_the_default(
+    no_bus: Settings, monkeypatch: pytest.MonkeyPatch, installed: list[str] | None, start: str | None
+) -> None:
+    """Its address in `project.urls`; where Dagster knows no way to a file, or there is none, links stay local."""
+    package = Message()
+    for url in installed or ():
+        package["Project-URL"] = url
+    monkeypatch.setattr("assets.definitions.metadata", lambda _name: package)  # pyright: ignore[reportUnknownLambdaType]
+    links = code_links(build_defs(lambda: no_bus))
+    assert bool(links) == bool(start)
+    assert all(link.startswith(start or "") for link in links)
+
+
+def test_links_go_to_the_repository(no_bus: Settings) -> None:
+    """With its address, each link of an asset is one to a file of that branch; no path of this machine is shown."""
+    defs = build_defs(lambda: no_bus, git_url="https://github.com/acme/karmalake", git_branch="v0.1.0")
+    links = code_links(defs)
     beginning = "https://github.com/acme/karmalake/tree/v0.1.0/"
     assert len(links) > len(defs.resolve_all_asset_specs())
     assert [link for link in links if not link.startswith(beginning)] == []

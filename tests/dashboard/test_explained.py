@@ -171,4 +171,4 @@ def test_a_former_user_id_is_the_person(warehouse: Warehouse) -> None:
     assert shown.select("event_id", "shop_id").rows() == [("p0", "s0"), ("p2", "of another user")]
     page = sections.user(warehouse, "old bob", history, mo.md("")).text
     assert "is the current user_id of" in page
-    assert "There is no user" not in page
+    assert "no score yet" not in page

@@ -1,13 +1,13 @@
 """Frames that analysts ask for: events with their metadata, changes of all users, timelines, samples."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from pipelines.errors import UsageError
+from pipelines.errors import KarmalakeError, UsageError
 from pipelines.reputation.derive import derive
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.policy_file import parse_policy
@@ -56,7 +56,40 @@ def test_metadata_unnests_and_writes(warehouse: Warehouse) -> None:
     assert dict(zip(again["event_id"], again["metadata.note"], strict=True))["b1"] == "a,b\n"
     assert flat.filter(event_id="a1").select("user_id", "metadata.user_id").row(0) == ("ann", "x")
     assert warehouse.events("cyd").unnest("metadata").width == events.width - 1
-    assert warehouse.events("nobody").unnest("metadata").is_empty()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda warehouse, user: warehouse.events(user),
+        lambda warehouse, user: warehouse.changes(user),
+        lambda warehouse, user: warehouse.timeline(user),
+        lambda warehouse, user: warehouse.timeline(["ann", user]),
+        lambda warehouse, user: warehouse.reputation(user),
+        lambda warehouse, user: warehouse.explain(user),
+        lambda warehouse, user: warehouse.explain(user, view="last_7_days"),
+        lambda warehouse, user: warehouse.explain_change(user, SINCE),
+        lambda warehouse, user: warehouse.shown_scores(user),
+        lambda warehouse, user: warehouse.as_of(SINCE).explain(user),
+    ],
+)
+def test_an_unknown_user_is_a_mistake(warehouse: Warehouse, ask: Callable[[Warehouse, str], pl.DataFrame]) -> None:
+    """The sentence names the most similar user, and none if none is; an empty answer about a known user is one."""
+    for wrong in ("Ann", "an", " ann", "annn"):
+        with pytest.raises(
+            KarmalakeError, match=f"^no events of user '{wrong}': check the spelling; did you mean 'ann'\\?$"
+        ):
+            ask(warehouse, wrong)
+    with pytest.raises(KarmalakeError, match=r"^no events of user 'nobody': check the spelling$"):
+        ask(warehouse, "nobody")
+    ask(warehouse, "cyd")
+
+
+def test_a_known_user_may_have_no_rows(warehouse: Warehouse) -> None:
+    """Before the first event, and among events of another action."""
+    assert warehouse.as_of(SINCE).explain("cyd")["event_id"].drop_nulls().is_empty()
+    assert warehouse.events("cyd", "Suspended").is_empty()
+    assert warehouse.changes("cyd").is_empty()
 
 
 def test_too_many_keys_are_refused() -> None:
@@ -93,7 +126,6 @@ def test_a_timeline_is_by_user_and_event(warehouse: Warehouse) -> None:
         ("cyd", "c1", 3, 53),
     ]
     assert warehouse.timeline("bob")["event_id"].to_list() == ["b1"]
-    assert warehouse.timeline("nobody").is_empty()
     with pytest.raises(UsageError, match="at least one user_id"):
         warehouse.timeline([])
 

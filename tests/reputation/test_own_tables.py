@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -64,6 +65,29 @@ def test_every_kind_is_read_everywhere(warehouse: Warehouse, shell: InteractiveS
     assert warehouse.relation(JOINED).fetchall() == [("new",)]
     shell.user_ns["Mine"] = KINDS[kind]()
     assert shell.run_cell_magic("karma", "", "SELECT count(*) FROM mine WHERE user_id = 'ann'").item() == 1
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_python_objects_are_refused(warehouse: Warehouse, lazy: bool) -> None:
+    """Their column is named: without a cast, SQL would see the addresses of the objects."""
+    frame = pl.DataFrame({"user_id": ["ann"], "note": pl.Series([object()], dtype=pl.Object)})
+    with pytest.raises(UsageError, match=r"^mine has Python objects in the column 'note': cast it"):
+        warehouse.sql("FROM mine", tables={"mine": frame.lazy() if lazy else frame})
+
+
+def test_columns_of_other_types_keep_their_values(warehouse: Warehouse) -> None:
+    """Categories and enums are texts, times of other zones the same moments, names of SQL are names."""
+    moment = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    frame = pl.DataFrame(
+        {
+            "select": pl.Series(["b"], dtype=pl.Enum(["b", "a"])),
+            "order": pl.Series(["c"], dtype=pl.Categorical),
+            "from": pl.Series([moment]).dt.convert_time_zone("Asia/Tokyo"),
+        }
+    )
+    assert warehouse.sql('FROM "table"', tables={"table": frame}).row(0) == ("b", "c", moment)
+    arrow = pa.table({"group": pa.array(["d"]).dictionary_encode()})
+    assert warehouse.sql('SELECT "group" FROM "user"', tables={"user": arrow}).item() == "d"
 
 
 def test_registered_tables_stay(warehouse: Warehouse) -> None:

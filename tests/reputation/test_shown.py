@@ -421,7 +421,6 @@ def test_the_scores_that_were_shown_over_time(monkeypatch: pytest.MonkeyPatch, t
         assert warehouse.shown_scores("ann", "last_7_days")["score"].to_list() == [20, -30, 20, 40, 0, 0]
         monkeypatch.setattr(shown_module, "_MAX_MOMENTS", 2)
         assert warehouse.shown_scores("ann")["score"].to_list() == [-30, 0, 0]
-        assert warehouse.shown_scores("nobody")["score"].to_list() == [None]
 
 
 def assert_adds_up(change: ShownChange) -> None:

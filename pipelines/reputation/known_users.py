@@ -1,0 +1,46 @@
+"""Whether a user has events at all: a misspelt user_id is a mistake to name, not an empty answer."""
+
+import duckdb
+import polars as pl
+
+from pipelines.errors import KarmalakeError
+from pipelines.reputation.merged_users import aliases_in
+
+_HAS_EVENTS = "SELECT 1 FROM events WHERE list_contains($names, user_id) LIMIT 1"
+# A slip of the pen, or another case: one edit in four characters at most.
+_CLOSEST = """
+    SELECT user_id
+    FROM (SELECT DISTINCT user_id FROM {users})
+    WHERE damerau_levenshtein(lower(user_id), lower(trim($user_id))) <= greatest(1, length($user_id) // 4)
+    ORDER BY user_id = $user_id DESC, damerau_levenshtein(lower(user_id), lower(trim($user_id))), user_id
+    LIMIT 1
+"""
+
+
+def require_events(connection: duckdb.DuckDBPyConnection, user_id: str) -> None:
+    """Raise KarmalakeError, naming the closest user_id, if no event has a user_id of the person."""
+    names = aliases_in(connection).names(user_id)
+    if not connection.execute(_HAS_EVENTS, {"names": names}).fetchall():
+        raise KarmalakeError(f"no events of user {user_id!r}: check the spelling{closest_user(connection, user_id)}")
+
+
+def of_known_user(connection: duckdb.DuckDBPyConnection, user_id: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of an answer about a user; raise as `require_events` does if there are none of an event.
+
+    A policy's start is in the explanation of anyone, in a row without an event.
+    """
+    if rows.is_empty() or ("event_id" in rows.columns and not rows["event_id"].count()):
+        require_events(connection, user_id)
+    return rows
+
+
+def closest_user(connection: duckdb.DuckDBPyConnection, user_id: str) -> str:
+    """Return the end of a message that asks for the user_id most like one; empty if none is, and for a known one.
+
+    Reads the users of a warehouse, or on a connection without them the user_ids of all events.
+    """
+    try:
+        rows = connection.execute(_CLOSEST.format(users="reputation"), {"user_id": user_id}).fetchall()
+    except duckdb.CatalogException:
+        rows = connection.execute(_CLOSEST.format(users="events"), {"user_id": user_id}).fetchall()
+    return f"; did you mean {rows[0][0]!r}?" if rows and rows[0][0] != user_id else ""
