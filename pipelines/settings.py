@@ -41,6 +41,15 @@ _MESSAGES = {
 """By pydantic's type of error, whose context fills the braces."""
 
 
+def _comma_separated(value: object) -> object:
+    """Return the names in a text. Raises ValueError for a list in JSON, whose brackets would be part of the names."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        raise ValueError("is a list in brackets: write the names without them, separated by commas, such as a,b")
+    return [name.strip() for name in value.split(",")]
+
+
 def _require_usable(path: str) -> None:
     if found := _MISREAD.search(path):
         raise ValueError(
@@ -158,7 +167,7 @@ class RedisSettings(_Section):
     @field_validator("leaderboards", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _comma_separated(value)
 
     @field_validator("leaderboards")
     @classmethod
@@ -200,7 +209,7 @@ class CassandraSettings(_Section):
     @field_validator("hosts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _comma_separated(value)
 
 
 class RelaySettings(_Section):
@@ -255,7 +264,7 @@ class ContractSettings(_Section):
     @field_validator("personal_keys", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _comma_separated(value)
 
 
 class SourcesSettings(_Section):
@@ -271,7 +280,7 @@ class SourcesSettings(_Section):
     @field_validator("only", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _comma_separated(value)
 
 
 class IngestSettings(_Section):
@@ -425,7 +434,7 @@ class FeedSettings(_Section):
     """Whether publications record what they changed. The first one then records a row for each user."""
     topic: str = Field(default="karmalake.scores", pattern=r"^[A-Za-z0-9._-]{0,249}$")
     """The topic to which `karmalake stream` and `karmalake serve` relay the changes, keyed by user_id. A missing one
-    is created, compacted, with `kafka.partitions`. Empty: the changes stay in the lake."""
+    is created, compacted, with `kafka.partitions`. Empty, in the file: the changes stay in the lake."""
     keep_days: int | None = Field(default=None, ge=1)
     """How many days changes stay in the lake. The newest change of each user always does, so a replay from zero still
     gives every score. Unset: indefinitely."""
@@ -457,7 +466,7 @@ class MetricsSettings(_Section):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _comma_separated(value)
 
 
 class DashboardSettings(_Section):
@@ -471,7 +480,7 @@ class DashboardSettings(_Section):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return _comma_separated(value)
 
 
 class Settings(_Section):

@@ -23,6 +23,17 @@ def test_the_environment_comes_before_the_file_and_the_file_before_the_default(t
     assert settings.warehouse_path == Path("lakes/warehouse.duckdb")
 
 
+@pytest.mark.parametrize(
+    "name", ["CONTRACT_PERSONAL_KEYS", "REDIS_LEADERBOARDS", "SOURCES_ONLY", "METRICS_ALLOWED_HOSTS"]
+)
+def test_a_list_in_brackets_is_refused(tmp_path: Path, name: str) -> None:
+    """In the environment names are separated by commas: a key `["rater_id"]` would be found in no event."""
+    with pytest.raises(
+        ConfigurationError, match=f"KARMALAKE_{name}: .* is a list in brackets: write the names without"
+    ):
+        load_settings({f"KARMALAKE_{name}": '["rater_id"]'}, tmp_path)
+
+
 def test_values_of_the_environment_get_their_types(tmp_path: Path) -> None:
     """Numbers, switches, times and paths are read from text."""
     settings = load_settings(
