@@ -5,6 +5,8 @@
 # pyright: reportMissingParameterType=false
 # (numba infers the types of a compiled loop)
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numba import njit, types, uint64
@@ -25,8 +27,7 @@ def bounds_and_bytes(strings: pa.StringArray | pa.BinaryArray) -> tuple[np.ndarr
     return bounds[first : first + len(strings) + 1], content
 
 
-@intrinsic
-def borrow(_, array):
+def _borrow(_, array):
     """Return an array without its reference count, for a loop whose arrays are kept by its caller, outside of the loop.
 
     Each call of a function that is not inlined counts the references of its arrays up and down by atomic instructions,
@@ -39,6 +40,9 @@ def borrow(_, array):
         return borrowed._getvalue()  # noqa: SLF001 - numba has no public name for it
 
     return array(array), generate
+
+
+borrow: Any = intrinsic(_borrow)
 
 
 @njit(inline="always")
