@@ -201,7 +201,7 @@ def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.Mo
         send(fed, valid_records(range(10, 14)))
     assert rebuilt_from(fed) == consumed_as_documented(fed) == reputation(fed)
     with Warehouse(fed.warehouse_path) as warehouse:
-        changes, replayed = (warehouse.sql(query.replace("1200", "0")).rows() for query in examples("sql"))
+        changes, replayed, ranked = (warehouse.sql(query.replace("1200", "0")).rows() for query in examples("sql"))
         of_user = warehouse.changes("u-1")
         everything = warehouse.changes()
         newest = everything["as_of"].to_list()[-1]
@@ -215,6 +215,9 @@ def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.Mo
     assert listed["score"].to_list() == of_user["score_after"].to_list()[:-3:-1]
     assert listed["causes"].to_list()[-1] in {"start", "new event e-1"}
     assert {user_id: json.loads(shown) for user_id, shown in replayed} == reputation(fed)
+    scores = {user_id: shown["all_time_score"] for user_id, shown in reputation(fed).items()}
+    ranks = [(1 + sum(other > score for other in scores.values()), user_id, score) for user_id, score in scores.items()]
+    assert ranked == sorted(ranks)
     assert_published_apart(fed)
 
 

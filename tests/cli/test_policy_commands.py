@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -455,6 +456,19 @@ def test_a_diff_shows_gains_losses_and_ranks(run: Run, rules: str, tmp_path: Pat
     assert re.search(r"^ +lowest +10 % +median", answer.out, re.MULTILINE)
     csv = run("policy", "diff", rules, str(other), "--as-of", "2026-03-12", "--format", "csv").out
     assert pl.read_csv(io.StringIO(csv))["user_id"].to_list() == ["max", "ann", "bob"]
+
+
+@pytest.mark.parametrize("command", [["scores", "--policy", "{rules}", "--as-of", "2026-03-12"], ["refresh"]])
+def test_events_that_earn_nothing_are_counted(
+    run: Run, rules: str, data: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their action and why, beside the scores."""
+    shutil.copytree(data / "lake", tmp_path / "lake")
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("KARMALAKE_REPUTATION_POLICY", rules)
+    answer = run(*(word.format(rules=rules) for word in command))
+    assert answer.code == 0, answer.err
+    assert "events that earn nothing: 1 of Waved: no rule in the policy votes" in " ".join(answer.err.split())
 
 
 @pytest.mark.slow

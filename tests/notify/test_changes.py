@@ -1,6 +1,8 @@
 """Notifications of changes of the feed: which rules apply, and each change with the same id however often it comes."""
 
+import json
 from datetime import UTC, datetime
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,9 +22,10 @@ from pipelines.settings import FeedSettings, Settings
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import notifying
 from tests.notify.receiver import Receiver
+from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
 from tests.test_feed import info, opened
-from tests.test_feed_relay import relay, with_feed
+from tests.test_feed_relay import consumed_as_documented, relay, relayed, with_feed
 
 _RULE = {"name": "r", "text": "{user_id}", "to": ["app"]}
 _FILE = """
@@ -177,6 +180,42 @@ def test_a_driver_gets_gold(
     texts = {request.key: request.payload["text"] for request in receiver.requests}
     assert list(texts.values()) == ["You are Gold now", "4.7 to 4.50"]
     assert sorted(receiver.keys) == sorted([*texts, *texts])
+
+
+@pytest.mark.slow
+@pytest.mark.jvm
+def test_a_compacted_topic(bus: Settings, kafka: KafkaCluster, receiver: Receiver, write_rules: WriteRules) -> None:
+    """It has the newest change of each user, which suffices for a plain consumer; no rule applies to older ones.
+
+    Offsets that a compaction removed are no loss (`feed-equals-reputation`).
+    """
+    fed = with_feed(bus)
+    kafka.create_topic(fed.feed.topic, cleanup_policy="compact", segment_ms="100", min_cleanable_dirty_ratio="0.01")
+    create_lake(fed.lake_root)
+    shown = dict[str, str]()
+    versions = count(1)
+
+    def publish(user_id: str, row: str) -> None:
+        shown[user_id] = row
+        frame = pl.DataFrame({"user_id": [*shown], "shown": [*shown.values()]})
+        with opened(fed) as feed:
+            feed.record(Shown(lambda _: frame, lambda _: pl.DataFrame(schema=RECENT)), None, info(next(versions)))
+        relay(fed)
+
+    def is_compacted() -> bool:
+        publish("zed", f'{{"user_id":"zed","all_time_score":{next(versions)}}}')
+        return [key for key, _ in relayed(fed)].count(b"ann") == 1
+
+    for row in (_row("Silver", "4.7"), _row("Gold", "4.7"), _row("Gold", "4.50")):
+        publish("ann", row)
+    wait_for("a compaction", is_compacted)
+    assert consumed_as_documented(fed) == {user_id: json.loads(row) for user_id, row in shown.items()}
+    with notifying(fed, write_rules(_FILE.format(url=receiver.url))) as done:
+        publish("bob", _row("Silver", "4.7"))
+        publish("bob", _row("Gold", "4.7"))
+        wait_for("both", lambda: len(receiver.keys) == 2)
+    assert sorted(request.payload["text"] for request in receiver.requests) == ["4.7 to 4.50", "You are Gold now"]
+    assert done.losses == []
 
 
 def quieted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def metadata() -> st.SearchStrategy[dict[str, str]]:
             "rating": st.sampled_from(RATINGS),
             "amount": st.sampled_from(AMOUNTS),
             "target_event_id": st.sampled_from(EVENT_IDS[:5]),
-            "rater_id": st.sampled_from(("rita", "rob")),
+            "rater_id": st.sampled_from(("rita", "rob", *USERS[:2])),
             "ride_id": st.sampled_from(("r1", "r2", "r3")),
             "city": st.sampled_from(CITIES),
         },

@@ -40,7 +40,7 @@ TABLES = (
     "trends_reasons",
     "trends_levels",
 )
-SOME = ("time_starts", "user_ratings_given", "rating_priors")
+SOME = ("time_starts", "user_ratings_given", "rating_priors", "rater_weights")
 """Tables that only some policies have."""
 MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
 
@@ -158,6 +158,16 @@ def test_scopes(story: list[tuple[list[Event], int]], scopes: Table, actions: Ta
 def test_points_from_time(story: list[tuple[list[Event], int]], time: Table, windows: tuple[int, ...]) -> None:
     """Midnights pass, first events arrive late or are retracted, and days without events change their trends."""
     assert_refreshes_equal_rebuilds(story, policy(time=time, windows_days=windows))
+
+
+@pytest.mark.slow
+@FEWER
+@given(stories(histories(*EVENTS)), policies.raters(), policies.everything(), merges(), st.integers(-1, 2))
+def test_raters(
+    story: list[tuple[list[Event], int]], table: Table, others: Table, pairs: list[Pair], first: int
+) -> None:
+    """Weights of raters, whatever else the policy has, and seeds whose accounts are merged."""
+    assert_refreshes_equal_rebuilds(story, policy(**policies.allowed((others | {"raters": table},))[0]), pairs, first)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Raters' weights: by hand, against the naive implementation, and a refresh that leaves the rows of a rebuild."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation.agreement import assert_agreement
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of
-from tests.reputation.test_incremental import lake, scratch
+from tests.reputation.strategies import FEWER
+from tests.reputation.test_incremental import assert_refreshes_equal_rebuilds, lake, scratch
 
 USERS = ("ann", "bob", "cyd", "dan")
 RULES = """
@@ -149,6 +151,31 @@ def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
                 assert rows_of(folder / "warehouse.duckdb", table).equals(
                     rows_of(folder / "other" / "warehouse.duckdb", table)
                 )
+
+
+def stories() -> st.SearchStrategy[list[tuple[list[Event], int]]]:
+    """Return a history, then three commits of events of its newest day, each with the as_of of the refresh after it."""
+    of_today = st.lists(events(), min_size=3, max_size=3).map(
+        lambda parts: [[_today(event, number) for event in part] for number, part in enumerate(parts)]
+    )
+    moments = st.lists(st.sampled_from([NOW - DAY // 3, NOW, NOW + 1, NOW + DAY]), min_size=4, max_size=4).map(sorted)
+    return st.builds(
+        lambda first, later, at_moments: list(zip([first, *later], at_moments, strict=True)),
+        *(events(), of_today, moments),
+    )
+
+
+def _today(event: Event, number: int) -> Event:
+    """Return the event under another id, on the last day before NOW; it may withdraw or correct one of any day."""
+    return replace(event, event_id=f"{event.event_id}-{number}", t=NOW - (NOW - event.t) // 6)
+
+
+@pytest.mark.slow
+@FEWER
+@given(stories())
+def test_refreshes_of_random_ratings_leave_the_rows_of_a_rebuild(story: list[tuple[list[Event], int]]) -> None:
+    """Users rate each other and themselves, in cycles, with weights from 0 to 9 (`incremental-equals-rebuild`)."""
+    assert_refreshes_equal_rebuilds(story, parse_policy(RULES))
 
 
 @pytest.mark.slow
