@@ -25,7 +25,7 @@ _COMPACTING = {
     "pipelines.lake.upkeep:make_durable": 2,
     "pipelines.lake.upkeep:_merge_files": 2,
 }
-_VACUUMING = {"deltalake:DeltaTable.vacuum": 2}
+_VACUUMING = {"pipelines.lake.upkeep:name_replaced_files": 2, "deltalake:DeltaTable.vacuum": 2}
 
 
 def upkeep(settings: Settings) -> None:
