@@ -30,6 +30,10 @@ _TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tre
 """Functions of one row that return several; the catalogue does not say which table functions are pure."""
 _UNSTABLE = {"hash": "it is another number in another release of DuckDB: use md5() or sha256()"}
 """Functions of their arguments alone that another release computes in another way."""
+_AGGREGATE_LIST = {"list_aggregate", "list_aggr", "array_aggregate", "array_aggr", "aggregate"}
+"""Functions that name an aggregate by a text."""
+_INEXACT = {"approx_count_distinct", "approx_quantile", "approx_top_k", "reservoir_quantile"}
+"""Aggregates that estimate: another release of DuckDB may have another value."""
 _CONSTANTS = {"pi"}
 """What has a value without arguments; the catalogue calls some others consistent that read the clock."""
 _FUNCTIONS = """
@@ -145,7 +149,7 @@ class _Catalogue:
         scalars = {name for name, kind, _, _ in rows if kind == "scalar"}
         impure = {name for name, kind, is_pure, _ in rows if kind == "scalar" and not is_pure} - _CONSTANTS
         impure |= {name.removeprefix("get_") for name in impure}
-        refused = {*impure, "current_user", "select"}
+        refused = {*impure, *_INEXACT, "current_user", "select"}
         impure |= {name for name, kind, _, text in rows if kind == "macro" and _words(text) & refused}
         combining = {name for name, kind, _, _ in rows if kind in {"aggregate", "window"}}
         constants = {name for name in names if _is_constant(connection, name)}
@@ -162,6 +166,12 @@ def _is_constant(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
 
 def _words(text: str | None) -> set[str]:
     return set(re.findall(r"\w+", (text or "").lower()))
+
+
+def _is_exact(arguments: list[dict[str, Any]]) -> bool:
+    """Return whether the second argument is the text of an aggregate's name, of one that is exact."""
+    literal = (arguments[1]["expression"].get("literal") or {}) if len(arguments) > 1 else {}
+    return literal.get("kind") == "STRING" and str(literal["text"]).lower() not in _INEXACT
 
 
 @dataclass(slots=True)
@@ -329,6 +339,9 @@ class _Check:
             raise self._refusal(part, f"{name}() combines records: use list functions over the items of one record")
         if part["class"] == "FUNCTION" and name in _UNSTABLE:
             raise self._refusal(part, f"{name}() is not allowed: {_UNSTABLE[name]}")
+        if part["class"] == "FUNCTION" and name in _AGGREGATE_LIST and not _is_exact(part["arguments"]):
+            reason = f"{name}() needs the name of its aggregate as a text, and none of {', '.join(sorted(_INEXACT))}"
+            raise self._refusal(part, f"{reason}: those are estimates, others in another release")
         if part["class"] == "FUNCTION" and name == "age" and len(part["arguments"]) == 1:
             raise self._refusal(part, "age() of one time is of today: give it two, such as age(bus_time, ...)")
 

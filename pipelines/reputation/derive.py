@@ -25,6 +25,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.file_lock import is_locked
@@ -82,17 +83,18 @@ from pipelines.reputation.refresh_steps import (
     create_affected_event,
     create_refresh_tables,
     due_days,
+    erased_events,
     find_affected_users,
     load_affected_events,
-    load_erased_events,
-    load_moved_events,
+    moved_events,
     recompute_pending_trends,
     replace_rows,
     threads_for,
     users_due,
 )
 from pipelines.reputation.related_events import define_completions
-from pipelines.reputation.resolved_histories import ResolvedHistories
+from pipelines.reputation.resolved_histories import ResolvedHistories, resolve_rows
+from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
@@ -224,6 +226,8 @@ class Draft:
         self._aliases = NO_ALIASES
         """The merged users of the last refresh."""
         self._deferred = NO_USERS
+        self._erased = ROWS.empty_table()
+        """The events that were erased since the draft was derived."""
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
         self._has_erased = False
@@ -292,12 +296,13 @@ class Draft:
             self._open_histories().sync(connection, snapshot, define_completions(connection, in_force))
             merges = merges_of(snapshot)
             self._aliases = aliases(merges)
-            load_moved_events(
-                connection, snapshot, in_force, aliases(applied_merges(before.merges, merges)), self._aliases
-            )
+            aliases_before = aliases(applied_merges(before.merges, merges))
+            moved = moved_events(connection, snapshot, in_force, aliases_before, self._aliases)
+            removed = resolve_rows(connection, pa.concat_tables([self._erased, moved]), aliases_before)
+            moved = resolve_rows(connection, moved, self._aliases)
             histories = self._resolved_histories(connection)
             since = (before.lake_version, epoch_us(before.as_of))
-            changed = changed_events(connection, histories, in_force, since, epoch_us(as_of))
+            changed = changed_events(histories, in_force, since, epoch_us(as_of), removed, moved)
             if in_force.rules.raters is not None and (
                 before.merges != merges_mark(merges) or needs_rebuild(connection, in_force, changed)
             ):
@@ -309,11 +314,11 @@ class Draft:
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)
             if in_force.rules.has_global_prior:
-                affected = self._with_other_priors(histories, in_force, affected, as_of, max_events)
+                affected = self._with_other_priors(histories, in_force, affected, removed, as_of, max_events)
                 if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                     return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED)
             with threads_for(connection, len(affected)):
-                load_affected_events(connection, histories, in_force, affected)
+                load_affected_events(connection, histories, in_force, affected, removed)
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
                 replaced = replace_rows(connection, tables.rows, user_tables(in_force, ONLY_AFFECTED))
             tables.replace(replaced)
@@ -513,10 +518,10 @@ class Draft:
         """Load the events that were erased since the draft was derived; return why they cannot be."""
         connection = self.tables.connection
         try:
-            erased = load_erased_events(connection, snapshot, info.lake_version, info.erasures)
+            self._erased = erased_events(connection, snapshot, info.lake_version, info.erasures)
         except (LookupError, FileNotFoundError):
             return "the events that an erasure removed are no longer on record"
-        self._has_erased |= erased > 0
+        self._has_erased |= len(self._erased) > 0
         return None
 
     def _recent_in_lake(
@@ -563,12 +568,13 @@ class Draft:
         histories: ResolvedHistories,
         policy: EffectivePolicy,
         affected: np.ndarray,
+        removed: pa.Table,
         as_of: datetime,
         max_events: int | None,
     ) -> np.ndarray:
         """Update the priors by the events of affected users; return these, and users whose ratings have other ones."""
         connection = self.tables.connection
-        load_affected_events(connection, histories, policy, affected)
+        load_affected_events(connection, histories, policy, affected, removed)
         first = update_priors(connection, self.tables.rows)
         if first is None:
             return affected

@@ -5,9 +5,9 @@
 3. `replace_rows`: compare their recomputed rows with the stored ones, table by table, and write the difference.
 4. `recompute_pending_trends`, before a publication: the trends of the days that changed.
 
-The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories.py`), `erased_event`
-(`load_erased_events`), and the steps of the derivation, defined over `affected_event`. Between 2 and 3 the caller
-computes `fact` for the affected users.
+The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories.py`), the events that were erased or
+moved since (`erased_events`, `moved_events`), and the steps of the derivation, defined over `affected_event`. Between 2
+and 3 the caller computes `fact` for the affected users.
 """
 
 from collections.abc import Generator, Iterable, Mapping
@@ -28,7 +28,7 @@ from pipelines.reputation.merged_users import Aliases, compared_keys, moved_name
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
-from pipelines.reputation.resolved_histories import ResolvedHistories, resolve_rows
+from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.scopes import has_scope_scores
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import union
@@ -82,55 +82,38 @@ def create_affected_event(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(statement("refresh_affected_event"))
 
 
-def load_erased_events(
+def erased_events(
     connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, since_version: int, since_erasures: int
-) -> int:
-    """Fill `erased_event` with the events that were removed since the warehouse was derived; return how many.
+) -> pa.Table:
+    """Return the events (ROWS) that an erasure or a withdrawal removed since the warehouse was derived.
 
     since_version, since_erasures: lake version of the warehouse, and number of erasures and withdrawals applied then.
     Raises like `removal_since`.
     """
     erased = removal_since(snapshot, since_version, since_erasures).removed
+    if not len(erased):
+        return ROWS.empty_table()
     with arrow_rows(connection, erased):
         rows = statement("refresh_history_rows", source="arrow_rows")
-        connection.execute(statement("refresh_erased_event", rows=rows))
-    return len(erased)
+        return connection.sql(rows).to_arrow_table().cast(ROWS)
 
 
-def load_moved_events(
+def moved_events(
     connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: EffectivePolicy, before: Aliases, after: Aliases
-) -> None:
-    """Add to `erased_event` what merges since `before` moved, as it was, and fill `moved_event` with what it is now.
-
-    A merge removes events from one user and adds them to another. Scans the lake if there was one.
-    """
-    _resolve_erased(connection, before)
-    names = moved_names(before, after)
-    keys = compared_keys(policy, before, after)
-    moved = _moved_events(connection, snapshot, names, keys) if names else ROWS.empty_table()
-    with arrow_rows(connection, resolve_rows(connection, moved, before)):
-        connection.execute(statement("refresh_add_erased"))
-    with arrow_rows(connection, resolve_rows(connection, moved, after)):
-        connection.execute(statement("refresh_moved_event"))
-
-
-def _moved_events(
-    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, names: list[str], keys: list[str]
 ) -> pa.Table:
-    """Return the events (ROWS) of user_ids, and those that name one at a metadata key, as the lake has them."""
+    """Return the events (ROWS, as the lake has them) that merges since `before` removed from one user, for another.
+
+    Scans the lake if there was such a merge.
+    """
+    names = moved_names(before, after)
+    if not names:
+        return ROWS.empty_table()
+    keys = compared_keys(policy, before, after)
     connection.execute("SET VARIABLE moved_names = ?", [names])
     connection.execute("SET VARIABLE compared_keys = ?", [keys])
     stored = stored_rows(connection, "events", snapshot)
     rows = statement("refresh_history_rows", source=f"({stored}) AS stored")
     return connection.sql(statement("moved_events", rows=rows)).to_arrow_table().cast(ROWS)
-
-
-def _resolve_erased(connection: duckdb.DuckDBPyConnection, before: Aliases) -> None:
-    """Put erased events under the user_ids that the warehouse has them under."""
-    if before:
-        rows = resolve_rows(connection, _erased_events(connection), before)
-        with arrow_rows(connection, rows):
-            connection.execute(statement("refresh_erased_event", rows="FROM arrow_rows"))
 
 
 def find_affected_users(
@@ -179,11 +162,12 @@ def users_due(connection: duckdb.DuckDBPyConnection, days: list[date]) -> np.nda
 
 
 def changed_events(
-    connection: duckdb.DuckDBPyConnection,
     histories: ResolvedHistories,
     policy: EffectivePolicy,
     since: tuple[int, int],
     as_of_us: int,
+    removed: pa.Table,
+    moved: pa.Table,
 ) -> pa.Table:
     """Return the events (ROWS) that were erased since a warehouse, or moved to another user by a merge.
 
@@ -191,9 +175,9 @@ def changed_events(
     have weights.
 
     since, as_of_us: as of `find_affected_users`.
+    removed: events (ROWS) that users no longer have. moved: those that they have from another user.
     """
-    moved = connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
-    found = [_erased_events(connection), moved]
+    found = [removed, moved]
     if has_completions(policy) or policy.rules.raters is not None:
         found.append(histories.events_after(since[0], since[1], as_of_us))
     return pa.concat_tables(found)
@@ -215,25 +199,25 @@ def threads_for(connection: duckdb.DuckDBPyConnection, users: int) -> Generator[
 
 
 def load_affected_events(
-    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, policy: EffectivePolicy, users: np.ndarray
+    connection: duckdb.DuckDBPyConnection,
+    histories: ResolvedHistories,
+    policy: EffectivePolicy,
+    users: np.ndarray,
+    removed: pa.Table,
 ) -> None:
     """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
 
-    The users of erased events are among the latter. No row is computed for those without other events, so
+    The users of removed events (ROWS) are among the latter. No row is computed for those without other events, so
     `replace_rows` removes theirs.
     """
     create_affected_event(connection)
-    users = union(users, _erased_events(connection)["user_hash"].to_numpy())  # some were deferred
+    users = union(users, removed["user_hash"].to_numpy())  # some were deferred
     events = histories.events_of(users)
     _load(connection, events)
-    connection.execute(statement("refresh_affected_user"))
+    with arrow_rows(connection, removed):
+        connection.execute(statement("refresh_affected_user"))
     if has_completions(policy):
         _load(connection, completing_events(connection, histories, events, users))
-
-
-def _erased_events(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Return the erased events (ROWS)."""
-    return connection.sql("FROM erased_event").to_arrow_table().cast(ROWS)
 
 
 def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
@@ -251,7 +235,8 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables
     connection.execute(statement("refresh_changed_users"))
     scores, counts = pl.Series("user_id", [], dtype=pl.String), Counts(0, 0, 0)
     for name, query in tables.items():
-        _compare(connection, stored, name, query, users)
+        if not _compare(connection, stored, name, query, users):
+            continue
         if name in TABLES_BY_DAY:
             connection.execute(statement("refresh_changed_day"))
         if name == "user_days":
@@ -265,13 +250,18 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables
     return _replaced(connection, stored, tables, scores, counts)
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, query: str, users: np.ndarray) -> None:
-    """Fill `recomputed_{name}`, and `difference` with the rows that it and the stored rows do not share."""
+def _compare(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, query: str, users: np.ndarray) -> bool:
+    """Fill `recomputed_{name}`, and `difference` with the rows that it and the stored rows do not share, if any.
+
+    Returns whether there are any; their users are added to `changed_user`.
+    """
     connection.execute(statement("refresh_recomputed", name=name, query=query))
     with arrow_rows(connection, stored.rows_of(name, users)):
         form = table_form(stored.columns[name])
-        connection.execute(statement("refresh_difference", name=name, columns=form))
-    connection.execute(statement("refresh_changed_user"))
+        (differing,) = one_row(connection.execute(statement("refresh_difference", name=name, columns=form)))
+    if differing:
+        connection.execute(statement("refresh_changed_user"))
+    return bool(differing)
 
 
 def _replaced(

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.reputation.histories import Histories, IsWanted
+from pipelines.reputation.histories import NO_USERS, Histories, IsWanted
 from pipelines.reputation.merged_users import Aliases, load_aliases, resolved_events
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import contains, union
@@ -49,15 +49,20 @@ class _Names:
         return counts
 
 
+_NO_NAMES = _Names(NO_USERS, NO_USERS)
+
+
 class ResolvedHistories:
     """Histories as the steps see them; `connection` is used to resolve rows."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, histories: Histories, known: Aliases) -> None:
         self._connection, self._histories, self._known = connection, histories, known
-        load_aliases(connection, known)
-        hashes = connection.execute(statement("alias_hashes")).fetchnumpy()
-        self._users = _Names(hashes["old_user"], hashes["new_user"])
-        self._links = _Names(hashes["old_link"], hashes["new_link"])
+        self._users = self._links = _NO_NAMES
+        if known:
+            load_aliases(connection, known)
+            hashes = connection.execute(statement("alias_hashes")).fetchnumpy()
+            self._users = _Names(hashes["old_user"], hashes["new_user"])
+            self._links = _Names(hashes["old_link"], hashes["new_link"])
 
     def changed_users(self, after: int, ranges: Iterable[tuple[int, int]], until_us: int) -> np.ndarray:
         """Return the persons of events that were added after a version, or whose time is in one of `ranges`."""

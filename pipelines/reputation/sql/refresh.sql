@@ -26,21 +26,6 @@ SELECT
     CAST(0 AS BIGINT) AS version
 FROM $source
 
--- name: refresh_erased_event
--- The events that an erasure or a withdrawal removed since the warehouse was derived, in the form of the histories.
-CREATE OR REPLACE TEMP TABLE erased_event AS
-$rows
-
--- name: refresh_add_erased
--- Add events that a merge moved, under the user_ids that they had.
-INSERT INTO erased_event
-FROM arrow_rows
-
--- name: refresh_moved_event
--- The events that a merge moved, under the user_ids that they have now.
-CREATE OR REPLACE TEMP TABLE moved_event AS
-FROM arrow_rows
-
 -- name: refresh_load_events
 -- Add events to affected_event.
 INSERT INTO affected_event
@@ -48,13 +33,13 @@ SELECT event_id, user_id, action_type, make_timestamptz(t), metadata
 FROM arrow_rows
 
 -- name: refresh_affected_user
--- Affected users by user_id, and those of erased events. The steps, and then the query of each table, run for these users only.
+-- Affected users by user_id, and those of removed events. The steps, and then the query of each table, run for these users only.
 CREATE OR REPLACE TEMP TABLE affected_user AS
 SELECT user_id
 FROM affected_event
 UNION
 SELECT user_id
-FROM erased_event
+FROM arrow_rows
 
 -- name: refresh_affected_hashes
 -- These users as hashes.
