@@ -5,6 +5,7 @@ continues from its last commit.
 """
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -33,6 +34,8 @@ UNNAMED = frozenset({STANDARD_INPUT, _FRAME})
 _MAX_NAME_CHARS = 255
 _BLOCK_BYTES = 1024 * 1024
 _DELTA_LOG = "_delta_log"
+_ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:/")
+"""How a path begins that is not within a folder: at the root, or with a scheme."""
 _FRAME_ROWS = 65_536
 
 
@@ -136,15 +139,27 @@ def _some(address: str, paths: Iterable[str]) -> list[str]:
 
 
 def _delta_files(address: str) -> list[str]:
-    """Return the data files of the newest version of a Delta table."""
+    """Return the data files of the newest version of a Delta table, all in its folder.
+
+    The log names them as URLs, decoded once: a partition's folder is itself encoded, such as `city=New%20York`.
+    """
     try:
         table = DeltaTable(address)
         features = table.protocol().reader_features or ()
         if set(features) & {"deletionVectors", "columnMapping"}:
             raise UsageError(f"{address}: it has {' and '.join(features)}, which are not read: export it as Parquet")
-        return _some(address, (unquote(uri.removeprefix("file://")) for uri in table.file_uris()))
+        named = pa.table(table.get_add_actions()).column("path").to_pylist()
     except (DeltaError, OSError) as error:
         raise UsageError(f"{address}: cannot be read as a Delta table: {one_line(error)}") from None
+    folder = unquote(table.table_uri.removeprefix("file://")).rstrip("/")
+    paths = [unquote(path) for path in named]
+    for path in paths:
+        if ".." in path.split("/") or _ABSOLUTE.match(path):
+            raise UsageError(
+                f"{address}: its log names the file {path!r}, which is outside the table's folder, as in a shallow "
+                "clone: export the table as Parquet"
+            )
+    return _some(address, (f"{folder}/{path}" for path in paths))
 
 
 def _copy(address: Any, file: BinaryIO) -> None:

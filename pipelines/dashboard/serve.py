@@ -18,6 +18,8 @@ from pipelines.settings import DashboardSettings
 _APP = Path(__file__).with_name("app.py")
 _CONNECTIONS = 200
 """Concurrent connections; further ones are refused, which bounds the resources of slow clients."""
+_MAX_HEADER_BYTES = 64 * 1024
+"""Of a request, before the token is checked. uvicorn's faster parser (httptools) has no bound, and takes two Hosts."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,6 +50,12 @@ def serve(listening: socket.socket, host: str, token: str, settings: DashboardSe
     page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(_APP)).build()
     guarded = AccessMiddleware(page, token, (host, *settings.allowed_hosts), listening.getsockname()[1])
     config = uvicorn.Config(
-        guarded, log_level="warning", timeout_graceful_shutdown=1, limit_concurrency=_CONNECTIONS, server_header=False
+        guarded,
+        http="h11",
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+        limit_concurrency=_CONNECTIONS,
+        server_header=False,
     )
     uvicorn.Server(config).run(sockets=[listening])

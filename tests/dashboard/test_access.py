@@ -215,6 +215,7 @@ def test_the_server_is_guarded_and_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     [config] = started
     app: Any = config.app
     assert (config.limit_concurrency, config.server_header, config.log_level) == (200, False, "warning")
+    assert (config.http, config.h11_max_incomplete_event_size) == ("h11", 65_536), "the other parser has no bound"
     assert [request(app, WITH_TOKEN, host).status for host in ("karma.example", "evil.example")] == [200, 403]
     assert request(app).status == 401
 

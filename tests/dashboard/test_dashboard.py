@@ -3,9 +3,10 @@
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -240,6 +241,18 @@ def test_another_host_name_gets_nothing(known: httpx.Client, address: str, host:
     assert httpx.get(address, headers={"Host": host}, timeout=PATIENCE_SECONDS).status_code in {400, 403}
 
 
+@pytest.mark.parametrize("header", ["Host: evil.example", f"X: {'x' * 1_000_000}", "X: x\r\n" * 100_000])
+def test_a_request_with_two_hosts_or_endless_headers_is_refused(address: str, header: str) -> None:
+    """Before the token is looked at: a proxy may mean the other host, and headers are held in memory."""
+    parts = urlsplit(address)
+    for more, status in (("", b"200"), (f"{header}\r\n", b"400")):
+        with socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS) as connection:
+            known = f"GET / HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {_token(address)}\r\n"
+            with suppress(ConnectionError):  # the server has closed it: it read no further
+                connection.sendall(f"{known}{more}\r\n".encode())
+            assert connection.recv(12).split()[1:] == [status]
+
+
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost", "file://"]
 )
@@ -249,12 +262,15 @@ def test_another_origin_gets_nothing(known: httpx.Client, address: str, origin: 
     assert known.get(_bare(address), headers={"Origin": own}).status_code == 200
     assert known.get(_bare(address), headers={"Origin": origin}).status_code == 403
     cookie = "; ".join(f"{name}={value}" for name, value in known.cookies.items())
-    socket = f"{_bare(address).replace('http', 'ws')}ws?session_id=s_000000"
+    url = f"{_bare(address).replace('http', 'ws')}ws?session_id=s_000000"
     for headers in ({"Cookie": cookie, "Origin": origin}, {"Origin": own}, {}, {"Cookie": f"{cookie}x", "Origin": own}):
-        with pytest.raises(websockets.exceptions.InvalidStatus) as refused, connect(socket, additional_headers=headers):
+        with (
+            pytest.raises(websockets.exceptions.InvalidStatus) as refused,
+            connect(url, additional_headers=headers),
+        ):
             pass
         assert refused.value.response.status_code == 403
-    with connect(socket, additional_headers={"Cookie": cookie, "Origin": own}) as opened:
+    with connect(url, additional_headers={"Cookie": cookie, "Origin": own}) as opened:
         assert opened.recv(10)
 
 

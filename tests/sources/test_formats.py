@@ -496,8 +496,43 @@ def test_all_data_files_of_a_delta_table_are_read(tmp_path: Path) -> None:
     file.rename(table / "_a.parquet")
     log.write_text(log.read_text().replace(file.name, "_a.parquet"))
     assert find_files([table]) == [str(table / "_a.parquet")]
-    log.write_text(log.read_text().replace("_a.parquet", "a%2500"))
+    log.write_text(log.read_text().replace("_a.parquet", "a%00"))
     with pytest.raises(UsageError, match="has a NUL, which no file name has"):
         find_files([table])
     with pytest.raises(UsageError, match="has a NUL, which no file name has"):
         find_files(["a\0.csv"])
+
+
+@pytest.mark.parametrize("city", ["New York", "a/b", "J\u00fclich", "100%", "a%20b", ".."])
+def test_a_delta_table_is_read_whatever_its_partitions_are_called(tmp_path: Path, city: str) -> None:
+    """Its writer encodes the values in the names of folders, and its log encodes these names once more."""
+    write_deltalake(tmp_path / "table", _TABLE.append_column("city", [[city] * 12]), partition_by=["city"])
+    mapping = ColumnMapping("seller", "at", "iso", "Rated", None, (("city", "city"),))
+    [file] = find_files([tmp_path / "table"])
+    assert [event["metadata"] for table in read_events(Path(file), mapping) for event in table.to_pylist()] == [
+        [("city", city)]
+    ] * 12
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../private.csv",
+        "..%2Fprivate.csv",
+        "%2e%2e/private.csv",
+        "a/../../private.csv",
+        "/private.csv",
+        "file:///private.csv",
+        "s3://bucket/private.csv",
+        "s3%3A//bucket/private.csv",
+    ],
+)
+def test_a_delta_table_has_no_file_outside_its_folder(tmp_path: Path, path: str) -> None:
+    """Who wrote the table would choose which files of its reader are loaded."""
+    (tmp_path / "private.csv").write_text(_CSV)
+    write_deltalake(tmp_path / "table", _TABLE)
+    [log] = (tmp_path / "table" / "_delta_log").glob("*.json")
+    [file] = (tmp_path / "table").glob("*.parquet")
+    log.write_text(log.read_text().replace(file.name, path))
+    with pytest.raises(UsageError, match=r"its log names the file '.*private\.csv', which is outside"):
+        find_files([tmp_path / "table"])
