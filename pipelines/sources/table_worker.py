@@ -48,6 +48,8 @@ _MAX_ROWS_ABOVE_HEADER = 20
 """Of Excel: a title, who exported it, and blank rows."""
 _MAX_SECONDS = 600
 """For decoding one batch: a file that takes longer is hostile or damaged."""
+_MAX_REASON_CHARS = 300
+"""Of what a library says: fastavro quotes the whole schema of a file."""
 UNREADABLE = b"unreadable"
 """Field metadata of a column without a text form: its type."""
 
@@ -73,7 +75,8 @@ def main() -> None:
     except MemoryError:
         _write(out, b"r", f"reading it needs over {mebibytes(MAX_PARQUET_BYTES)}".encode())
     except Exception as error:  # noqa: BLE001 - each library has errors of its own, such as for a password
-        _write(out, b"r", (str(error).splitlines() or [type(error).__name__])[0].encode())
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:_MAX_REASON_CHARS]
+        _write(out, b"r", f"it cannot be read as {request['format']}: {reason}".encode(errors="replace"))
 
 
 def _limit_memory() -> None:
@@ -223,10 +226,10 @@ def _check_names(names: list[str]) -> None:
     if len(names) > MAX_COLUMNS:
         raise RefusedError(f"has {len(names):,} columns; at most {MAX_COLUMNS:,} are read: remove some")
     for name in names:
-        if names.count(name) > 1:
-            raise RefusedError(f"several columns are named {name!r}: rename one")
         if len(name.encode()) > MAX_NAME_BYTES:
             raise RefusedError(f"a column's name is longer than {MAX_NAME_BYTES:,} bytes: {name[:80]!r}...")
+        if names.count(name) > 1:
+            raise RefusedError(f"several columns are named {name!r}: rename one")
 
 
 def _split(batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
@@ -325,7 +328,7 @@ def _to_format(column: pa.Array) -> pa.Array:
     if pa.types.is_timestamp(kind):
         return _timestamps(column)
     if pa.types.is_date(kind):
-        return column.cast(pa.date32())
+        return _dates(column)
     if pa.types.is_dictionary(kind):
         texts = _to_format(column.dictionary)
         return texts.take(column.indices) if texts.type != pa.string() else pc.fill_null(texts.take(column.indices), "")
@@ -358,6 +361,15 @@ def _timestamps(column: pa.Array) -> pa.Array:
         within = pc.and_(pc.greater_equal(counts, low), pc.less_equal(counts, high))
         return pc.multiply(pc.if_else(within, counts, None), _PER_SECOND["us"] // per_second).cast(TIMESTAMP)
     return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(TIMESTAMP)
+
+
+def _dates(column: pa.Array) -> pa.Array:
+    """Return dates; null outside the years 1 to 9999, as for timestamps."""
+    per_day, width = (86_400_000, pa.int64()) if pa.types.is_date64(column.type) else (1, pa.int32())
+    counts = column.cast(width)
+    low, high = _FIRST_SECOND // 86_400 * per_day, (_LAST_SECOND // 86_400 + 1) * per_day
+    within = pc.and_(pc.greater_equal(counts, low), pc.less(counts, high))
+    return pc.if_else(within, column, None).cast(pa.date32())
 
 
 def _json(value: Any) -> str | None:

@@ -5,16 +5,20 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fastavro
 import numpy as np
 import pyarrow as pa
+import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sources.bounds import MAX_COLUMNS, MAX_PARQUET_BYTES
 from tests.conftest import REPOSITORY
+from tests.sources.workbook import write_workbook
 
 _MEBIBYTE = 1024 * 1024
 _MAX_OWN_MEBIBYTES = 500
@@ -158,6 +162,73 @@ def _many_columns(folder: Path) -> Path:
     return _parquet(folder, **{f"c{n}": pa.array([1]) for n in range(10_000)})
 
 
+def _long_values() -> pa.Table:
+    return pa.table({"user": pa.repeat("u", 4_000), "time": pa.repeat(1, 4_000), "x": ["0" * 300_000] * 4_000})
+
+
+def _compressed_arrow(folder: Path) -> Path:
+    path, table = folder / "a.arrow", _long_values()
+    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return path
+
+
+def _one_stripe_of_orc(folder: Path) -> Path:
+    path = folder / "a.orc"
+    pyarrow.orc.write_table(_long_values(), path, compression="zstd", stripe_size=2**31 - 1)
+    return path
+
+
+def _avro(folder: Path, kind: object, record: bytes) -> Path:
+    """Write an Avro file of one record, whose field `x` has a type of its own."""
+    path = folder / "a.avro"
+    fields = [{"name": "user", "type": "string"}, {"name": "time", "type": "long"}, {"name": "x", "type": kind}]
+    with path.open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "R", "fields": fields}, [])
+    head = path.read_bytes()
+    path.write_bytes(head + _number(1) + _number(len(record)) + record + head[-16:])
+    return path
+
+
+def _number(number: int) -> bytes:
+    """Return a number as Avro writes one, at most 2^62."""
+    rest, written = number << 1, b""
+    while rest > 127:
+        written, rest = written + bytes([rest & 127 | 128]), rest >> 7
+    return written + bytes([rest])
+
+
+def _two_billion_nulls_of_avro(folder: Path) -> Path:
+    return _avro(folder, {"type": "array", "items": "null"}, b"\x02u\x02" + _number(2_000_000_000) + b"\x00")
+
+
+def _deep_record_of_avro(folder: Path) -> Path:
+    return _avro(folder, ["null", "R"], b"\x02u\x02\x02" * 200_000 + b"\x02u\x02\x00")
+
+
+def _workbook(folder: Path, cells: bytes, times: int) -> Path:
+    """Write a workbook whose sheet has some cells many times in its second row."""
+    write_workbook(folder / "one.xlsx", [["user", "time"], ["u", 1]])
+    path = folder / "a.xlsx"
+    with zipfile.ZipFile(folder / "one.xlsx") as one, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as many:
+        for name in one.namelist():
+            head, end, rest = one.read(name).partition(b"</row></sheetData>")
+            with many.open(name, "w") as member:
+                member.write(head)
+                for _ in range(times if end else 0):
+                    member.write(cells)
+                member.write(end + rest)
+    return path
+
+
+def _long_cell(folder: Path) -> Path:
+    return _workbook(folder, b'<c t="inlineStr"><is><t>' + b"0" * 1_500_000_000 + b"</t></is></c>", 1)
+
+
+def _many_rows_of_a_workbook(folder: Path) -> Path:
+    return _workbook(folder, b'</row><row><c t="inlineStr"><is><t>u</t></is></c><c><v>1</v></c>' * 1_000, 20_000)
+
+
 def _damaged(folder: Path) -> Path:
     path = _parquet(folder, x=pa.array([str(n) for n in range(10_000)]))
     content = bytearray(path.read_bytes())
@@ -186,6 +257,12 @@ def _damaged(folder: Path) -> Path:
         (_long_list, "longer than 4 MiB|over 1024 MiB"),
         (_many_columns, f"has 10,002 columns; at most {MAX_COLUMNS:,} are read"),
         (_damaged, "a.parquet"),
+        (_compressed_arrow, "over 1024 MiB"),
+        (_one_stripe_of_orc, "over 1024 MiB"),
+        (_two_billion_nulls_of_avro, "over 1024 MiB"),
+        (_deep_record_of_avro, "its reader crashed"),
+        (_long_cell, "over 1024 MiB"),
+        (_many_rows_of_a_workbook, "over 1024 MiB"),
     ],
 )
 def test_memory_is_bounded(tmp_path: Path, plain_mebibytes: int, write: Callable[[Path], Path], outcome: str) -> None:

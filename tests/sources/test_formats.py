@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import re
@@ -29,6 +28,7 @@ from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import count_rows, describe
 from pipelines.sources.times import read_file_times
+from tests.sources.workbook import write_workbook, zipped
 
 _MAPPING = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"), ("buyer", "buyer")))
 _ROWS = [
@@ -109,7 +109,7 @@ def test_text_is_read_in_any_dialect(
         (".bz2", bz2.compress),
         (".xz", lzma.compress),
         (".zst", zstandard.compress),
-        (".zip", lambda data: _zipped({"a.csv": data, "__MACOSX/a.csv": b""})),
+        (".zip", lambda data: zipped({"a.csv": data, "__MACOSX/a.csv": b""})),
     ],
 )
 def test_compressed_files_are_read(
@@ -120,14 +120,6 @@ def test_compressed_files_are_read(
         path = tmp_path / f"{name}{suffix}"
         path.write_bytes(compress(text.encode()))
         assert _events(path) == expected
-
-
-def _zipped(members: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return out.getvalue()
 
 
 def test_a_long_window_of_zstd_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
@@ -163,7 +155,7 @@ def _with_a_negative_offset(archive: bytes) -> bytes:
 def test_a_damaged_zip_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """A name that is not valid UTF-8, a place before the file: one message for every question about the file."""
     path = tmp_path / "a.csv.zip"
-    path.write_bytes(damage(_zipped({"ü.csv": _CSV.encode()})))
+    path.write_bytes(damage(zipped({"ü.csv": _CSV.encode()})))
     for ask in (describe, count_rows, _events):
         with pytest.raises(UsageError, match=r"a\.csv\.zip: cannot be unpacked: .*unpack it first"):
             ask(path)
@@ -172,7 +164,7 @@ def test_a_damaged_zip_archive_is_an_error(tmp_path: Path, damage: Callable[[byt
 def test_an_archive_of_several_files_is_refused(tmp_path: Path) -> None:
     """Which one is meant is not guessed."""
     path = tmp_path / "a.zip"
-    path.write_bytes(_zipped({"a.csv": b"", "b.csv": b""}))
+    path.write_bytes(zipped({"a.csv": b"", "b.csv": b""}))
     with pytest.raises(UsageError, match="has 2 files, and one is read: unpack it"):
         _events(path)
 
@@ -234,11 +226,11 @@ def test_tables_are_read_in_any_format(
 def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
     """As Excel stores it: text, numbers, and times as text; an id keeps its digits."""
     pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
-    _write_workbook(tmp_path / "a.xlsx", [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
+    write_workbook(tmp_path / "a.xlsx", [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
     assert _events(tmp_path / "a.xlsx") == expected
     above: list[list[object]] = [["Ratings of 2024", "", "", ""], ["", "", "", ""]]
     header, *rows = [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)]
-    _write_workbook(tmp_path / "b.xlsx", [*above, header, *rows])
+    write_workbook(tmp_path / "b.xlsx", [*above, header, *rows])
     assert _events(tmp_path / "b.xlsx") == expected, "the header is below a title"
 
 
@@ -246,17 +238,17 @@ def test_rows_without_a_value_do_not_count(tmp_path: Path, expected: list[tuple[
     """As blank lines of CSV: a stray cell in the last row of a sheet is one row more, not a million."""
     pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
     path = tmp_path / "a.xlsx"
-    _write_workbook(path, [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
+    write_workbook(path, [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = "xl/worksheets/sheet1.xml"
     far = b'<row r="1048576"><c r="A1048576" t="inlineStr"><is><t>s1</t></is></c></row></sheetData>'
-    path.write_bytes(_zipped(members | {name: members[name].replace(b"</sheetData>", far)}))
+    path.write_bytes(zipped(members | {name: members[name].replace(b"</sheetData>", far)}))
     assert count_rows(path) == len(expected) + 1
 
 
 @pytest.mark.parametrize(
-    "content", [b"PK\x03\x04" + bytes(300), _zipped({"xl/workbook.xml": b"<!DOCTYPE x [<!ENTITY a '1'>]><x>&a;</x>"})]
+    "content", [b"PK\x03\x04" + bytes(300), zipped({"xl/workbook.xml": b"<!DOCTYPE x [<!ENTITY a '1'>]><x>&a;</x>"})]
 )
 def test_a_damaged_workbook_says_what_its_reader_says(tmp_path: Path, content: bytes) -> None:
     """The error of the library is the reason; only a process that ends without one has crashed."""
@@ -265,32 +257,6 @@ def test_a_damaged_workbook_says_what_its_reader_says(tmp_path: Path, content: b
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"a\.xlsx: (?!its reader crashed)"):
         count_rows(path)
-
-
-def _write_workbook(path: Path, rows: list[list[object]]) -> None:
-    """Write a workbook of one sheet: the least that the format takes."""
-    cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    relations = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    package = "http://schemas.openxmlformats.org/package/2006"
-    kinds = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-    members = {
-        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Override PartName="/xl/workbook.xml" '
-        f'ContentType="{kinds}.sheet.main+xml"/><Override PartName="/xl/worksheets/sheet1.xml" '
-        f'ContentType="{kinds}.worksheet+xml"/></Types>',
-        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
-        f'Type="{relations}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{relations}"><sheets><sheet name="a" sheetId="1" '
-        'r:id="r1"/></sheets></workbook>',
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
-        f'Type="{relations}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
-        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>',
-    }
-    path.write_bytes(_zipped({name: text.encode() for name, text in members.items()}))
-
-
-def _cell(value: object) -> str:
-    return f"<c><v>{value}</v></c>" if isinstance(value, int) else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
 
 
 @pytest.mark.parametrize(
@@ -501,6 +467,17 @@ def test_all_data_files_of_a_delta_table_are_read(tmp_path: Path) -> None:
         find_files([table])
     with pytest.raises(UsageError, match="has a NUL, which no file name has"):
         find_files(["a\0.csv"])
+
+
+@pytest.mark.parametrize("name", ["a.orc", "a.arrow", "a.avro", "a.parquet"])
+def test_a_damaged_table_says_in_a_line_that_it_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """A library's own words, such as a position or all of a schema, are not a message."""
+    schema = json.dumps({"type": "recorD", "name": "R" * 5_000}).encode()
+    size = bytes([len(schema) * 2 & 127 | 128, len(schema) * 2 >> 7])
+    (tmp_path / name).write_bytes(b"Obj\x01\x02\x16avro.schema" + size + schema + bytes(17))
+    with pytest.raises(UsageError, match=f"cannot be read as {name[2:]}: ") as refused:
+        _events(tmp_path / name)
+    assert len(str(refused.value)) < 400 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("city", ["New York", "a/b", "J\u00fclich", "100%", "a%20b", ".."])

@@ -12,7 +12,7 @@ import pytest
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import query
-from tests.sources.test_formats import _write_workbook
+from tests.sources.workbook import write_workbook
 
 _COMMANDS = re.findall(
     r"^\$ (.*?)(?=^\$|^```)", (REPOSITORY / "docs" / "files.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
@@ -43,7 +43,7 @@ def _write_all(folder: Path) -> None:
     (folder / "reviews.csv.gz").write_bytes(gzip.compress(_AIRBNB.encode()))
     (folder / "bewertungen.csv").write_bytes("Seller;Datum;Note\nJürgen;31.12.2024;4,5\n".encode("cp1252"))
     rows: list[list[object]] = [["Order", "Seller", "Rating", "Date"], [1, "Ana", 5, "2024-01-01"]]
-    _write_workbook(folder / "ratings.xlsx", rows)
+    write_workbook(folder / "ratings.xlsx", rows)
 
 
 def _run(folder: Path, command: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from pipelines.errors import UsageError
 from pipelines.sources import table_worker
 from pipelines.sources.canonical import canonicalize, float_text
 from pipelines.sources.files import ColumnMapping, read_events
-from pipelines.sources.rows import Rows
+from pipelines.sources.rows import Rows, read_rows
 
 _MAPPING = ColumnMapping("user", "at", "iso", "A")
 
@@ -181,6 +182,27 @@ def test_a_time_beyond_microseconds_does_not_wrap(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"user": ["a"], "at": pa.array([10**16], pa.timestamp("ms"))}), path)
     with pytest.raises(UsageError, match="row 1, column 'at': it is empty"):
+        _ids(path)
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
+def test_a_date_beyond_the_calendar_is_empty(tmp_path: Path, kind: pa.DataType) -> None:
+    """As a time beyond it; others keep their day. Once it ended the command with the error of a library."""
+    per_day, width = (1, pa.int32()) if kind == pa.date32() else (86_400_000, pa.int64())
+    days = [0, -719_162, 2_932_896, -719_163, 2_932_897, 2**31 - 1, -(2**31)]
+    path = tmp_path / "a.arrow"
+    dates = pa.array([day * per_day for day in days], width).cast(kind)
+    pyarrow.feather.write_feather(pa.table({"user": ["a"] * 7, "at": dates}), path)
+    assert next(iter(read_rows(path))).text("at").to_pylist() == [
+        "1970-01-01",
+        "0001-01-01",
+        "9999-12-31",
+        "",
+        "",
+        "",
+        "",
+    ]
+    with pytest.raises(UsageError, match="row 4, column 'at': it is empty"):
         _ids(path)
 
 

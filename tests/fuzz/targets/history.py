@@ -1,4 +1,4 @@
-"""Files of history: careless or hostile CSV, NDJSON and Parquet, read as `backfill` reads them.
+"""Files of history, careless or hostile, in the formats that `backfill` reads, and read as it reads them.
 
 A file in canonical form gives the rows of Python's own reader. Any other gives events and dead letters that add up to
 its rows, or one error message.
@@ -10,16 +10,20 @@ import io
 import json
 import random
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
+import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
+from pyarrow import orc
 
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.file import open_file
@@ -28,6 +32,7 @@ from pipelines.sources.files import ColumnMapping
 from pipelines.sources.rows import count_rows
 from tests.fuzz.mutation import mutate_bytes
 from tests.fuzz.target import Target, demand
+from tests.sources.workbook import workbook, zipped
 
 _MAPPING = ColumnMapping("user", "at", "iso", action_type_column="did", metadata=(("stars", "stars"),))
 _COLUMNS = ("user", "at", "did", "stars")
@@ -156,6 +161,55 @@ def generate_parquet(rng: random.Random) -> bytes:
     codec = rng.choice(("none", "snappy", "gzip", "zstd"))
     pq.write_table(pa.table(columns), out, compression=codec, row_group_size=rng.choice((1_000, 10**6)))
     return out.getvalue()
+
+
+def generate_arrow(rng: random.Random, write: Callable[[pa.Table, str | None], bytes]) -> bytes:
+    """Return an Arrow or ORC file with columns of many types, or of text where the format lacks one of them."""
+    table = pq.read_table(io.BytesIO(generate_parquet(rng)))[:1_000]
+    try:
+        return write(table, rng.choice(("zstd", "lz4", None)))
+    except (pa.ArrowException, NotImplementedError):
+        return write(pa.Table.from_pylist(_rows(rng)), None)
+
+
+def generate_container(rng: random.Random) -> bytes:
+    """Return an Avro file of text."""
+    fields = [{"name": name, "type": ["null", "string"]} for name in _COLUMNS]
+    out = io.BytesIO()
+    schema = {"type": "record", "name": "R", "fields": fields}
+    fastavro.writer(out, schema, _rows(rng), codec=rng.choice(("null", "deflate")))
+    return out.getvalue()
+
+
+def generate_workbook(rng: random.Random) -> bytes:
+    """Return a workbook of text."""
+    return workbook([[*_COLUMNS], *([escape(cell) for cell in row.values()] for row in _rows(rng))])
+
+
+def _to_arrow(table: pa.Table, codec: str | None) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def _to_orc(table: pa.Table, codec: str | None) -> bytes:
+    out = io.BytesIO()
+    orc.write_table(table, out, compression=codec or "uncompressed")
+    return out.getvalue()
+
+
+def _mutate_workbook(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Mutate the archive, or more often a member in it, which stays a valid archive."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, zlib.error, ValueError, RuntimeError):
+        return mutate_bytes(rng, data, other)
+    if not members or rng.random() < 0.2:
+        return mutate_bytes(rng, data, other)
+    name = rng.choice([*members])
+    return zipped(members | {name: mutate_bytes(rng, members[name], members[rng.choice([*members])])})
 
 
 def _user_column(rng: random.Random, count: int) -> pa.Array:
@@ -294,16 +348,27 @@ def _folder() -> Path:
 
 
 _GOOD: Rows = [{"user": "u-1", "at": _TIME, "did": "Rated", "stars": "5"}]
+_GOOD_TABLE = pa.Table.from_pylist(_GOOD)
 _MEGABYTES = 1_536
 """One file takes far less (`tests/sources/test_bounds.py`); a child retains memory of thousands of them."""
 _FORMS = {
     "csv": (generate_csv, ".csv", _expected_of_csv, _to_csv(_GOOD)),
     "ndjson": (generate_ndjson, ".ndjson", _expected_of_ndjson, _to_ndjson(_GOOD)),
     "parquet": (generate_parquet, ".parquet", lambda _: None, generate_parquet(random.Random(0))),
+    "arrow": (partial(generate_arrow, write=_to_arrow), ".arrow", lambda _: None, _to_arrow(_GOOD_TABLE, None)),
+    "orc": (partial(generate_arrow, write=_to_orc), ".orc", lambda _: None, _to_orc(_GOOD_TABLE, None)),
+    "container": (generate_container, ".avro", lambda _: None, generate_container(random.Random(0))),
+    "workbook": (generate_workbook, ".xlsx", lambda _: None, generate_workbook(random.Random(0))),
 }
 TARGETS = {
     name: Target(
-        generate, partial(check, ending=ending, expected=expected), good, _REFUSALS, mutate_bytes, 60.0, _MEGABYTES
+        generate,
+        partial(check, ending=ending, expected=expected),
+        good,
+        _REFUSALS,
+        _mutate_workbook if name == "workbook" else mutate_bytes,
+        60.0,
+        _MEGABYTES,
     )
     for name, (generate, ending, expected, good) in _FORMS.items()
 }
