@@ -1,11 +1,14 @@
 """All commands, in data flow order."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from pipelines.boundary.text import escape_lines
 from pipelines.cli import (
     audit,
     bus,
@@ -35,8 +38,28 @@ from pipelines.cli import (
 from pipelines.cli.output import print_line
 
 
+@contextmanager
+def _escaped_messages() -> Generator[None]:
+    """Escape what typer's messages quote of the command line: it escapes control characters, but no direction marks."""
+    try:
+        yield
+    except Exception as error:
+        message: object = getattr(error, "message", None)
+        if isinstance(message, str):
+            error.message = escape_lines(message)  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+
+
 class _Commands(TyperGroup):
     """The commands; one that is in a group is suggested with it: `merge` is `user merge`, not `serve` or `erase`."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _escaped_messages():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _escaped_messages():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name = args[0]

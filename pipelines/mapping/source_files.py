@@ -382,9 +382,9 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     if keys.schema_file is None:
         return (None if keys.registry or keys.files else ValueSchema("json")), b""
     place = path.parent / keys.schema_file
-    if place.exists() and not place.is_file():  # a pipe may be endless
-        raise ConfigurationError(f"{path}: schema: {place} is not a file")
     try:
+        if place.exists() and not place.is_file():  # a pipe may be endless
+            raise ConfigurationError(f"{path}: schema: {place} is not a file")
         with place.open("rb") as file:
             content = file.read(_MAX_SCHEMA_BYTES + 1)
     except OSError as error:

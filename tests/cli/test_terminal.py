@@ -59,7 +59,7 @@ RUN: dict[str, list[list[str]]] = {
         )
     ],
     "dead-letters list": [["--all"]],
-    "dead-letters show": [["{place}"], [_HOSTILE_TEXT]],
+    "dead-letters show": [["{place}"], [_HOSTILE_TEXT], [f"-{_HOSTILE_TEXT}"], ["-\u202e"], ["--\ufeff"]],
     "dead-letters export": [["{folder}/letters.ndjson"], [f"{{folder}}/{_HOSTILE_TEXT}"]],
     "dead-letters requeue": [[], ["--reason", _HOSTILE_TEXT]],
     "dead-letters discard": [["--why", _HOSTILE_TEXT, "--place", "{place}"]],

@@ -109,6 +109,16 @@ def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> 
     assert 2 * 500 <= len(registry.requests) <= 2 * 520
 
 
+def test_a_restart_requests_no_more_unknown_ids_than_a_batch_may(
+    registry: Registry, open_schemas: _OpenSchemas
+) -> None:
+    """Unknown ids are remembered for a minute, in memory: a new process begins with one batch's share of requests."""
+    for _ in range(2):
+        found = open_schemas(registry).get_all({SchemaId(str(number)): 1 for number in range(1, 3_001)})
+        assert all(map(_is_unknown, found.values()))
+    assert len(registry.requests) <= 2 * 520
+
+
 @pytest.mark.slow
 def test_known_ids_are_not_limited_by_their_number(registry: Registry, open_schemas: _OpenSchemas) -> None:
     """A topic with more schemas than the limit for unknown ids loses no event."""

@@ -110,6 +110,8 @@ def test_a_schema_is_a_file(tmp_path: Path) -> None:
     """A pipe would be waited for."""
     os.mkfifo(tmp_path / "r.avsc")
     assert _read(tmp_path, _GOOD.replace("json", "avro") + "schema = 'r.avsc'\n").endswith("r.avsc is not a file")
+    long = _read(tmp_path, _GOOD.replace("json", "avro") + f"schema = '{'x' * 300}.avsc'\n")
+    assert long.endswith("x.avsc cannot be read: File name too long")
 
 
 def test_no_source_has_the_name_of_the_contract(tmp_path: Path) -> None:

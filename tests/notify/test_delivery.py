@@ -75,6 +75,16 @@ def test_a_status_says_whether_to_try_again(receiver: Receiver, status: int, out
     assert outcome is Outcome.DELIVERED or answer.reason == f"HTTP {status}"
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_rejected_and_its_target_gets_nothing(receiver: Receiver, status: int) -> None:
+    """A receiver cannot have the event and our signature sent to an address that only this machine reaches."""
+    with Receiver() as other:
+        receiver.answer = lambda _: (status, {"Location": other.url, "Refresh": f"0; url={other.url}"})
+        assert _attempt(receiver.url) == DeliveryResult(Outcome.REJECTED, f"HTTP {status}")
+        assert len(receiver.requests) == 1
+        assert other.requests == []
+
+
 def test_refused_connections_and_timeouts_are_retried(receiver: Receiver) -> None:
     """A refused connection and a request over its time limit are retried."""
     assert _attempt(f"http://{HOST}:{free_port()}/").outcome is Outcome.RETRY

@@ -19,6 +19,7 @@ _MODULES = {
     "workbook": "history",
     "policy": "toml_files",
     "rules": "toml_files",
+    "source-files": "toml_files",
     "settings": "toml_files",
     "registry": "registry",
     "webhook": "webhook",

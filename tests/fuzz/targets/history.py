@@ -54,7 +54,8 @@ _USERS = (
 )
 _REFUSALS = (UsageError, RejectedError)
 """RejectedError if no row is an event: then the mapping is wrong."""
-_MAX_AHEAD = timedelta(seconds=ContractSettings().max_ahead_seconds)
+_CONTRACT = ContractSettings()
+_MAX_AHEAD = timedelta(seconds=_CONTRACT.max_ahead_seconds)
 """Once: settings for each of 130,000 rows take longer than the file, and on a slow machine than the time allowed."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAX_DECOMPRESSED_BYTES = 8 * 1024 * 1024
@@ -339,7 +340,13 @@ def _is_good(row: dict[str, str]) -> bool:
         return False
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     latest = datetime.now(UTC) + _MAX_AHEAD
-    return len(row["user"].encode()) <= 256 and datetime(2000, 1, 1, tzinfo=UTC) <= time <= latest
+    bounds = {
+        "user": _CONTRACT.max_user_id_bytes,
+        "did": _CONTRACT.max_action_type_bytes,
+        "stars": _CONTRACT.max_metadata_bytes - len("stars"),
+    }
+    is_short = all(len(row[name].encode()) <= bound for name, bound in bounds.items())
+    return is_short and datetime(2000, 1, 1, tzinfo=UTC) <= time <= latest
 
 
 @cache

@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from pipelines.errors import ConfigurationError, PolicyError
+from pipelines.mapping.source_files import read_source
 from pipelines.notify.rule_file import load_rules
 from pipelines.reputation.policy_file import load_policy, shipped_policies
 from pipelines.settings import load_settings
@@ -46,6 +47,29 @@ leaderboards = ["all_time", "last_7_days"]
 [history]
 metadata = {rating = "stars"}
 """
+_SOURCES = (
+    b"""files = ["votes/*.csv", "s3://bucket/{day}.parquet"]
+user_id = "user"
+time = "at"
+time_unit = "ms"
+time_zone = "Europe/Berlin"
+action_type = "Voted"
+event_id_from = ["user", "at"]
+number_rows = true
+[metadata]
+stars = "stars"
+[reading]
+delimiter = ";"
+null = ["", "NA"]
+""",
+    b"""topics = ["rides", "trips"]
+format = "avro"
+schema = "ride.avsc"
+select = '''
+SELECT value.id AS event_id, value.driver AS user_id, 'Rated' AS action_type, value.at AS timestamp FROM record
+'''
+""",
+)
 _VALUES = (
     b"1e999999999",
     b"-1e999999999",
@@ -59,6 +83,8 @@ _VALUES = (
     b'""',
     b'"\\u0000"',
     b'"\\u202e"',
+    b'"../x"',
+    b'"a.proto"',
     b"[]",
     b"{}",
     b"[[[]]]",
@@ -145,5 +171,6 @@ TARGETS = {
         "policy.toml", load_policy, tuple((_POLICIES / f"{name}.toml").read_bytes() for name in shipped_policies())
     ),
     "rules": _target("rules.toml", load_rules, (_RULES,)),
+    "source-files": _target("source.toml", read_source, _SOURCES),
     "settings": _target("karmalake.toml", _load_settings, (_SETTINGS,)),
 }
