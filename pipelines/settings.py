@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -48,6 +49,9 @@ def _comma_separated(value: object) -> object:
     if value.lstrip().startswith("["):
         raise ValueError("is a list in brackets: write the names without them, separated by commas, such as a,b")
     return [name.strip() for name in value.split(",")]
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 
 
 def _require_usable(path: str) -> None:
@@ -160,14 +164,9 @@ class RedisSettings(_Section):
     """The timeout of a command to Redis."""
     ssl_cafile: Path | None = None
     """The CA certificates that verify a rediss:// server."""
-    leaderboards: tuple[str, ...] = ()
+    leaderboards: _Names = ()
     """The views that have a leaderboard, such as all_time or last_30_days, or within a scope all_time.city=berlin;
     comma-separated in the environment."""
-
-    @field_validator("leaderboards", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return _comma_separated(value)
 
     @field_validator("leaderboards")
     @classmethod
@@ -184,7 +183,7 @@ class RedisSettings(_Section):
 class CassandraSettings(_Section):
     """Cassandra as the document store, instead of Redis. Used if `hosts` is set."""
 
-    hosts: tuple[str, ...] = ()
+    hosts: _Names = ()
     """The contact points, all in one data center; comma-separated in the environment."""
     port: int = Field(default=9042, ge=1, le=65_535)
     """The CQL port of the nodes."""
@@ -205,11 +204,6 @@ class CassandraSettings(_Section):
     def leaderboards(self) -> tuple[str, ...]:
         """Always empty: Cassandra cannot order users by score."""
         return ()
-
-    @field_validator("hosts", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return _comma_separated(value)
 
 
 class RelaySettings(_Section):
@@ -256,15 +250,10 @@ class ContractSettings(_Section):
     """How far event_time may be ahead of the record time or of the clock of this machine, whichever is earlier."""
     strict_keys: bool = False
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
-    personal_keys: tuple[str, ...] = ()
+    personal_keys: _Names = ()
     """The metadata keys whose values are user_ids, such as rater_id; comma-separated in the environment. From a
     `karmalake user merge` or `rename` on, former user_ids there stand for the current one. An erasure replaces the
     user_ids of the erased person there by a pseudonym. Every process needs the same keys."""
-
-    @field_validator("personal_keys", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return _comma_separated(value)
 
 
 class SourcesSettings(_Section):
@@ -273,14 +262,9 @@ class SourcesSettings(_Section):
     folder: Path | None = None
     """The folder of the source files, NAME.toml; unset means the folder `sources` beside the configuration file or in
     the working directory, if there is one."""
-    only: tuple[str, ...] = ()
+    only: _Names = ()
     """The sources to use: names of source files, and `contract` for the topic kafka.topic; comma-separated in the
     environment. Empty means all of them."""
-
-    @field_validator("only", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return _comma_separated(value)
 
 
 class IngestSettings(_Section):
@@ -458,15 +442,10 @@ class MetricsSettings(_Section):
     """The port; 0 means any free port, unset means that they are not served."""
     host: str = "127.0.0.1"
     """The address to listen on. There is no authentication: expose it only to networks that may read metrics."""
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: _Names = ()
     """Accepted host names besides IP addresses, localhost and `host`, such as that of a Kubernetes service."""
     stalled_after_seconds: float = Field(default=600.0, gt=0)
     """A loop without an iteration for this long makes /healthz return 503. Set it above the duration of a rebuild."""
-
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return _comma_separated(value)
 
 
 class DashboardSettings(_Section):
@@ -474,13 +453,8 @@ class DashboardSettings(_Section):
 
     token: SecretStr | None = Field(default=None, min_length=16)
     """The access token; unset means that each start generates one and prints it as part of the URL."""
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: _Names = ()
     """Public host names of the page behind a reverse proxy, with the port if the URL has one."""
-
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return _comma_separated(value)
 
 
 class Settings(_Section):
