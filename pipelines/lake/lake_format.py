@@ -56,13 +56,14 @@ def upgrade(open_table: Callable[[], DeltaTable], schema: pa.Schema) -> None:
     _change(open_table, lambda table: is_current(table, schema), lambda table: _alter(table, schema))
 
 
-def name_replaced_files(open_table: Callable[[], DeltaTable], hours: int) -> None:
+def name_replaced_files(open_table: Callable[[], DeltaTable], hours: int) -> DeltaTable:
     """Let the checkpoints of a table's log name replaced files for `hours`, as long as a vacuum keeps them.
 
-    By default, Delta names them for a week, and each makes a checkpoint larger. Raises like `upgrade`.
+    By default, Delta names them for a week, and each makes a checkpoint larger. Returns the table. Raises like
+    `upgrade`.
     """
     entry = replaced_files(hours)
-    _change(
+    return _change(
         open_table,
         lambda table: entry.items() <= table.metadata().configuration.items(),
         lambda table: _configure(table, entry),
@@ -76,12 +77,12 @@ def replaced_files(hours: int) -> dict[str, str]:
 
 def _change(
     open_table: Callable[[], DeltaTable], is_done: Callable[[DeltaTable], bool], change: Callable[[DeltaTable], None]
-) -> None:
-    """Change the metadata of a table durably, unless that is done."""
+) -> DeltaTable:
+    """Change the metadata of a table durably, unless that is done; return the table."""
     for _ in range(_ATTEMPTS):
         table = open_table()
         if is_done(table):
-            return
+            return table
         base = table.version()
         make_durable([f"{log_folder(table)}/{base:020}.json"])
         try:

@@ -77,10 +77,8 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
     removed: list[str] = []
     hours = ceil(retention_hours)
     for name in TABLES:
-        name_replaced_files(partial(lake.table, name), hours)
-        paths = lake.table(name).vacuum(
-            retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True
-        )
+        table = name_replaced_files(partial(lake.table, name), hours)
+        paths = table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True)
         removed += [f"{name}/{path}" for path in paths]
     return removed
 
