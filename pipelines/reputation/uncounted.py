@@ -33,14 +33,13 @@ def explain_uncounted(connection: duckdb.DuckDBPyConnection, policy: EffectivePo
         of_reason = [(action, events) for why, action, events in rows if why == reason]
         found += [_sentence(reason, action, events, policy) for action, events in of_reason[:_MAX_ACTIONS]]
         if rest := of_reason[_MAX_ACTIONS:]:
-            events = sum(events for _, events in rest)
-            found.append(f"events that earn nothing: {events:,} of {len(rest):,} other actions: {reason}")
-    return found
+            found.append(f"{sum(events for _, events in rest):,} of {len(rest):,} other actions: {reason}")
+    return [f"events that earn nothing: {sentence}" for sentence in found]
 
 
 def _sentence(reason: str, action: str, events: int, policy: EffectivePolicy) -> str:
     rules = [edition.rules.all_actions for edition in policy.editions]
-    of_action = f"events that earn nothing: {events:,} of {escape_text(action)}"
+    of_action = f"{events:,} of {escape_text(action)}"
     if reason == "no rule":
         actions = [name for each in rules for name in each]
         return f"{of_action}: no rule in the policy {policy.name}{did_you_mean(action, actions)}"
