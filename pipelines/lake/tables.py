@@ -382,7 +382,8 @@ def is_lake(root: str | PathLike[str]) -> bool:
 
 def _opens(folder: str) -> bool:
     try:
-        DeltaTable(folder)
+        with translate_store_errors(folder):
+            DeltaTable(folder)
     except DeltaError:
         return False
     return True

@@ -11,7 +11,7 @@ from pipelines.boundary import file_lock
 from pipelines.boundary.file_lock import exclusive_lock, try_lock
 from pipelines.errors import CorruptionError
 from pipelines.lake import commit as commit_module
-from pipelines.lake import delta_commit, files, torn_writes
+from pipelines.lake import delta_commit, files, tables, torn_writes
 from pipelines.lake.commit import append, stage_events
 from pipelines.lake.delta_commit import _CHECKPOINT_VERSIONS, commit_actions
 from pipelines.lake.log_files import checkpoint_actions
@@ -84,6 +84,24 @@ def test_a_torn_append(lake: Lake, tear: str) -> None:
     assert [row["batch_id"] for row in read_rows(lake, "conflicts")] == ["whole"]
     append(lake, "conflicts", rows, "again")
     assert [row["batch_id"] for row in read_rows(lake, "conflicts")] == ["again", "whole"]
+
+
+def test_another_process_sets_a_torn_entry_aside(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between an opening that failed and its look at the log, where then nothing is torn: the table is opened again."""
+    rows = make_events(["a"])
+    append(lake, "conflicts", rows, "whole")
+    append(lake, "conflicts", rows, "torn")
+    entry = Path(lake.entry_path("conflicts", 2))
+    entry.write_bytes(_TEARS["half of it"](entry.read_bytes()))
+    quarantine = tables.quarantine_torn_entry
+
+    def look_after_another(folder: str, version: int | None = None) -> bool:
+        quarantine(folder)
+        return quarantine(folder, version)
+
+    monkeypatch.setattr(tables, "quarantine_torn_entry", look_after_another)
+    assert [row["batch_id"] for row in read_rows(lake, "conflicts")] == ["whole"]
+    assert not entry.exists()
 
 
 @pytest.mark.parametrize("tear", _TEARS)
