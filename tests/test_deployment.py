@@ -132,7 +132,7 @@ def test_the_image_has_the_files_that_it_copies() -> None:
 def test_the_image_installs_locked_versions() -> None:
     """Every line has a hash, pip requires hashes, and versions are those that the tests run with."""
     whole_lines = re.sub(r"\s*\\\n\s*", " ", DOCKERFILE)
-    assert [line.strip() for line in re.findall(r"pip [^&\n]*?install ([^&\n]+)", whole_lines)] == [
+    assert [line.strip() for line in re.findall(r"pip [^&\n]*?\binstall ([^&\n]+)", whole_lines)] == [
         "--require-hashes --requirement requirements-stream.txt",
         "--no-deps --no-build-isolation .",
         "--require-hashes --requirement /dagster/requirements-dagster.txt",

@@ -9,12 +9,12 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 from kafka.structs import MemberState  # pyright: ignore[reportAttributeAccessIssue] - outdated stubs
 
 from pipelines.bus.records import SafeBatch, install_batch_types
@@ -86,18 +86,6 @@ def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
         install_batch_types(client, SafeBatch)
         _wrap_malformed_responses(client)
         yield client
-
-
-def subscribe(member: Any, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
-    """Join the consumer's group for `topics`; `listener` receives each assignment.
-
-    The topics' partitions are read first: a group leader that does not know them yet assigns none, and learns of them
-    only if they change after that.
-    """
-    names = list(topics)
-    for topic in names:
-        member.partitions_for_topic(topic)
-    member.subscribe(names, listener=listener)
 
 
 def poll_group_member(member: Any, wait_ms: int, max_records: int) -> dict[Any, list[Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 from kafka import ConsumerRebalanceListener
 from kafka.structs import TopicPartition
 
-from pipelines.bus.clients import consumer, poll_group_member, subscribe, translate_errors
+from pipelines.bus.clients import consumer, poll_group_member, translate_errors
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings
 
@@ -87,7 +87,9 @@ def join_group(kafka: KafkaSettings, topics: Collection[str]) -> Generator[Group
     }
     joined, leaving = Event(), Event()
     with consumer(kafka, **options) as member, ThreadPoolExecutor(1, "group") as thread:
-        subscribe(member, topics, _AssignmentListener(joined))
+        for topic in topics:
+            member.partitions_for_topic(topic)  # so that the first assignment by a group leader covers them all
+        member.subscribe(list(topics), listener=_AssignmentListener(joined))
         try:
             yield GroupMember(kafka, member, joined, thread.submit(_poll_until, kafka, member, leaving))
         finally:

@@ -275,6 +275,8 @@ class Lake:
         except DeltaError as error:
             if quarantine_torn_entry(self.folder(name)) or quarantine_torn_checkpoint(self.folder(name)):
                 return self.table(name)
+            if _opens(self.folder(name)):  # now: another process has set aside what was torn
+                return self.table(name)
             reason = str(error).partition("\n")[0]  # the rest is a stack trace without symbols
             raise CorruptionError(
                 f"the Delta table {self.folder(name)} cannot be opened: {reason}; restore it from a copy, or set "
@@ -376,6 +378,14 @@ def _create_table(folder: str, schema: pa.Schema) -> None:
 def is_lake(root: str | PathLike[str]) -> bool:
     """Return whether there is a lake in the folder or URI `root`. Raises like `is_table`."""
     return is_table(Lake(absolute(root)).folder("events"))
+
+
+def _opens(folder: str) -> bool:
+    try:
+        DeltaTable(folder)
+    except DeltaError:
+        return False
+    return True
 
 
 def is_table(folder: str) -> bool:

@@ -26,7 +26,7 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from pipelines.bus.clients import consumer, poll_group_member, subscribe, translate_errors
+from pipelines.bus.clients import consumer, poll_group_member, translate_errors
 from pipelines.bus.records import DamagedBatchError
 from pipelines.emit.copies import CopyWriter, open_copy_writer
 from pipelines.errors import KarmalakeError, TransientError, is_termination
@@ -292,7 +292,7 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
         branch = _Branch(plan, settings, reader, dead_letters, Lanes(transports, plan.destination.attempts))
-        subscribe(reader, [kafka.topic], _Moves(branch.moves))
+        reader.subscribe([kafka.topic], listener=_Moves(branch.moves))
         try:
             yield branch
         finally:

@@ -55,6 +55,8 @@ _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _MEMORY_ROWS = 100_000
 """A segment of more rows is stored in files."""
+_RECENT_VERSIONS = 10_000
+"""Among so many versions there nearly always is a batch; the others are compactions."""
 _FOREGROUND_MERGE_ROWS = 400_000
 """A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
 NO_USERS = np.empty(0, np.uint64)
@@ -369,8 +371,15 @@ def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> N
 
 
 def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | None:
-    """Return the batch_id of the newest commit up to a version, among those that `read_commits` has read."""
-    return one_row(connection.execute(statement("histories_last_batch"), [version]))[0]
+    """Return the batch_id of the newest commit up to a version, among those that `read_commits` has read.
+
+    Looks at recent versions first: DuckDB knows which parts of a table have them, and skips the others.
+    """
+    for oldest in (version - _RECENT_VERSIONS, 0):
+        (batch,) = one_row(connection.execute(statement("histories_last_batch"), [oldest, version]))
+        if batch is not None:
+            return batch
+    return None
 
 
 def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:

@@ -60,7 +60,7 @@ def test_a_damaged_batch_delays_its_own_topic_partition(
         for partition in range(3):
             send_to(bus, partition, range(partition * 100, partition * 100 + 50))
         cluster.damage(0, "events-1")
-        with command(bus, write_rules(webhook("ops", receiver.url))) as process:
+        with ended(command(bus, write_rules(webhook("ops", receiver.url)))) as process:
             wait_for("all but the damaged one", lambda: len(set(receiver.keys)) == 149, 240)
             send_to(bus, 2, range(300, 310))
             wait_for("the later events", lambda: len(set(receiver.keys)) == 159, 120)

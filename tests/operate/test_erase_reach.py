@@ -158,7 +158,7 @@ def test_no_byte_remains_except_listed_mentions(bus: Settings) -> None:
     letters = "SELECT count(*) FROM dead_letters WHERE contains(hex(\"value\"), hex('jane-doe'))"
     assert query(bus, letters) == [(1,)]
     with Warehouse(bus.warehouse_path) as warehouse:
-        assert warehouse.reputation(_JANE).height == 0
+        assert warehouse.sql("FROM reputation WHERE user_id = ?", [_JANE]).height == 0
     assert_verified(bus)
     assert (audit(bus).lost, audit(bus).duplicated) == (0, 0)
 

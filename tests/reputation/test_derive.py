@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipelines.errors import UsageError
+from pipelines.errors import KarmalakeError, UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import derive
@@ -78,7 +78,8 @@ def test_reputation_equals_scores(tmp_path: Path) -> None:
     with open_warehouse(tmp_path) as warehouse:
         assert warehouse.reputation().equals(scores(snapshot, DEFAULT, AS_OF))
         assert warehouse.reputation("ann")["all_time_score"].to_list() == [6]
-        assert warehouse.reputation("nobody").height == 0
+        with pytest.raises(KarmalakeError, match="no events of user 'nobody'"):
+            warehouse.reputation("nobody")
 
 
 def test_user_days_adds_up_to_the_scores(tmp_path: Path) -> None:

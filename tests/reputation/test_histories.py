@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import histories as module
-from pipelines.reputation.histories import Histories, delete_if_outdated, links_of, read_commits
+from pipelines.reputation.histories import Histories, delete_if_outdated, last_batch, links_of, read_commits
 from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.related_events import define_completions
 from tests.reputation.history import NOW, Event, at
@@ -283,3 +283,13 @@ def test_a_merge_that_fails_changes_nothing() -> None:
         merges.finish()
     assert merges.pieces == pieces
     merges.close()
+
+
+@pytest.mark.parametrize(("version", "batch"), [(0, None), (1, "a"), (4, "b"), (20_000, "b"), (20_001, "c")])
+def test_the_last_batch_is_found_at_any_distance(version: int, batch: str | None) -> None:
+    """The newest one up to a version, also after more versions without a batch than are looked at first."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE committed AS FROM (VALUES ('c', 20001), ('a', 1), ('b', 4)) AS t (batch_id, version)"
+        )
+        assert last_batch(connection, version) == batch

@@ -32,11 +32,11 @@ INSERT INTO committed_file
 SELECT unnest(CAST(? AS VARCHAR[]))
 
 -- name: histories_last_batch
--- The batch of the newest commit up to a version. It identifies the history: a lake restored from a backup may give the
+-- The batch of the newest commit between two versions. It identifies the history: a lake restored from a backup may give the
 -- same version to another batch.
 SELECT arg_max(batch_id, version)
 FROM committed
-WHERE version <= ?
+WHERE version BETWEEN ? AND ?
 
 -- name: histories_events
 -- The events of a list of files that were added after a version, ordered by user.
