@@ -22,6 +22,21 @@ from tests.sources.workbook import write_workbook
 
 _MEBIBYTE = 1024 * 1024
 _MAX_OWN_MEBIBYTES = 500
+_MAX_BATCH_MEBIBYTES = 1_200
+_POLL = """
+import sys
+from pathlib import Path
+from pipelines.ingest.file import open_file
+from pipelines.settings import Settings
+from pipelines.sources.files import ColumnMapping
+source = open_file(Path(sys.argv[1]), ColumnMapping("user", "time", "s", "A"), Settings())
+rejected = 0
+while batch := source.poll(lambda *_: rejected or None):
+    rejected += len(batch.decoded.rejected)
+print(rejected)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) // 1024)
+"""
 _READ = """
 import resource, sys
 from pathlib import Path
@@ -271,3 +286,16 @@ def test_memory_is_bounded(tmp_path: Path, plain_mebibytes: int, write: Callable
     assert re.search(outcome, found), found
     assert own_mebibytes - plain_mebibytes < _MAX_OWN_MEBIBYTES
     assert worker_mebibytes < MAX_PARQUET_BYTES // _MEBIBYTE + _MAX_OWN_MEBIBYTES
+
+
+@pytest.mark.slow
+def test_a_batch_of_dead_letters_takes_bounded_memory(tmp_path: Path, plain_mebibytes: int) -> None:
+    """A file of 20 kB whose 20,000 users are 20,000 bytes long each: dead letters, a batch at a time."""
+    path = tmp_path / "a.parquet"
+    users = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), ["u" * 20_000])
+    pq.write_table(pa.table({"user": users, "time": pa.repeat(1, 20_000)}), path)
+    command = [sys.executable, "-c", _POLL, str(path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    rejected, mebibytes = map(int, done.stdout.split())
+    assert rejected == 20_000
+    assert mebibytes - plain_mebibytes < _MAX_BATCH_MEBIBYTES

@@ -362,8 +362,8 @@ def _folder() -> Path:
 
 _GOOD: Rows = [{"user": "u-1", "at": _TIME, "did": "Rated", "stars": "5"}]
 _GOOD_TABLE = pa.Table.from_pylist(_GOOD)
-_MEGABYTES = 1_536
-"""One file takes far less (`tests/sources/test_bounds.py`); a child retains memory of thousands of them."""
+_MEGABYTES = 2_048
+"""One file takes half of it (`tests/sources/test_bounds.py`); a child retains memory of thousands of them."""
 _FORMS = {
     "csv": (generate_csv, ".csv", _expected_of_csv, _to_csv(_GOOD)),
     "ndjson": (generate_ndjson, ".ndjson", _expected_of_ndjson, _to_ndjson(_GOOD)),
