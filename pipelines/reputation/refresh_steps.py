@@ -207,11 +207,11 @@ def load_affected_events(
     policy: EffectivePolicy,
     users: np.ndarray,
     removed: pa.Table,
-) -> None:
+) -> np.ndarray:
     """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
 
     The users of removed events (ROWS) are among the latter. No row is computed for those without other events, so
-    `replace_rows` removes theirs.
+    `replace_rows` removes theirs. Returns all of them, as sorted hashes.
     """
     create_affected_event(connection)
     users = union(users, removed["user_hash"].to_numpy())  # some were deferred
@@ -221,6 +221,7 @@ def load_affected_events(
         connection.execute(statement("refresh_affected_user"))
     if has_completions(policy):
         _load(connection, completing_events(connection, histories, events, users))
+    return users
 
 
 def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
@@ -228,13 +229,15 @@ def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
         connection.execute(statement("refresh_load_events"))
 
 
-def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables: Mapping[str, str]) -> Replaced:
+def replace_rows(
+    connection: duckdb.DuckDBPyConnection, stored: UserRows, users: np.ndarray, tables: Mapping[str, str]
+) -> Replaced:
     """Compare each table's query for the affected users with their stored rows; return what to store instead.
 
+    users: the result of `load_affected_events`.
     tables: the query of each table by its name, restricted to `affected_user`.
     Adds to `changed_day` the days of users on which a row differs. Rows of users without a difference are not returned.
     """
-    users = np.sort(connection.execute(statement("refresh_affected_hashes")).fetchnumpy()["user_hash"])
     connection.execute("SET arrow_large_buffer_size = true")
     rows, differences = dict[str, pa.Table](), dict[str, pa.Table]()
     for name, query in tables.items():

@@ -41,11 +41,6 @@ UNION
 SELECT user_id
 FROM arrow_rows
 
--- name: refresh_affected_hashes
--- These users as hashes.
-SELECT DISTINCT hash(user_id) AS user_hash
-FROM affected_user
-
 -- name: refresh_recomputed
 -- For each table: the recomputed rows, in the form of the stored ones. Reading them from the query itself binds it twice.
 CREATE OR REPLACE TEMP TABLE recomputed AS
