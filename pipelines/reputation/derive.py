@@ -318,9 +318,9 @@ class Draft:
                 if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                     return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED)
             with threads_for(connection, len(affected)):
-                load_affected_events(connection, histories, in_force, affected, removed)
+                loaded = load_affected_events(connection, histories, in_force, affected, removed)
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
-                replaced = replace_rows(connection, tables.rows, user_tables(in_force, ONLY_AFFECTED))
+                replaced = replace_rows(connection, tables.rows, loaded, user_tables(in_force, ONLY_AFFECTED))
             tables.replace(replaced)
             with transaction(connection):
                 self._describe(connection, snapshot, policy, as_of)
@@ -574,8 +574,8 @@ class Draft:
     ) -> np.ndarray:
         """Update the priors by the events of affected users; return these, and users whose ratings have other ones."""
         connection = self.tables.connection
-        load_affected_events(connection, histories, policy, affected, removed)
-        first = update_priors(connection, self.tables.rows)
+        loaded = load_affected_events(connection, histories, policy, affected, removed)
+        first = update_priors(connection, self.tables.rows, loaded)
         if first is None:
             return affected
         later = datetime(first.year, first.month, first.day, tzinfo=UTC) + timedelta(days=1)

@@ -61,7 +61,8 @@ class DraftTables:
         self.counts = self.counts.plus(replaced.counts)
         if len(replaced.users):
             self.rows.replace(replaced.users, replaced.tables)
-            self.connection.execute(statement("base_add_pending"))
+            with arrow_rows(self.connection, replaced.user_ids.to_frame().to_arrow()):
+                self.connection.execute(statement("base_add_pending"))
             self._unwritten_users += len(replaced.users)
         if self._unwritten_users > _MAX_UNWRITTEN_USERS:
             self.write_changes()

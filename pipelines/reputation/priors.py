@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import date
 
 import duckdb
+import numpy as np
 
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.raters import weight_of_rating
@@ -47,13 +48,12 @@ def use_stored_priors(connection: duckdb.DuckDBPyConnection, steps: Iterable[str
     connection.execute(statement("priors_stored"))
 
 
-def update_priors(connection: duckdb.DuckDBPyConnection, stored: UserRows) -> date | None:
+def update_priors(connection: duckdb.DuckDBPyConnection, stored: UserRows, users: np.ndarray) -> date | None:
     """Bring `rating_priors` up to date with the events in `affected_event`; return the first day whose sums changed.
 
+    users: those of `affected_user`, as sorted hashes.
     The priors of the days after it are others now; None: no prior changed.
     """
-    users = connection.execute(statement("refresh_affected_hashes")).fetchnumpy()["user_hash"]
-    users.sort()
     with arrow_rows(connection, stored.rows_of(_GIVEN, users)):
         connection.execute(statement("priors_change", columns=table_form(stored.columns[_GIVEN])))
     (first,) = one_row(connection.execute(statement("priors_first_change")))

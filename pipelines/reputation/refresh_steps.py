@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
@@ -31,9 +32,9 @@ from pipelines.reputation.related_events import completing_events, has_completio
 from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.scopes import has_scope_scores
 from pipelines.reputation.segment import ROWS
-from pipelines.reputation.sorted_words import union
+from pipelines.reputation.sorted_words import contains, distinct, union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
-from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
+from pipelines.reputation.user_rows import UserRows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, TABLES_BY_DAY, pending_trend_tables
 
 _EPOCH = date(1970, 1, 1)
@@ -59,6 +60,8 @@ class Replaced:
 
     users: np.ndarray
     """The users of whom any row changed, as sorted hashes: uint64, shape (users,)."""
+    user_ids: pl.Series
+    """Their user_ids (String)."""
     tables: Mapping[str, pa.Table]
     """All rows of these users in each table, in their stored form."""
     scores: pl.Series
@@ -204,11 +207,11 @@ def load_affected_events(
     policy: EffectivePolicy,
     users: np.ndarray,
     removed: pa.Table,
-) -> None:
+) -> np.ndarray:
     """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
 
     The users of removed events (ROWS) are among the latter. No row is computed for those without other events, so
-    `replace_rows` removes theirs.
+    `replace_rows` removes theirs. Returns all of them, as sorted hashes.
     """
     create_affected_event(connection)
     users = union(users, removed["user_hash"].to_numpy())  # some were deferred
@@ -218,6 +221,7 @@ def load_affected_events(
         connection.execute(statement("refresh_affected_user"))
     if has_completions(policy):
         _load(connection, completing_events(connection, histories, events, users))
+    return users
 
 
 def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
@@ -225,58 +229,67 @@ def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
         connection.execute(statement("refresh_load_events"))
 
 
-def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables: Mapping[str, str]) -> Replaced:
+def replace_rows(
+    connection: duckdb.DuckDBPyConnection, stored: UserRows, users: np.ndarray, tables: Mapping[str, str]
+) -> Replaced:
     """Compare each table's query for the affected users with their stored rows; return what to store instead.
 
+    users: the result of `load_affected_events`.
     tables: the query of each table by its name, restricted to `affected_user`.
-    Fills `changed_user` with the users of whom any row differs; rows of others are not returned.
+    Adds to `changed_day` the days of users on which a row differs. Rows of users without a difference are not returned.
     """
-    users = np.sort(connection.execute(statement("refresh_affected_hashes")).fetchnumpy()["user_hash"])
-    connection.execute(statement("refresh_changed_users"))
-    scores, counts = pl.Series("user_id", [], dtype=pl.String), Counts(0, 0, 0)
+    connection.execute("SET arrow_large_buffer_size = true")
+    rows, differences = dict[str, pa.Table](), dict[str, pa.Table]()
     for name, query in tables.items():
-        if not _compare(connection, stored, name, query, users):
-            continue
-        if name in TABLES_BY_DAY:
-            connection.execute(statement("refresh_changed_day"))
-        if name == "user_days":
-            events, counted = one_row(connection.execute(statement("refresh_count_events")))
-            counts = counts.plus(Counts(0, events, counted))
-        if name in _TABLES_OF_SCORES or has_scope_scores(name):
-            scores = pl.concat([scores, connection.sql(statement("refresh_changed_scores")).pl()["user_id"]]).unique()
-        if name in _TABLES_OF_SCORES:
-            (users_more,) = one_row(connection.execute(statement("refresh_count_users")))
-            counts = counts.plus(Counts(users_more, 0, 0))
-    return _replaced(connection, stored, tables, scores, counts)
-
-
-def _compare(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, query: str, users: np.ndarray) -> bool:
-    """Fill `recomputed_{name}`, and `difference` with the rows that it and the stored rows do not share, if any.
-
-    Returns whether there are any; their users are added to `changed_user`.
-    """
-    connection.execute(statement("refresh_recomputed", name=name, query=query))
-    with arrow_rows(connection, stored.rows_of(name, users)):
-        form = table_form(stored.columns[name])
-        (differing,) = one_row(connection.execute(statement("refresh_difference", name=name, columns=form)))
-    if differing:
-        connection.execute(statement("refresh_changed_user"))
-    return bool(differing)
-
-
-def _replaced(
-    connection: duckdb.DuckDBPyConnection,
-    stored: UserRows,
-    tables: Iterable[str],
-    scores: pl.Series,
-    counts: Counts,
-) -> Replaced:
-    changed = np.sort(connection.execute(statement("refresh_changed_hashes")).fetchnumpy()["user_hash"])
-    rows = dict[str, pa.Table]()
-    for name in tables if len(changed) else ():
+        before = stored.rows_of(name, users)
         columns = stored_form(stored.columns[name])
-        rows[name] = read_rows(connection, statement("refresh_new_rows", name=name, columns=columns)).read_all()
-    return Replaced(changed, rows, scores, counts)
+        connection.execute(statement("refresh_recomputed", columns=columns, query=query))
+        rows[name] = connection.sql("FROM recomputed").to_arrow_table().cast(before.schema)
+        differences[name] = differing_rows(before, rows[name])
+    _add_changed_days(connection, differences)
+    return _replaced(rows, differences)
+
+
+def differing_rows(before: pa.Table, after: pa.Table) -> pa.Table:
+    """Return the rows that two tables of the same schema do not share, with `sign`: how many more `after` has of each.
+
+    In Arrow, because for the few rows of most refreshes, DuckDB takes longer to plan a comparison than to make it.
+    """
+    signs = np.repeat([np.int64(-1), np.int64(1)], [len(before), len(after)])
+    rows = pa.concat_tables([before, after]).append_column("times", pa.array(signs))
+    summed = rows.group_by(before.column_names, use_threads=False).aggregate([("times", "sum")])
+    return summed.rename_columns([*before.column_names, "sign"]).filter(pc.field("sign") != 0)
+
+
+def _add_changed_days(connection: duckdb.DuckDBPyConnection, differences: Mapping[str, pa.Table]) -> None:
+    days = pa.concat_tables(differences[name].select(["user_id", "day"]) for name in TABLES_BY_DAY)
+    if len(days):
+        with arrow_rows(connection, days):
+            connection.execute(statement("refresh_changed_day"))
+
+
+def _replaced(rows: Mapping[str, pa.Table], differences: Mapping[str, pa.Table]) -> Replaced:
+    changed = distinct(np.concatenate([table["user_hash"].to_numpy() for table in differences.values()]))
+    scores = [table for name, table in differences.items() if name in _TABLES_OF_SCORES or has_scope_scores(name)]
+    of_changed = {name: table.filter(_is_of(changed, table)) for name, table in rows.items()}
+    return Replaced(changed, _user_ids(differences.values()), of_changed, _user_ids(scores), _counts(differences))
+
+
+def _is_of(users: np.ndarray, rows: pa.Table) -> pa.Array:
+    return pa.array(contains(users, rows["user_hash"].to_numpy()))
+
+
+def _user_ids(differences: Iterable[pa.Table]) -> pl.Series:
+    ids = pa.concat_tables(table.select(["user_id"]) for table in differences)["user_id"]
+    return pl.Series("user_id", ids).unique()
+
+
+def _counts(differences: Mapping[str, pa.Table]) -> Counts:
+    """Return how many more users have a row of scores, and how many more events the days have."""
+    users = sum(differences[name]["sign"].to_numpy().sum() for name in _TABLES_OF_SCORES & differences.keys())
+    days = differences["user_days"]
+    events, counted = (int((days["sign"].to_numpy() * days[name].to_numpy()).sum()) for name in ("events", "counted"))
+    return Counts(int(users), events, counted)
 
 
 def recompute_pending_trends(

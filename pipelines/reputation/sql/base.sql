@@ -73,7 +73,7 @@ CREATE OR REPLACE TEMP TABLE pending_user (user_id VARCHAR)
 -- name: base_add_pending
 -- Add the users of a refresh.
 INSERT INTO pending_user
-FROM changed_user
+FROM arrow_rows
 
 -- name: base_pending_hashes
 -- These users as hashes.

@@ -41,73 +41,19 @@ UNION
 SELECT user_id
 FROM arrow_rows
 
--- name: refresh_affected_hashes
--- These users as hashes.
-SELECT DISTINCT hash(user_id) AS user_hash
-FROM affected_user
-
--- name: refresh_changed_users
--- The users of whom any row differs from the stored ones.
-CREATE OR REPLACE TEMP TABLE changed_user (user_id VARCHAR)
-
 -- name: refresh_recomputed
--- For each table: the recomputed rows.
-CREATE OR REPLACE TEMP TABLE recomputed_$name AS
-$query
-
--- name: refresh_difference
--- Rows that are stored and not recomputed (-1), and those that are recomputed and not stored (1). Other users may share a
--- hash with an affected one. Grouping takes two thirds of the time of two EXCEPTs.
-CREATE OR REPLACE TEMP TABLE difference AS
-SELECT CAST(sum(times) AS INTEGER) AS sign, * EXCLUDE (times)
+-- For each table: the recomputed rows, in the form of the stored ones. Reading them from the query itself binds it twice.
+CREATE OR REPLACE TEMP TABLE recomputed AS
+SELECT $columns
 FROM (
-    SELECT -1 AS times, $columns
-    FROM arrow_rows
-    SEMI JOIN affected_user USING (user_id)
-    UNION ALL
-    SELECT 1 AS times, *
-    FROM recomputed_$name
+$query
 )
-GROUP BY ALL
-HAVING sum(times) <> 0
-
--- name: refresh_changed_user
--- The users of these rows.
-INSERT INTO changed_user
-SELECT DISTINCT user_id
-FROM difference
 
 -- name: refresh_changed_day
 -- Record the changed days, until their trends are computed.
 INSERT INTO changed_day
 SELECT DISTINCT user_id, day
-FROM difference
-
--- name: refresh_changed_scores
--- Users whose scores changed, for publication.
-SELECT DISTINCT user_id
-FROM difference
-
--- name: refresh_changed_hashes
--- The changed users as hashes.
-SELECT DISTINCT hash(user_id) AS user_hash
-FROM changed_user
-
--- name: refresh_new_rows
--- All rows of them in a table.
-SELECT $columns
-FROM recomputed_$name
-WHERE hash(user_id) IN (SELECT hash(user_id) FROM changed_user)
-
--- name: refresh_count_events
--- How many more events the table of days has, and events that count.
-SELECT CAST(coalesce(sum(sign * events), 0) AS BIGINT), CAST(coalesce(sum(sign * counted), 0) AS BIGINT)
-FROM difference
-
--- name: refresh_count_users
--- How many more users the table of scores has.
-SELECT CAST(coalesce(sum(sign), 0) AS BIGINT)
-FROM difference
+FROM arrow_rows
 
 -- name: refresh_changed_day_hashes
 -- Before a publication: the users of the changed days, as hashes.
