@@ -46,7 +46,7 @@ _REFRESHING = {
     "pipelines.reputation.derive:find_affected_users": 1,
     "pipelines.reputation.derive:load_affected_events": 1,
     "pipelines.reputation.derive:replace_rows": 1,
-    "pipelines.reputation.refresh_steps:_compare": 1,
+    "pipelines.reputation.refresh_steps:differing_rows": 1,
     "pipelines.reputation.user_rows:store_chunks": 1,
     "pipelines.reputation.user_rows:make_durable": 1,
     "pipelines.reputation.draft_tables:DraftTables.replace": 1,
