@@ -89,7 +89,6 @@ def _fork_orphan(*, session: bool) -> int:
 def _become(request: dict[str, Any]) -> None:
     """Take over what the request gives: mask, folder, environment and streams."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a library may have made the process of the tests ignore it
     os.umask(request["umask"])
     os.chdir(request["cwd"])
     os.environ.clear()

@@ -78,7 +78,11 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let kafka-python 3.0 be imported, and stop the services when the run is terminated."""
+    """Let kafka-python 3.0 be imported, and stop the services when the run is interrupted or terminated.
+
+    A run in the background begins with SIGINT ignored. Dagster makes SIGTERM what SIGINT is, so after one of its tests
+    each server would have been started with both ignored, and would not have stopped.
+    """
     # It reads its schemas with a function that Python 3.11 and 3.12 deprecate.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # A client that is closed while it connects leaves its socket to the garbage collector, during any later test.
@@ -86,6 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings", r"ignore:unclosed <(socket|ssl).*(127\.0\.0\.1|'0\.0\.0\.0', 0):ResourceWarning"
     )
     if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
 

@@ -37,6 +37,23 @@ pytestmark = pytest.mark.services
 REPOSITORY = Path(__file__).resolve().parents[1]
 ADMIN_PASSWORD = "admin"  # noqa: S105 # of a server that runs for one test
 WRONG_PASSWORD = "wrong"  # noqa: S105 # opens nothing
+_IN_THE_BACKGROUND = """
+import signal, sys
+from pathlib import Path
+from unittest.mock import Mock
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from dagster._utils.interrupts import capture_interrupts
+from tests.conftest import pytest_configure
+from tests.services.process import Server
+pytest_configure(Mock())
+with capture_interrupts():
+    pass
+server = Server("shell", ["sh", "-c", "echo ready; exec sleep 600"], Path(sys.argv[1]), "ready")
+server.start()
+(ignored,) = (line for line in open(f"/proc/{server.pid}/status") if line.startswith("SigIgn"))
+server.kill()
+assert not int(ignored.split()[1], 16) >> signal.SIGTERM - 1 & 1, ignored
+"""
 
 
 def test_redis_restarts_empty(redis_server: RedisServer) -> None:
@@ -49,6 +66,23 @@ def test_redis_restarts_empty(redis_server: RedisServer) -> None:
         redis_server.kill()
         redis_server.start()
         assert client.dbsize() == 0
+
+
+def test_a_server_is_stopped_in_a_run_in_the_background(tmp_path: Path) -> None:
+    """Its processes begin with SIGINT ignored, and Dagster makes SIGTERM what SIGINT is: no server inherits that."""
+    subprocess.run([sys.executable, "-c", _IN_THE_BACKGROUND, tmp_path / "log"], check=True, cwd=REPOSITORY)
+
+
+def test_a_server_that_does_not_stop_fails_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, which leaves other data than a stop: a broker recovers its logs."""
+    monkeypatch.setattr("tests.services.process.PATIENCE_SECONDS", 0.1)
+    deaf = ["sh", "-c", "trap '' TERM; echo ready; while true; do sleep 1; done"]
+    server = Server("deaf", deaf, tmp_path / "log", "ready")
+    server.launch()
+    server.wait_until_ready(60)
+    with pytest.raises(AssertionError, match="deaf did not stop"):
+        server.stop()
+    assert not server.is_running
 
 
 def test_redis_with_tls_and_acl_checks_both(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ _WRAPPED_METHODS = (
     "commit",
     "create_topics",
     "describe_configs",
+    "describe_groups",
     "describe_topics",
     "end_offsets",
     "list_group_offsets",
@@ -91,15 +92,17 @@ def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
 def poll_group_member(member: Any, wait_ms: int, max_records: int) -> dict[Any, list[Any]]:
     """Poll a subscribed consumer; return records by topic partition, like `KafkaConsumer.poll`.
 
-    Works around two bugs of kafka-python 3.0. It drops an assignment that arrives between two polls, and rejoins. And
-    if a topic gains partitions and the poll ends between the two steps of the rejoin, it never rejoins. So a poll
-    lasts longer while the group is not stable, and a pending rejoin is requested again.
+    Works around bugs of kafka-python 3.0 (`join_group_async` in `kafka/coordinator/base.py`). It drops an assignment
+    that arrives between two polls, and rejoins: so a poll lasts longer while the group is not stable. And it forgets a
+    rejoin that it began because the topic's partitions changed, if the poll ends between its two steps, or if the
+    coordinator is lost and the partitions are as before: then it sends no heartbeat and fetches nothing, permanently.
+    So a rejoin that has begun is requested again.
     """
     if member.group_metadata().state != MemberState.STABLE:
         wait_ms = max(wait_ms, _REBALANCE_POLL_MS)
     records = member.poll(wait_ms, max_records=max_records)
     coordinator = member._coordinator  # noqa: SLF001 - no public API
-    if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
+    if coordinator.rejoining and not coordinator.need_rejoin():
         coordinator.request_rejoin()
     return records
 

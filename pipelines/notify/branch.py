@@ -36,6 +36,7 @@ from pipelines.notify.delivery import Notification, Outcome, Transport, describe
 from pipelines.notify.events import DecodedRecords, decode_changes
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.offset_tracker import OffsetTracker
+from pipelines.notify.progress import Watch
 from pipelines.notify.rules import Destination, Rule
 from pipelines.notify.start_offsets import Loss, compaction_losses, seek_after_data_loss, seek_without_checkpoint
 from pipelines.notify.template import Event, fill
@@ -143,6 +144,7 @@ class _Branch:
     reader: Any
     dead_letters: CopyWriter
     lanes: Lanes
+    watch: Watch
     tracker: OffsetTracker = field(default_factory=OffsetTracker)
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     moves: "queue.SimpleQueue[_Move]" = field(default_factory=queue.SimpleQueue)
@@ -208,6 +210,8 @@ def _read(branch: _Branch) -> list[Delivery]:
         committed = branch.reader.committed(place) if branch.plan.is_compacted else None
         if (again := branch.tracker.resolve_start(place.partition, polled_from, committed)) is not None:
             branch.reader.seek(place, again)
+    has_waited = sum(map(len, polled.values())) < room
+    branch.watch.check(branch.reader, held - branch.reader.paused() if has_waited else ())
     deliveries = _deliveries(branch, [record for place in held for record in polled.get(place, ())])
     for place in held:
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]
@@ -277,8 +281,9 @@ def _commit(branch: _Branch) -> None:
 def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
     """Yield a branch that joins its group; on exit, commit what was delivered in time."""
     kafka = plan.kafka
+    group_id = f"{settings.notify.group_id}.{plan.name}"
     options = {
-        "group_id": f"{settings.notify.group_id}.{plan.name}",
+        "group_id": group_id,
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # `_poll` decides: the client treats an expired checkpoint as a missing one
         "isolation_level": "read_committed",
@@ -291,7 +296,8 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
         consumer(kafka, **options) as reader,
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
-        branch = _Branch(plan, settings, reader, dead_letters, Lanes(transports, plan.destination.attempts))
+        lanes = Lanes(transports, plan.destination.attempts)
+        branch = _Branch(plan, settings, reader, dead_letters, lanes, Watch(kafka, group_id))
         reader.subscribe([kafka.topic], listener=_Moves(branch.moves))
         try:
             yield branch
