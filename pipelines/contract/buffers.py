@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit, types, uint64
+from numba import njit, types, uint8, uint64
 from numba.extending import intrinsic
 
 
@@ -67,3 +67,23 @@ def word_at(data, at):
     for byte in range(8):
         word |= uint64(data[uint64(at + byte)]) << uint64(8 * byte)
     return word
+
+
+@njit(inline="always")
+def write_word(word, text, to):
+    """Write a little-endian word to `to`: eight bytes, as one store."""
+    for byte in range(8):
+        text[uint64(to + byte)] = uint8(word >> uint64(8 * byte))
+
+
+@njit(inline="always")
+def copy_bytes(data, at, end, text, to):
+    """Write data[at:end] to `to`; the last word of eight bytes or more overlaps the one before it."""
+    size = end - at
+    if size < 8:
+        for byte in range(size):
+            text[uint64(to + byte)] = byte_at(data, at + byte)
+    else:
+        for byte in range(0, size - 8, 8):
+            write_word(word_at(data, at + byte), text, to + byte)
+        write_word(word_at(data, end - 8), text, to + size - 8)

@@ -8,9 +8,9 @@
 
 import numpy as np
 import pyarrow as pa
-from numba import njit, uint8, uint64
+from numba import njit, uint64
 
-from pipelines.contract.buffers import borrow, byte_at, word_at
+from pipelines.contract.buffers import borrow, byte_at, word_at, write_word
 from pipelines.contract.json_grammar import BACKSLASH, SMALL_U, hexadecimal
 
 _EACH = uint64(0x0101010101010101)
@@ -77,8 +77,7 @@ def _write_word(word, text, to):
     backslashes = word ^ _EACH * uint64(BACKSLASH)
     if (backslashes - _EACH) & ~backslashes & _EACH * uint64(0x80):
         return False
-    for byte in range(8):
-        text[uint64(to + byte)] = uint8(word >> uint64(8 * byte))
+    write_word(word, text, to)
     return True
 
 

@@ -9,7 +9,7 @@ array of uint8 of shape (bytes,).
 import numpy as np
 from numba import njit
 
-from pipelines.contract.buffers import borrow
+from pipelines.contract.buffers import borrow, copy_bytes
 
 BROKEN = -1
 """The position returned for malformed bytes; reading from it returns BROKEN again."""
@@ -131,6 +131,5 @@ def copy_slices(data, starts, sizes, joined):
     data, joined = borrow(data), borrow(joined)
     at = 0
     for row in range(len(starts)):
-        size = sizes[row]
-        joined[at : at + size] = data[starts[row] : starts[row] + size]
-        at += size
+        copy_bytes(data, starts[row], starts[row] + sizes[row], joined, at)
+        at += sizes[row]

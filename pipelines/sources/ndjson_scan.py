@@ -52,7 +52,7 @@ class PlainLines:
 def scan_lines(lines: pa.StringArray, members: Sequence[str]) -> PlainLines:
     """Return where the values of members are in lines, which have no nulls."""
     bounds, data = bounds_and_bytes(lines)
-    found = locate_members(data, bounds[:-1].copy(), bounds[1:].copy(), 0)
+    found = locate_members(data, bounds)
     names, name_bytes = bounds_and_bytes(pa.array(list(map(_written, members)), pa.string()))
     spans = np.zeros((2, len(members), len(lines)), np.int32)
     is_odd = found.faults != 0

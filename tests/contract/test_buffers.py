@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from numba import njit, typeof
 
-from pipelines.contract.buffers import borrow, bounds_and_bytes
+from pipelines.contract.buffers import borrow, bounds_and_bytes, copy_bytes
 
 _STRINGS = pa.array([b"ab", b"", b"c"], pa.binary())
 _COPIED = pa.Array.from_buffers(
@@ -60,3 +60,16 @@ def test_a_borrowed_array_is_the_same_memory_and_stays_with_its_owner() -> None:
         assert (_sum_borrowed(data), _sum_borrowed(read_only)) == (10, sum(b"abc"))
     data[0] = 7
     assert (_sum_borrowed(data), data.tolist()) == (17, [7, 1, 2, 3, 4])
+
+
+@njit
+def _copy(data, at, end, text, to):
+    copy_bytes(data, at, end, text, to)
+
+
+@pytest.mark.parametrize("size", range(26))
+def test_bytes_are_copied_without_those_beside_them(size: int) -> None:
+    """Of any size, by words or not, exactly the bytes are written."""
+    data, text = np.arange(1, 41, dtype=np.uint8), np.zeros(40, np.uint8)
+    _copy(data, 7, 7 + size, text, 5)
+    assert text.tolist() == [0] * 5 + data[7 : 7 + size].tolist() + [0] * (35 - size)

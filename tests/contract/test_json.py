@@ -111,7 +111,9 @@ def test_absent_fields_are_empty() -> None:
         (_text(metadata=[]), "metadata is not an object of strings"),
         (_text(metadata={"rating": 5}), "metadata is not an object of strings"),
         (b'{"event_id": "a", "event_id": "b"}', "a field twice"),
+        (_with(b'"x": 1, "y": 2, "x": 3'), "a field twice"),
         (b'{"metadata": {"a": "1", "a": "2"}}', "metadata has a key twice"),
+        (b'{"metadata": {' + b", ".join(b'"%d": ""' % (key % 30) for key in range(31)) + b"}}", "has a key twice"),
     ],
 )
 def test_an_invalid_value_has_a_detail(value: bytes, message: str) -> None:
