@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob, has_magic
 from hashlib import blake2b
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 from urllib.parse import unquote
@@ -53,15 +54,12 @@ class InputFile:
 def find_files(addresses: Iterable[str | Path]) -> list[str]:
     """Return the files of addresses: a folder has those in it, a pattern its matches, a Delta table its data files.
 
-    Raises UsageError for an address without files. Hidden files, and those that begin with `_`, do not count, except as
-    data files of a Delta table.
+    Raises UsageError for an address without files, and for a link within a folder, or to a match of a pattern, that
+    leads out of it. Hidden files, and those that begin with `_`, do not count, except as data files of a Delta table.
     """
     found = [file for address in map(str, addresses) for file in _files_at(address)]
     for file in found:
-        if "\0" in file:
-            raise UsageError(
-                f"{file!r} has a NUL, which no file name has: correct the address, or export the table again"
-            )
+        _check_nul(file)
     return found
 
 
@@ -97,6 +95,11 @@ def _check_name(address: Any, name: str) -> None:
         )
 
 
+def _check_nul(file: str) -> None:
+    if "\0" in file:
+        raise UsageError(f"{file!r} has a NUL, which no file name has: correct the address, or export the table again")
+
+
 def _is_copied(address: str) -> bool:
     return address == STANDARD_INPUT or is_remote(address)
 
@@ -107,11 +110,13 @@ def _files_at(address: str) -> Sequence[str]:
     if is_remote(address):
         return _objects_at(address)
     if has_magic(address) and not Path(address).exists():
-        return _visible(address, filter(os.path.isfile, glob(address, recursive=True)))  # noqa: PTH207 - patterns as in a shell
+        fixed = takewhile(lambda part: not has_magic(part), Path(address).parts)
+        matches = glob(address, recursive=True)  # noqa: PTH207 - patterns as in a shell
+        return _some(address, _files_in(Path(*fixed), _visible(matches)))
     if (Path(address) / _DELTA_LOG).is_dir():
         return _delta_files(address)
     if Path(address).is_dir():
-        return _visible(address, map(str, filter(Path.is_file, Path(address).rglob("*"))))
+        return _some(address, _files_in(Path(address), _visible(map(str, Path(address).rglob("*")))))
     return [address]
 
 
@@ -123,11 +128,28 @@ def _objects_at(address: str) -> Sequence[str]:
         if store.get_file_info(f"{path}/{_DELTA_LOG}").type == pa_fs.FileType.Directory:
             return _delta_files(address)
         found = store.get_file_info(pa_fs.FileSelector(path, recursive=True))
-    return _visible(address, (f"s3://{info.path}" for info in found if info.is_file))
+    return _some(address, _visible(f"s3://{info.path}" for info in found if info.is_file))
 
 
-def _visible(address: str, paths: Iterable[str]) -> list[str]:
-    return _some(address, (path for path in paths if not Path(path).name.startswith((".", "_"))))
+def _visible(paths: Iterable[str]) -> Iterator[str]:
+    return (path for path in paths if not Path(path).name.startswith((".", "_")))
+
+
+def _files_in(folder: Path, paths: Iterable[str]) -> Iterator[str]:
+    """Yield those of the paths in a folder that are files.
+
+    Raises UsageError for a link out of the folder: who writes the folder may not have the rights of who loads it.
+    """
+    root = os.path.realpath(folder)
+    for path in paths:
+        _check_nul(path)
+        target = os.path.realpath(path)
+        if not Path(target).is_relative_to(root):
+            raise UsageError(
+                f"{path}: it is a link out of the folder {folder}, to {target}: give that path itself, or copy it"
+            )
+        if Path(path).is_file():
+            yield path
 
 
 def _some(address: str, paths: Iterable[str]) -> list[str]:
@@ -159,7 +181,9 @@ def _delta_files(address: str) -> list[str]:
                 f"{address}: its log names the file {path!r}, which is outside the table's folder, as in a shallow "
                 "clone: export the table as Parquet"
             )
-    return _some(address, (f"{folder}/{path}" for path in paths))
+    if is_remote(address):
+        return _some(address, (f"{folder}/{path}" for path in paths))
+    return _some(address, _files_in(Path(folder), (f"{folder}/{path}" for path in paths)))
 
 
 def _copy(address: Any, file: BinaryIO) -> None:

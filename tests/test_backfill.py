@@ -19,6 +19,7 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.producer import produce
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.file import open_file
+from pipelines.inputs import find_files
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, data_files, open_lake
 from pipelines.lake.upkeep import compact
@@ -96,6 +97,30 @@ def test_a_folder_and_a_pattern_are_their_files(busless: Settings, tmp_path: Pat
     assert backfill(busless, f"{folder}/*.csv", mapping) == 0
     with pytest.raises(UsageError, match="there are no files"):
         backfill(busless, f"{folder}/*.parquet", mapping)
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.csv", "/**/*.csv", "/*/a.csv"])
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_no_link_leads_out_of_a_folder(tmp_path: Path, pattern: str, is_folder: bool) -> None:
+    """Who writes the folder would choose which files of its reader are loaded: its name is in the message."""
+    outside, folder = tmp_path / "private", tmp_path / "rides"
+    for each in (outside, folder / "inner"):
+        each.mkdir(parents=True)
+        (each / "a.csv").write_text("who,at\n")
+    (folder / "b.csv").write_text("who,at\n")
+    (folder / "same.csv").symlink_to(folder / "b.csv")
+    here = {str(path) for path in (folder / "b.csv", folder / "same.csv", folder / "inner" / "a.csv")}
+    assert set(find_files([f"{folder}{pattern}"])) <= here
+    inside, target = (folder / "linked", outside) if is_folder else (folder / "inner" / "a.csv", outside / "a.csv")
+    inside.unlink(missing_ok=True)
+    inside.symlink_to(target)
+    if pattern == "/*.csv":
+        assert set(find_files([f"{folder}{pattern}"])) <= here  # it is no match
+    else:
+        with pytest.raises(UsageError, match=rf"a link out of the folder .*rides, to .*{outside.name}.*give that path"):
+            find_files([f"{folder}{pattern}"])
+    (tmp_path / "elsewhere").symlink_to(outside)
+    assert find_files([tmp_path / "elsewhere"]) == [str(tmp_path / "elsewhere" / "a.csv")], "the operator named it"
 
 
 def test_a_file_that_changed_is_read_from_its_start(busless: Settings, tmp_path: Path) -> None:

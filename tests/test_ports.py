@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -16,13 +17,14 @@ import pytest
 from pipelines.local import services
 from pipelines.local.services import start, stop
 from pipelines.refresh import refresh_warehouse
+from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.emit.outboxes import create_outbox, disposed, sqlite_url
 from tests.services.requirements import require
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 _OPENS = re.compile(r"create_server\(|HTTPServer\b|uvicorn\.|socket\.(listen|bind)\(|--listener-url|\"--port\"")
@@ -158,6 +160,59 @@ def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[st
     """The dashboard, and the metrics of long-lived processes; `notify` uses the same server as `stream`."""
     with _running(_variables(world, tmp_path), *command) as process:
         _assert_rejects_unauthorized(process, 1)
+
+
+@contextmanager
+def _silent(port: int) -> Iterator[list[socket.socket]]:
+    """Hold more connections than any of our servers keeps: two of three say nothing, the others begin a request."""
+    with ExitStack() as stack:
+        held: list[socket.socket] = []
+        for number in range(300):
+            held.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)))
+            held[-1].settimeout(1)
+            with suppress(OSError):  # a server may have closed it already
+                held[-1].sendall(b"GET / HTTP/1.1\r\nHo" if number % 3 == 0 else b"")
+        yield held
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize(("command", "path"), [("dashboard", "/"), ("stream", "/metrics")])
+def test_silent_connections_lock_no_reader_out(world: Settings, tmp_path: Path, command: str, path: str) -> None:
+    """A port answers while 300 connections send nothing, and closes them after a while."""
+    token = "a-token-of-the-test"  # noqa: S105 - of no server
+    variables = _variables(world, tmp_path) | {"KARMALAKE_DASHBOARD_TOKEN": token}
+    option = "--port" if command == "dashboard" else "--metrics-port"
+    with _running(variables, command, option, "0") as process:
+        ((_, port),) = wait_for("the port", lambda: _listening(process))
+        request = _http("127.0.0.1", "GET", path, f"Authorization: Bearer {token}")
+        wait_for("the first answer", lambda: b" 200 " in _response(port, request)[:20])
+        with _silent(port) as held:
+            assert b" 200 " in _response(port, request)[:20]
+            for connection in held:
+                assert wait_for("its end", lambda one=connection: _is_closed(one))
+
+
+def test_silent_connections_to_the_embedded_services(tmp_path: Path) -> None:
+    """Broker and cache answer their own clients beside 300 connections that send nothing."""
+    settings = Settings(data_dir=tmp_path / "data")
+    start(settings)
+    try:
+        local = services.with_local_endpoints(settings)
+        with _silent(int(str(local.kafka.bootstrap_servers).rpartition(":")[2])):
+            send(local, valid_records(range(3)))
+        assert local.redis.url
+        with _silent(urlsplit(local.redis.url.get_secret_value()).port or 0):
+            assert connect(local.redis).ping()
+    finally:
+        stop(settings)
 
 
 def test_no_port_is_opened_unless_configured(world: Settings, tmp_path: Path) -> None:

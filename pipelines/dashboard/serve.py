@@ -1,23 +1,30 @@
 """The server of the dashboard: the page in marimo's run mode, where visitors cannot run code.
 
-Plain HTTP: it listens on 127.0.0.1 by default. `access.py` authorizes requests.
+Plain HTTP: it listens on 127.0.0.1 by default. `access.py` authorizes requests, `page.py` says which reach marimo.
 """
 
 import importlib
+import logging
 import secrets
+import shutil
 import socket
+import sys
+import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import marimo
 import uvicorn
 
 from pipelines.dashboard.access import QUERY, AccessMiddleware
+from pipelines.dashboard.connections import BoundedProtocol
+from pipelines.dashboard.page import ErrorLines, PageMiddleware
 from pipelines.errors import ConfigurationError
 from pipelines.settings import DashboardSettings
 
 _APP = Path(__file__).with_name("app.py")
 _CONNECTIONS = 200
-"""Concurrent connections; further ones are refused, which bounds the resources of slow clients."""
+"""Concurrent connections: a further one replaces one that sends no request, or is refused if all are in use."""
 _MAX_HEADER_BYTES = 64 * 1024
 """Of a request, before the token is checked. uvicorn's faster parser (httptools) has no bound, and takes two Hosts."""
 
@@ -47,15 +54,21 @@ def new_token() -> str:
 def serve(listening: socket.socket, host: str, token: str, settings: DashboardSettings) -> None:
     """Serve the page to clients with the token until SIGTERM or Ctrl-C, then close the socket."""
     importlib.import_module("pipelines.dashboard.sections")  # preload, so that the first visitor does not wait
-    page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(_APP)).build()
-    guarded = AccessMiddleware(page, token, (host, *settings.allowed_hosts), listening.getsockname()[1])
-    config = uvicorn.Config(
-        guarded,
-        http="h11",
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-        limit_concurrency=_CONNECTIONS,
-        server_header=False,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    errors = ErrorLines(sys.stderr)
+    with redirect_stderr(errors), tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
+        app = shutil.copy(_APP, folder)  # the page shows its path, and importing it adds its folder to Python's
+        page = PageMiddleware(marimo.create_asgi_app(quiet=True).with_app(path="", root=app).build())
+        for handler in logging.getLogger("marimo").handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(errors)
+        guarded = AccessMiddleware(page, token, (host, *settings.allowed_hosts), listening.getsockname()[1])
+        config = uvicorn.Config(
+            guarded,
+            http=BoundedProtocol,
+            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+            log_level="error",  # a warning is about a request, and any local process can send those
+            timeout_graceful_shutdown=1,
+            limit_concurrency=_CONNECTIONS,
+            server_header=False,
+        )
+        uvicorn.Server(config).run(sockets=[listening])

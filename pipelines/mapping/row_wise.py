@@ -28,7 +28,11 @@ ROW = "__karmalake_row"
 RELATION = "record"
 _TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 """Functions of one row that return several; the catalogue does not say which table functions are pure."""
-_UNSTABLE = {"hash": "it is another number in another release of DuckDB: use md5() or sha256()"}
+_OF_SQL = "it shows how this release of DuckDB reads a text as SQL, and may show its settings"
+_UNSTABLE = {
+    "hash": "it is another number in another release of DuckDB: use md5() or sha256()",
+    **dict.fromkeys(("json_deserialize_sql", "json_serialize_plan", "json_serialize_sql"), _OF_SQL),
+}
 """Functions of their arguments alone that another release computes in another way."""
 _AGGREGATE_LIST = {"list_aggregate", "list_aggr", "array_aggregate", "array_aggr", "aggregate"}
 """Functions that name an aggregate by a text."""

@@ -398,7 +398,7 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: schema: {place} is not UTF-8: save it as UTF-8") from None
     if place.suffix == ".proto":
-        imports = tuple(_imports(place.parent, text, {place.name: text}).items())
+        imports = tuple(_imports(path, place, text).items())
         named = "".join(f"{len(name)}:{name}{len(each)}:{each}" for name, each in imports)
         return ValueSchema("protobuf", text, keys.message or "", imports), content + named.encode()
     return ValueSchema("avro", text), content
@@ -407,15 +407,39 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
 _IMPORT = re.compile(r'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
 
 
-def _imports(folder: Path, text: str, seen: dict[str, str]) -> dict[str, str]:
-    """Return the files of a folder that a .proto file imports, and what they import, by name."""
-    found: dict[str, str] = {}
-    for name in _IMPORT.findall(text):
-        place = folder / name
-        if name not in seen and place.is_file() and place.stat().st_size <= _MAX_SCHEMA_BYTES:
-            seen[name] = found[name] = place.read_text(encoding="utf-8", errors="replace")
-            found |= _imports(folder, found[name], seen)
+def _imports(path: Path, main: Path, text: str) -> dict[str, str]:
+    """Return the files in the folder of a .proto file that it imports, and what they import, by name.
+
+    Those that are not there are protoc's, or an error that it reports. Raises ConfigurationError for a file elsewhere.
+    """
+    found = {main.name: text}
+    pending = [text]
+    while pending:
+        for name in _IMPORT.findall(pending.pop()):
+            content = None if name in found else _imported(path, main.parent, name)
+            if content is not None:
+                found[name] = content
+                pending.append(content)
+        if sum(map(len, found.values())) > _MAX_SCHEMA_BYTES:
+            raise ConfigurationError(f"{path}: schema: {main} imports over {_MAX_SCHEMA_BYTES} characters: shorten it")
+    del found[main.name]
     return found
+
+
+def _imported(path: Path, folder: Path, name: str) -> str | None:
+    """Return the text of a file that a .proto file imports; None if there is none."""
+    try:
+        place = os.path.realpath(folder / name)
+        if not Path(place).is_relative_to(os.path.realpath(folder)):
+            raise ConfigurationError(
+                f"{path}: schema: the import {name!r} leads out of {folder}: put the file there, and import its name"
+            )
+        if not Path(place).is_file():
+            return None
+        with Path(place).open("rb") as file:
+            return file.read(_MAX_SCHEMA_BYTES + 1).decode(errors="replace")
+    except (OSError, ValueError):  # no name of a file, or one that cannot be read
+        return None
 
 
 def _config(keys: _Keys, path: Path) -> MapperConfig:

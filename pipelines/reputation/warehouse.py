@@ -286,7 +286,7 @@ class Warehouse:
         Raises UsageError, with a mark under the place, unless `query` is one query that only reads and `params` fits.
         """
         with explained(self._queries, query, params):
-            check_query(self._queries, query)
+            check_query(self._queries, query, with_files=self._access.all_files)
             check_parameters(query, params)
             return self._queries.sql(query, params=params)
 

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from pipelines.dashboard.access import AccessMiddleware
+from pipelines.dashboard.connections import BoundedProtocol
 from pipelines.dashboard.serve import listen, new_token, serve
 from pipelines.settings import DashboardSettings
 
@@ -214,8 +215,8 @@ def test_the_server_is_guarded_and_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         serve(listening, "127.0.0.1", TOKEN, DashboardSettings(allowed_hosts=("karma.example",)))
     [config] = started
     app: Any = config.app
-    assert (config.limit_concurrency, config.server_header, config.log_level) == (200, False, "warning")
-    assert (config.http, config.h11_max_incomplete_event_size) == ("h11", 65_536), "the other parser has no bound"
+    assert (config.limit_concurrency, config.server_header, config.log_level) == (200, False, "error")
+    assert (config.http, config.h11_max_incomplete_event_size) == (BoundedProtocol, 65_536)
     assert [request(app, WITH_TOKEN, host).status for host in ("karma.example", "evil.example")] == [200, 403]
     assert request(app).status == 401
 

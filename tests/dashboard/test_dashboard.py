@@ -1,5 +1,6 @@
 """The dashboard in a real browser: every section renders, missing data is explained, no code runs, any name is safe."""
 
+import re
 import secrets
 import shutil
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pytest
 import websockets
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from pipelines.boundary.text import escape_text
 from pipelines.contract.encode import encode
@@ -27,10 +29,11 @@ from pipelines.reputation.warehouse import open_warehouse
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
 from tests.commands import KARMALAKE, Started, run
+from tests.conftest import REPOSITORY
 from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.ports import free_port
 from tests.services.requirements import require
-from tests.services.waiting import PATIENCE_SECONDS
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.slow
@@ -53,14 +56,17 @@ def served(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @contextmanager
-def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[str]:
+def _dashboard(settings: Settings, folder: Path, *, stderr: Path | None = None, **variables: str) -> Iterator[str]:
     """Yield the URL of a dashboard; it exits with code 0 on SIGTERM."""
     values = environment(settings) | {
         "PYTHONUNBUFFERED": "1",
     }
     command = [*KARMALAKE, "dashboard", "--port", str(free_port())]
     values |= variables
-    with Started(command, env=values, cwd=folder, stdout=subprocess.PIPE) as process:
+    with (
+        (stderr or folder / "stderr").open("w") as errors,
+        Started(command, env=values, cwd=folder, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
         assert process.stdout
         try:
             line = process.stdout.readline()
@@ -302,6 +308,73 @@ def test_the_page_asks_no_other_server_and_is_in_no_frame(known: httpx.Client, a
     assert "frame-ancestors 'none'" in policy
     assert headers["referrer-policy"] == "no-referrer"
     assert "access-control-allow-origin" not in headers
+
+
+def _known_session(known: httpx.Client, address: str) -> tuple[dict[str, str], ClientConnection]:
+    """Return the headers of a reader's session, and its websocket."""
+    found = re.search(r'"serverToken": "([^"]*)"', known.get(_bare(address)).text)
+    assert found
+    headers = {"Marimo-Server-Token": found[1], "Marimo-Session-Id": "s_reader"}
+    cookie = "; ".join(f"{name}={value}" for name, value in known.cookies.items())
+    url = f"{_bare(address).replace('http', 'ws')}ws?session_id=s_reader&section=trends"
+    return headers, connect(url, additional_headers={"Cookie": cookie}, max_size=None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "api/home/workspace_files"),
+        ("POST", "api/kernel/run"),
+        ("POST", "api/export/html"),
+        ("POST", "auth/login"),
+        ("GET", "api/export/availability"),
+        ("GET", "api/status/connections"),
+        ("GET", "auth/login"),
+        ("GET", "sse"),
+        ("GET", "@file/../../etc/passwd"),
+        ("GET", "assets/%2e%2e/%2e%2e/%2e%2e/py.typed"),
+        ("GET", "?file=/etc/passwd"),
+        ("DELETE", ""),
+    ],
+)
+def test_marimo_answers_only_its_page(known: httpx.Client, address: str, method: str, path: str) -> None:
+    """A reader gets nothing from the other addresses of marimo, not even why."""
+    refused = known.request(method, f"{_bare(address)}{path}", json={} if method == "POST" else None)
+    assert (refused.status_code, refused.text) == (404, "not found\n")
+
+
+def test_a_reader_neither_writes_tracebacks_nor_learns_where_the_code_is(served: Settings, tmp_path: Path) -> None:
+    """Invalid requests and values: a status for the reader, one line for the operator, and no path of the package."""
+    with (
+        _dashboard(served, tmp_path, stderr=tmp_path / "errors") as address,
+        httpx.Client(timeout=PATIENCE_SECONDS) as known,
+    ):
+        known.get(address)
+        headers, session = _known_session(known, address)
+        page = known.get(_bare(address)).text
+        with session:
+            opened = ""
+            while not (elements := set(re.findall(r"object-id=\\*['\"]([^'\"\\]+)", opened))):
+                opened += str(session.recv(PATIENCE_SECONDS))
+            for body, status in ((b"{}", 400), (b"garbage\xff", 500), (b"x" * 2_000_000, 500)):
+                for path in ("function_call", "set_ui_element_value"):
+                    answer = known.post(f"{_bare(address)}api/kernel/{path}", content=body, headers=headers)
+                    assert (answer.status_code, answer.text.strip()) == (status, HTTPStatus(status).phrase.lower())
+            for value in ("nothing \x1b[31m", {"a": 1}, None, ["x"]):
+                values = {"objectIds": [*elements], "values": [value] * len(elements)}
+                answer = known.post(f"{_bare(address)}api/kernel/set_ui_element_value", json=values, headers=headers)
+                assert answer.status_code == 200
+            errors = wait_for("the last error", lambda: _with(tmp_path / "errors", "'list'"))
+    lines = errors.splitlines()
+    assert not [line for line in lines if line.startswith((" ", "Traceback")) or "\x1b" in line]
+    assert len(lines) < 50
+    assert str(REPOSITORY) not in page + opened + errors
+
+
+def _with(file: Path, text: str) -> str:
+    """Return the content of a file if it has a text."""
+    content = file.read_text()
+    return content if text in content else ""
 
 
 def test_a_configured_token_and_a_public_name(served: Settings, tmp_path: Path) -> None:

@@ -114,6 +114,54 @@ def test_a_schema_is_a_file(tmp_path: Path) -> None:
     assert long.endswith("x.avsc cannot be read: File name too long")
 
 
+_PROTO = """topic = "rides"
+format = "protobuf"
+schema = "schemas/ride.proto"
+user_id = "user_id"
+time = "at"
+action_type = "Rode"
+"""
+
+
+@pytest.mark.parametrize("name", ["../private.proto", "{folder}/private.proto", "linked.proto", "inner/../../x.proto"])
+def test_no_import_leads_out_of_the_folder_of_the_schema(tmp_path: Path, name: str) -> None:
+    """Who wrote the schema would choose which files of its reader are read, whether or not they are there."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "private.proto").write_text("secret")
+    (tmp_path / "schemas" / "linked.proto").symlink_to(tmp_path / "private.proto")
+    name = name.format(folder=tmp_path)
+    (tmp_path / "schemas" / "ride.proto").write_text(f'syntax = "proto3";\nimport "{name}";\n')
+    message = _read(tmp_path, _PROTO)
+    assert message.startswith(f": schema: the import {name!r} leads out of {tmp_path / 'schemas'}: put the file there")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "missing.proto", "google/protobuf/timestamp.proto", "folder"])
+def test_an_import_that_is_not_there_is_for_the_compiler(tmp_path: Path, name: str) -> None:
+    """Any name is read without an error of the file system."""
+    (tmp_path / "schemas" / "folder").mkdir(parents=True)
+    (tmp_path / "schemas" / "ride.proto").write_text(f'import "{name}";\n')
+    (tmp_path / "rides.toml").write_text(_PROTO)
+    schema = read_source(tmp_path / "rides.toml").schema
+    assert schema
+    assert schema.references == ()
+
+
+def test_imports_of_any_depth_and_number_are_bounded(tmp_path: Path) -> None:
+    """A chain of imports is followed without recursion, and all of them together are of bounded size."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "rides.toml").write_text(_PROTO)
+    names = ["ride.proto", *(f"{number}.proto" for number in range(2_000))]
+    for name, imported in zip(names, [*names[1:], "ride.proto"], strict=True):
+        (tmp_path / "schemas" / name).write_text(f'import "{imported}";\n')
+    schema = read_source(tmp_path / "rides.toml").schema
+    assert schema
+    assert len(schema.references) == 2_000
+    for name in names[1:4]:
+        (tmp_path / "schemas" / name).write_text(f'import "{int(name[0]) + 1}.proto";\n//{"x" * 2_000_000}')
+    assert ": schema: " in (message := _read(tmp_path, _PROTO))
+    assert "imports over 4194304 characters: shorten it" in message
+
+
 def test_no_source_has_the_name_of_the_contract(tmp_path: Path) -> None:
     """A file of that name would be decoded by the contract."""
     (tmp_path / "contract.toml").write_text(_GOOD)

@@ -11,6 +11,7 @@ import pytest
 from pipelines.errors import UsageError
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.query_guard import check_query
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from pipelines.reputation.warehouse_file import Access, attach
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
@@ -67,6 +68,16 @@ WRITING = [
     "PRAGMA enable_profiling",
     "CALL enable_logging(storage = 'file', storage_path = '{folder}/logs')",
     "FROM enable_logging(storage = 'file', storage_path = '{folder}/logs')",
+    "FROM checkpoint()",
+    "FROM system.main.force_checkpoint()",
+    "FROM truncate_duckdb_logs()",
+    "FROM disable_profiling()",
+    "FROM register_external_resource('a', 'b', MAP {{}})",
+    "FROM arrow_scan(NULL, NULL, NULL)",
+    "SELECT user_id, Write_Log('x') FROM events",
+    "SELECT system.main.sleep_ms(1)",
+    "SELECT pg_sleep(0)",
+    "SELECT nextval('x')",
     "CREATE SECRET s (TYPE s3)",
     "PREPARE p AS SELECT 1",
     "CHECKPOINT",
@@ -90,6 +101,35 @@ REACHING = [
     "FROM read_parquet('http://127.0.0.1:9/x.parquet')",
     "FROM read_parquet('s3://bucket/x.parquet')",
     "SELECT getenv('HOME')",
+]
+
+
+REVEALING = [
+    "FROM duckdb_databases()",
+    "FROM duckdb_databases",
+    "FROM system.main.duckdb_databases",
+    "SELECT (SELECT any_value(path) FROM Duckdb_Databases())",
+    "FROM pragma_database_list",
+    "FROM pg_catalog.pg_settings",
+    "FROM pg_database",
+    "FROM duckdb_settings()",
+    "FROM duckdb_views()",
+    "FROM warehouse.information_schema.views",
+    "FROM sqlite_master",
+    "FROM query_table('duckdb_databases')",
+    "FROM histogram('duckdb_databases', path)",
+    "FROM duckdb_secrets()",
+    "FROM duckdb_logs",
+    "FROM duckdb_external_file_cache()",
+    "SELECT current_setting('file_search_path')",
+    "SELECT json_serialize_plan('SELECT current_setting(''allowed_paths'')', optimize := true)",
+    "SHOW DATABASES",
+    "SHOW ALL TABLES",
+    "EXPLAIN ANALYZE FROM events",
+    "FROM duckdb_tables()",
+    "FROM duckdb_functions()",
+    "FROM information_schema.tables",
+    "FROM pragma_table_info('reputation')",
 ]
 
 
@@ -136,7 +176,7 @@ def test_anything_but_a_query_is_rejected(warehouse: Warehouse, folder: Path, qu
     assert warehouse.sql("SELECT count(*) FROM events").item() == 2
 
 
-@pytest.mark.parametrize("query", [query for query in WRITING if "FROM enable_logging" not in query])
+@pytest.mark.parametrize("query", WRITING)
 def test_the_check_refuses_by_itself(folder: Path, query: str) -> None:
     """With `allow_files` nothing else stops a query that writes: it is refused by its syntax, at any depth."""
     text, before = _filled(query, folder)
@@ -170,6 +210,39 @@ def test_no_other_data_is_reachable(warehouse: Warehouse, folder: Path, query: s
     text, _ = _filled(query, folder)
     with pytest.raises(UsageError, match=r"Permission Error|does not exist|Binder Error"):
         warehouse.sql(text)
+
+
+@pytest.mark.parametrize("query", REVEALING)
+def test_the_place_of_the_warehouse_is_not_shown(warehouse: Warehouse, folder: Path, query: str) -> None:
+    """Neither rows nor a refusal name a folder of this machine; with `allow_files` the reader is the operator."""
+    try:
+        shown = str(warehouse.arrow(query).to_pylist())
+    except UsageError as error:
+        shown = str(error)
+    assert folder.name not in shown
+
+
+def test_every_function_of_from_is_known() -> None:
+    """Those of a new release are refused until someone decides: here is each that readers may call."""
+    with duckdb.connect() as connection:
+        names = "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type LIKE 'table%'"
+        known = {name for (name,) in connection.execute(names).fetchall()}
+    allowed = {name for name in known if _is_allowed(name)}
+    files = {name for name in allowed if name.startswith(("read_", "parquet_"))} | {"glob", "sniff_csv"}
+    assert allowed - files == {
+        *("unnest", "range", "generate_series", "repeat", "repeat_row", "json_each", "json_tree", "summary"),
+        *("duckdb_columns", "duckdb_constraints", "duckdb_functions", "duckdb_keywords", "duckdb_tables"),
+        *("duckdb_types", "icu_calendar_names", "pg_timezone_names", "pragma_table_info", "pragma_version"),
+    }
+
+
+def _is_allowed(name: str) -> bool:
+    with duckdb.connect() as connection:
+        try:
+            check_query(connection, f"FROM {name}()")
+        except UsageError:
+            return False
+    return True
 
 
 def test_other_handles_are_restricted_too(warehouse: Warehouse, folder: Path) -> None:
@@ -216,6 +289,7 @@ def test_allow_files_permits_other_files(folder: Path) -> None:
     with open_warehouse(folder, allow_files=True) as opened:
         assert opened.sql(query).item() == "hidden"
         assert opened.snapshot().sql(query).item() == "hidden"
+        assert opened.sql("SELECT count(*) FROM duckdb_databases() WHERE path IS NOT NULL").item() > 0
         with pytest.raises(UsageError, match="COPY is not for a warehouse"):
             opened.sql(f"COPY (SELECT 1) TO '{folder}/made.csv'")
 
@@ -236,7 +310,11 @@ def test_days_are_utc_in_any_time_zone(folder: Path, monkeypatch: pytest.MonkeyP
     )
     with open_warehouse(folder) as opened:
         for handle in (opened, opened.snapshot()):
-            assert handle.sql("SELECT current_setting('TimeZone')").item() == "UTC"
+            assert (
+                handle.sql("SELECT CAST(TIMESTAMPTZ '2026-01-01 12:00:00+05' AS VARCHAR)")
+                .item()
+                .endswith("07:00:00+00")
+            )
         assert opened.as_of(AS_OF).scores().height == 2
         assert opened.explain("ann").height == 1
         assert opened.trend("activity").height

@@ -157,7 +157,7 @@ def test_a_pinned_snapshot_stays(warehouse: Warehouse, tmp_path: Path) -> None:
     assert relation.pl().height == 2
     with pinned:
         assert pinned.reputation()["user_id"].to_list() == ["<bob>", "ann"]
-        assert pinned.sql("SELECT current_setting('TimeZone') AS zone")["zone"][0] == "UTC"
+        assert pinned.sql("SELECT CAST(TIMESTAMPTZ '2026-01-01 12:00:00+05' AS VARCHAR)").item().endswith("07:00:00+00")
 
 
 def test_the_magic_queries_the_notebooks_warehouse(shell: InteractiveShell) -> None:

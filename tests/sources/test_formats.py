@@ -513,3 +513,14 @@ def test_a_delta_table_has_no_file_outside_its_folder(tmp_path: Path, path: str)
     log.write_text(log.read_text().replace(file.name, path))
     with pytest.raises(UsageError, match=r"its log names the file '.*private\.csv', which is outside"):
         find_files([tmp_path / "table"])
+
+
+def test_a_data_file_of_a_delta_table_is_no_link(tmp_path: Path) -> None:
+    """As one outside: the log may be right while the file leads elsewhere."""
+    (tmp_path / "private.csv").write_text(_CSV)
+    write_deltalake(tmp_path / "table", _TABLE)
+    [file] = (tmp_path / "table").glob("*.parquet")
+    file.unlink()
+    file.symlink_to(tmp_path / "private.csv")
+    with pytest.raises(UsageError, match=r"a link out of the folder .*table, to .*private\.csv"):
+        find_files([tmp_path / "table"])
