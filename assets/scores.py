@@ -16,7 +16,9 @@ from assets.lake import POOL, event_days, events
 from assets.partitions import asset_by_day
 from assets.resources import NO_CONFIG, Karmalake
 from assets.upkeep import NIGHTLY
+from pipelines.best_effort import best_effort
 from pipelines.boundary.text import markdown_code
+from pipelines.canary import follow_canary
 from pipelines.lake.score_changes import read_position
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, wait_for_warehouse
@@ -181,11 +183,13 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """One JSON document per user in Redis: writes those that changed, or all if Redis lost them.
 
-    With the feed on, the metadata has the changes that were recorded meanwhile, and the last number.
+    Then those of a canary. With the feed on, the metadata has the changes that were recorded meanwhile, and the last
+    number.
     """
     settings = karmalake.settings
     before = _feed_number(settings)
     published = publish_warehouse(settings)
+    best_effort(follow_canary, "serving the canary")(settings)
     metadata = {
         "dagster/row_count": published.written + published.unchanged,
         "written": published.written,

@@ -78,14 +78,15 @@ def publish_draft(draft: Draft, settings: Settings) -> None:
         upload_warehouse(draft.path, settings.lake_root)
 
 
-def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> DerivationResult:
+def refresh_draft(draft: Draft, lake: Lake, settings: Settings, policy: Policy | None = None) -> DerivationResult:
     """Update a draft to the newest commit of the lake and to now, without publishing it.
 
+    policy: None means the one that `policy_in_force` returns.
     If the clock was set back since the warehouse was derived, by less than a day, as_of stays the same.
     """
     clock = MonotonicClock()
     clock.advance_to(draft.as_of())
-    return derive_draft(draft, lake, settings, clock.now(), Draft.refresh)
+    return draft.refresh(snapshot_of(lake, settings), policy or _policy(lake, settings), clock.now())
 
 
 def derive_draft(

@@ -20,6 +20,7 @@ from functools import partial
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
+from pipelines.canary import follow_canary
 from pipelines.clock import MonotonicClock
 from pipelines.errors import PolicyError, TransientError
 from pipelines.feed import open_feed
@@ -171,9 +172,10 @@ def _refresh_loop(
         ThreadPoolExecutor(1, "upkeep") as pool,
         ThreadPoolExecutor(1, "serving") as serving,
         ThreadPoolExecutor(1, "upload") as uploading,
+        ThreadPoolExecutor(1, "canary") as beside,
     ):
         publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set, feed)
-        refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool)
+        refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool, beside)
         last = False
         while not last:
             committed.wait(max(0.0, refreshing.due - time.monotonic()))
@@ -198,6 +200,7 @@ class _RefreshLoop:
         publisher: LivePublisher,
         uploader: LiveUploader,
         pool: ThreadPoolExecutor,
+        beside: ThreadPoolExecutor,
     ) -> None:
         self.due = time.monotonic()
         """Monotonic time of the next replacement of the warehouse, in seconds."""
@@ -206,6 +209,8 @@ class _RefreshLoop:
         self._lake: Lake | None = None
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
+        self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
+        self._following: Future[None] | None = None
         self._publication: Future[None] | None = None
 
     def turn(self, *, last: bool) -> None:
@@ -262,6 +267,8 @@ class _RefreshLoop:
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
         if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
+        if not last and (self._following is None or self._following.done()):
+            self._following = self._beside.submit(self._follow_canary, self._settings)
 
     def _has_failed(self) -> bool:
         """Return whether the last publication failed; its error is that of the next one, which repeats it."""

@@ -115,6 +115,22 @@ def test_a_replay_gives_reputation(empty: Path, story: list[tuple[list[Event], i
 
     Each change names the events that became known since the user's last one.
     """
+    assert_feed_equals_reputation(empty, story, rules)
+
+
+@pytest.mark.slow
+@hypothesis_settings(max_examples=4)
+@given(stories(histories(*EVENTS)), policies.raters(), policies.everything())
+def test_a_replay_gives_reputation_where_raters_have_weights(
+    empty: Path, story: list[tuple[list[Event], int]], table: dict[str, Any], others: dict[str, Any]
+) -> None:
+    """`feed-equals-reputation`: also where an event of one user changes the weights of ratings of others."""
+    rules = policies.policy(**policies.allowed((others | {"raters": table},))[0])
+    assert_feed_equals_reputation(empty, story, rules)
+
+
+def assert_feed_equals_reputation(empty: Path, story: list[tuple[list[Event], int]], rules: Policy) -> None:
+    """Record a story in two openings of the feed, and compare its replay with a rebuild, its causes with a model."""
     moments = list[int]()
     with scratch() as folder:
         settings, commits = _settings(folder / "data", empty), list[list[Event]]()

@@ -225,16 +225,18 @@ def publish(
         bool, typer.Option("--full", help="Write every document, and delete all others.")
     ] = False,
 ) -> None:
-    """Publish the warehouse's documents to Redis: those that changed, or all if Redis lost them.
+    """Publish the warehouse's documents to Redis: those that changed, or all if Redis lost them. A canary's, too.
 
     Use --full if something else wrote, deleted or evicted documents, which only `verify` detects.
     """
+    from pipelines.canary import follow_canary  # noqa: PLC0415
     from pipelines.refresh import publish_everything, publish_warehouse  # noqa: PLC0415
 
-    engine = publish_everything if full else publish_warehouse
+    engine, settings = publish_everything if full else publish_warehouse, current_settings()
     with progress("publishing"):
-        published = engine(current_settings())
+        published = engine(settings)
     show_published(published)
+    follow_canary(settings)
 
 
 def show_published(published: "PublishResult") -> None:

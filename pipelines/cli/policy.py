@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant
-from pipelines.cli.output import amount, print_check, print_fields, print_line, print_table
+from pipelines.cli.output import amount, print_check, print_fields, print_line, print_table, progress
 from pipelines.cli.pipeline import publish, refresh
 from pipelines.cli.policy_cases import check_cases
 from pipelines.cli.rows import Format, write
@@ -21,9 +21,11 @@ from pipelines.errors import KarmalakeError, UsageError
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipelines.reputation.activation import Activation
     from pipelines.reputation.diff_gates import Gate
     from pipelines.reputation.policy import Policy, Rules
     from pipelines.reputation.policy.actions import Adjustment
+    from pipelines.settings import Settings
 
 _MAX_MOVERS = 10
 policy = typer.Typer(help="List, check, test, compare and activate policies.", no_args_is_help=True)
@@ -43,6 +45,8 @@ def list_policies() -> None:
         print_line(f"\npinned by this configuration, whatever is in force: {in_force.name}, version {in_force.version}")
         return
     print_line(f"\nin force: {in_force.name}, version {in_force.version}{_recorded()}")
+    if present := _canary():
+        print_line(f"canary: {present.policy.name}, version {present.policy.version}{_by(present)}{_served()}")
     print_line("KARMALAKE_REPUTATION_POLICY sets the initial policy; `karmalake policy activate` changes it")
 
 
@@ -103,15 +107,24 @@ def activate(
     file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")],
     why: Annotated[str | None, typer.Option(help="The reason, recorded with the policy.")] = None,
     operator: Operator = None,
+    canary: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--canary", help="Serve it beside the policy in force, under a prefix of its own.")
+    ] = False,
 ) -> None:
     """Put a policy in force: record it in the lake, recompute the scores by it, and publish them.
 
     Without a document store the scores are in the warehouse only. An invalid policy changes nothing. A running
     `karmalake stream` applies the new policy automatically.
+
+    With --canary the policy in force stays; `policy activate` without it, or `policy rollback --canary`, ends the
+    canary.
     """
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
-    _activate(load_policy(file), operator, why)
+    if canary:
+        _start_canary(load_policy(file), operator, why)
+    else:
+        _activate(load_policy(file), operator, why)
 
 
 @policy.command()
@@ -119,15 +132,21 @@ def rollback(
     why: Annotated[str, typer.Option("--why", help="The reason, recorded with the policy.")],
     operator: Operator = None,
     dry_run: DryRun = False,  # noqa: FBT002 - a flag
+    canary: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--canary", help="End the canary instead; the policy in force stays.")
+    ] = False,
 ) -> None:
     """Return to the policy that was in force before, by an activation of its own: scores are recomputed and published.
 
-    Run it again to return to the other one.
+    Run it again to return to the other one. It ends a canary, like every activation.
     """
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation.activation import policy_before  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
+    if canary:
+        _end_canary(operator, why, dry_run=dry_run)
+        return
     settings = current_settings()
     before = policy_before(open_lake(settings.lake_root), lambda: load_policy(settings.reputation.policy))
     if dry_run:
@@ -136,25 +155,78 @@ def rollback(
         _activate(before, operator, why)
 
 
-def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
-    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does.
+def _who_and_why(operator: str | None, why: str | None) -> tuple[str | None, str | None]:
+    """Return operator and reason for the record.
 
     Pods activate policies, too, and may have no login name: the record then names no operator.
     """
-    from pipelines.lake.tables import create_lake  # noqa: PLC0415
     from pipelines.operate.operator_events import login_name, operator_name, require_text  # noqa: PLC0415
-    from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
-    from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
 
-    settings, reason = current_settings(), None if why is None else require_text(why, "the reason (--why)")
+    reason = None if why is None else require_text(why, "the reason (--why)")
+    return login_name() if operator is None else operator_name(operator), reason
+
+
+def _settings_not_pinned() -> "Settings":
+    """Return the settings. Raises UsageError where they pin a policy."""
+    settings = current_settings()
     if settings.reputation.pinned:
         raise UsageError(
             f"this configuration pins the policy {settings.reputation.policy}, beside the one in force: set "
             "reputation.policy to serve another one here, or run this with the configuration of `karmalake stream`"
         )
-    who = login_name() if operator is None else operator_name(operator)
-    if not activate_policy(create_lake(settings.lake_root), rules, who, reason):
+    return settings
+
+
+def _start_canary(rules: "Policy", operator: str | None, why: str | None) -> None:
+    """Serve a policy beside the one in force, on the record."""
+    from pipelines.canary import canary_settings, follow_canary  # noqa: PLC0415
+    from pipelines.lake.tables import create_lake  # noqa: PLC0415
+    from pipelines.refresh import policy_in_force  # noqa: PLC0415
+    from pipelines.reputation.activation import start_canary  # noqa: PLC0415
+
+    settings, record = _settings_not_pinned(), _who_and_why(operator, why)
+    if rules == policy_in_force(settings):
+        raise UsageError(f"{rules.name}, version {rules.version}, is in force already: a canary is another policy")
+    is_new = start_canary(create_lake(settings.lake_root), rules, *record)
+    print_line(f"{'canary' if is_new else 'already the canary'}: {rules.name}, version {rules.version}")
+    with progress("deriving"):
+        follow_canary(settings)
+    beside = canary_settings(settings)
+    if settings.has_document_store:
+        print_line(f"its documents are at {beside.document_store.prefix}:USER")
+    print_line(f"its warehouse is {beside.warehouse_path}")
+    print_line("`karmalake stream`, `serve` and `publish` keep it current; the policy in force is as before")
+
+
+def _end_canary(operator: str | None, why: str, *, dry_run: bool) -> None:
+    """End the canary, on the record, and remove its documents and files."""
+    from pipelines.canary import follow_canary  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.reputation.activation import end_canary  # noqa: PLC0415
+
+    settings, record = _settings_not_pinned(), _who_and_why(operator, why)
+    if dry_run:
+        present = _canary()
+        what = f"{present.policy.name}, version {present.policy.version}" if present else "there is none"
+        print_line(f"the canary that would end: {what}\nnothing was changed")
+        return
+    lake = open_lake(settings.lake_root)
+    ended = end_canary(lake, record[0], why)
+    follow_canary(settings)
+    print_line(f"ended, its documents and warehouse are removed: {ended.name}, version {ended.version}")
+
+
+def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
+    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does."""
+    from pipelines.canary import follow_canary  # noqa: PLC0415
+    from pipelines.lake.tables import create_lake  # noqa: PLC0415
+    from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
+    from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
+
+    settings, record = _settings_not_pinned(), _who_and_why(operator, why)
+    if not activate_policy(create_lake(settings.lake_root), rules, *record):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
+        follow_canary(settings)  # completes what a killed command left
         return
     print_line(f"in force from now on: {rules.name}, version {rules.version}")
     if is_draft_open(settings.warehouse_path):
@@ -171,6 +243,7 @@ def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
             "nothing is published, since no document store is configured (redis.url or cassandra.hosts): the scores "
             "are in the warehouse"
         )
+        follow_canary(settings)
 
 
 def _recorded() -> str:
@@ -182,8 +255,36 @@ def _recorded() -> str:
     past = activations(open_lake(root)) if is_lake(root) else []
     if not past:
         return ""
-    by = f" by {past[-1].operator}" if past[-1].operator else ""
-    return f", since {past[-1].since:%Y-%m-%d %H:%M:%SZ}{by}" + (f": {past[-1].why}" if past[-1].why else "")
+    return _by(past[-1])
+
+
+def _by(recorded: "Activation") -> str:
+    by = f" by {recorded.operator}" if recorded.operator else ""
+    return f", since {recorded.since:%Y-%m-%d %H:%M:%SZ}{by}" + (f": {recorded.why}" if recorded.why else "")
+
+
+def _canary() -> "Activation | None":
+    from pipelines.lake.tables import is_lake, open_lake  # noqa: PLC0415
+    from pipelines.reputation.activation import canary  # noqa: PLC0415
+
+    root = current_settings().lake_root
+    return canary(open_lake(root)) if is_lake(root) else None
+
+
+def _served() -> str:
+    """Return where the canary is served and as of when, as lines to print."""
+    from pipelines.canary import canary_settings  # noqa: PLC0415
+    from pipelines.reputation.warehouse_file import attach, stored_info  # noqa: PLC0415
+
+    settings = current_settings()
+    beside = canary_settings(settings)
+    where = f"\n  documents at {beside.document_store.prefix}:USER" if settings.has_document_store else ""
+    if not beside.warehouse_path.exists():
+        return f"{where}\n  not computed on this machine yet: `karmalake publish` does it"
+    with attach(beside.warehouse_path) as connection:
+        info = stored_info(connection)
+    reflects = f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%SZ}"
+    return f"{where}\n  {beside.warehouse_path} reflects {reflects}"
 
 
 def _require(gates: "list[Gate]", frame: "pl.DataFrame", *, shown: bool) -> None:

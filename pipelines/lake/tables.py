@@ -74,9 +74,10 @@ POLICIES = pa.schema(
         ("activated", TIMESTAMP),
         ("operator", pa.string()),
         ("why", pa.string()),
+        ("role", pa.string()),
     ]
 )
-"""One row for each activation of a policy, with the whole policy as JSON. Append-only."""
+"""One row for each activation of a policy, and each beginning and end of a canary. Append-only."""
 MERGED_USERS = pa.schema(
     [
         ("merge_id", pa.string()),

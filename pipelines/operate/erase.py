@@ -6,6 +6,7 @@ An erasure completes, or is refused before anything is changed. `erase_limits.py
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from pipelines.canary import follow_canary
 from pipelines.errors import UsageError
 from pipelines.feed_relay import feed_topic_exists, send_tombstones
 from pipelines.feed_state import delete_feed_state
@@ -54,12 +55,16 @@ def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[st
         )
     names = all_names(settings, user_ids, tombstones)
     served = published(settings) is not None or any(read_reputation(name, settings) for name in names)
-    return _erase(settings, names, tombstones, served=served)
+    done = _erase(settings, names, tombstones, served=served)
+    follow_canary(settings)
+    return done
 
 
 def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
     """Erase users like `erase`, but not their documents: for a document store that no longer exists, or never did."""
-    return _erase(settings, all_names(settings, user_ids, tombstones), tombstones, served=False)
+    done = _erase(settings, all_names(settings, user_ids, tombstones), tombstones, served=False)
+    follow_canary(settings, has_documents=False)
+    return done
 
 
 def preview(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> ErasureCounts:

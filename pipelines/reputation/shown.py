@@ -218,7 +218,7 @@ def shown_scores(
     has deleted are missing. unrecorded: the policy in force before the first activation. Other arguments as of
     `explain_shown`.
     """
-    recorded = connection.execute("SELECT DISTINCT policy FROM policies").fetchall()
+    recorded = connection.execute("SELECT DISTINCT policy FROM policies WHERE role IS NULL").fetchall()
     rules = [unrecorded, *(Policy.model_validate_json(policy) for (policy,) in recorded)]
     versions = [policy.at(each.effective_from or until) for policy in rules for each in policy.versions]
     merges = merges_in(connection, until)

@@ -20,6 +20,7 @@ from pipelines.contract.schema import EVENT, POSITION
 from pipelines.lake.tables import create_lake
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.warehouse import Warehouse
 from tests.lake.builders import commit
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -270,6 +271,34 @@ def test_a_pinned_policy_is_not_activated(
     assert (answer.code, "this configuration pins the policy" in answer.err) == (2, True)
     listed = run("policy", "list").out
     assert "pinned by this configuration, whatever is in force: votes, version 3" in listed
+
+
+@pytest.mark.slow
+def test_a_canary(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is computed beside the policy in force, listed, and ended by a rollback or an activation, on the record."""
+    folder = tmp_path / "new"
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(folder))
+    lake = create_lake(folder / "lake")
+    commit(lake, lake.table("events"), "first", events(("ann", "Up", 1)))
+    in_force = run("policy", "activate", "default", "--canary")
+    assert (in_force.code, "is in force already: a canary is another policy" in in_force.err) == (2, True)
+    assert run("policy", "rollback", "--why", "none", "--canary").code == 2
+    begun = run("policy", "activate", rules, "--canary", "--operator", "olga", "--why", "to see it")
+    assert (begun.code, "canary: votes, version 3" in begun.out) == (0, True)
+    with Warehouse(folder / "canary" / "warehouse.duckdb") as warehouse:
+        assert warehouse.scores()["all_time_score"].to_list() == [11]
+    listed = run("policy", "list").out
+    assert re.search(r"in force: default, version \S+$", listed, re.MULTILINE)
+    assert re.search(r"canary: votes, version 3, since \S+ \S+ by olga: to see it$", listed, re.MULTILINE)
+    assert re.search(r"canary/warehouse.duckdb reflects lake version \d+ as of ", listed)
+    assert "already the canary: votes" in run("policy", "activate", rules, "--canary").out
+    assert "would end: votes, version 3" in run("policy", "rollback", "--why", "x", "--canary", "--dry-run").out
+    ended = run("policy", "rollback", "--why", "x", "--canary")
+    assert (ended.code, "ended, its documents and warehouse are removed: votes, version 3" in ended.out) == (0, True)
+    assert run("policy", "activate", rules, "--canary").code == 0
+    assert run("policy", "activate", rules).code == 0
+    assert "canary" not in run("policy", "list").out
+    assert not (folder / "canary" / "warehouse.duckdb").exists()
 
 
 @pytest.mark.slow

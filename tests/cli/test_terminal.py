@@ -71,7 +71,7 @@ RUN: dict[str, list[list[str]]] = {
         ["default", "default", "--gate", _HOSTILE_TEXT],
     ],
     "policy test": [["{cases}"], [_HOSTILE_TEXT]],
-    "policy activate": [["{policy}", "--why", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
+    "policy activate": [["{policy}", "--canary"], ["{policy}", "--why", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
     "policy rollback": [["--why", _HOSTILE_TEXT, "--operator", _HOSTILE_TEXT]],
     "sources list": [[], ["--folder", _HOSTILE_TEXT]],
     "sources check": [[_HOSTILE_TEXT]],

@@ -1,4 +1,4 @@
-"""Killing publications: one of everything, over the keys of an older one, and one of what changed since."""
+"""Killing publications: of everything over the keys of an older one, of what changed since, and of canaries."""
 
 import json
 from contextlib import suppress
@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from pipelines.canary import canary_settings, follow_canary
+from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_views
+from pipelines.reputation.activation import canary, end_canary, start_canary
 from pipelines.reputation.documents import documents
 from pipelines.reputation.export import export_warehouse
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.client import connect
 from pipelines.serving.digest_cache import open_digest_cache
@@ -97,7 +101,42 @@ def _value_of(client: Any, key: bytes) -> object:
             return client.zrange(key, 0, -1, withscores=True)
 
 
+def serve_two_canaries(settings: Settings) -> None:
+    """Serve a canary, end it, and serve another one."""
+    lake = open_lake(settings.lake_root)
+    start_canary(lake, load_policy("marketplace-feedback"))
+    follow_canary(settings)
+    end_canary(lake, None, "enough")
+    follow_canary(settings)
+    start_canary(lake, load_policy("ride-hailing"))
+    follow_canary(settings)
+
+
+def _documents(settings: Settings) -> dict[bytes, Any]:
+    """Return the documents of the policy in force."""
+    return {key: value for key, value in _served(settings).items() if key.startswith(b":")}
+
+
+def _canary(settings: Settings) -> tuple[object, ...]:
+    """Return what is recorded and served of the canary, and the documents of the policy in force."""
+    present = canary(open_lake(settings.lake_root))
+    return present and present.policy.name, _documents(canary_settings(settings)), _documents(settings)
+
+
 FLOWS = {
+    "canaries": Flow(
+        serve_two_canaries,
+        {
+            "pipelines.reputation.activation:_record": 3,
+            "pipelines.canary:publish_draft": 2,
+            "pipelines.canary:_remove_documents": 1,
+            "pipelines.canary:_remove_files": 1,
+            "pipelines.serving.redis_store:finish": 3,
+        },
+        _prepare,
+        sound=_documents,
+        seen=_canary,
+    ),
     "publish": Flow(publish_both, _PUBLISHING, _prepare, _publish, sound=_served, seen=_served),
     "recovery from a publication that was cut": Flow(
         publish_after_one_that_was_cut,

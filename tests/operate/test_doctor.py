@@ -200,6 +200,21 @@ def test_a_misspelled_setting(name: str, tmp_path: Path) -> None:
         load_settings({name: "x"}, tmp_path)
 
 
+def test_events_that_earn_nothing_are_counted(healthy: Settings, tmp_path: Path) -> None:
+    """By the policy of the warehouse: those without a rule, and those that lack what their rule reads."""
+    send(healthy, valid_records(range(20, 23), "Rated"))
+    drain_all(healthy)
+    policy = tmp_path / "ratings.toml"
+    rating = 'rating = { from = "stars", minimum = 1, maximum = 5 }'
+    policy.write_text(f'name = "r"\nversion = "1"\n[actions.Rated]\n{rating}\n')
+    settings = _with(healthy, "reputation", policy=str(policy))
+    refresh_warehouse(settings)
+    found = next(finding for finding in diagnose(settings) if finding.subject == "warehouse")
+    assert found.ok
+    for sentence in ("3 of Rated: unreadable, since the policy needs ", "5 of A: no rule in the policy r"):
+        assert f"; events that earn nothing: {sentence}" in found.message
+
+
 def test_a_warehouse_behind_the_lake(healthy: Settings) -> None:
     """It fails once it is older than reputation.max_staleness_seconds."""
     send(healthy, valid_records(range(5, 9)))

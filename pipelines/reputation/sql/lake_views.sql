@@ -127,7 +127,7 @@ ANTI JOIN (
         AND (noted.event_digest IS NULL OR noted.event_digest = md5(present.batch_id || present.event_id))
 
 -- name: view_policies
--- The policies by the time of their activation; the newest one is in force.
+-- The policies by the time of their activation, and canaries; the newest one without a role is in force.
 CREATE OR REPLACE VIEW policies AS
 $source
 

@@ -111,7 +111,7 @@ SELECT DISTINCT change.moment + INTERVAL 1 MICROSECOND AS moment
 FROM (
     SELECT moment FROM seen
     UNION ALL
-    SELECT activated FROM policies
+    SELECT activated FROM policies WHERE role IS NULL
     UNION ALL
     SELECT unnest(getvariable('merged_at'))
     UNION ALL
