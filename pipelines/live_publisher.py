@@ -99,6 +99,10 @@ class LivePublisher:
         with suppress(Exception):  # its users are noted; an error that lasts comes again
             self._wait()
 
+    def is_complete(self) -> bool:
+        """Return whether no document of the users noted is left to publish; call it after `settle`."""
+        return self._unpublished is not None and self._unpublished.is_empty()
+
     def finish(self, derived: DerivationResult, tables: DraftTables) -> None:
         """Return when everything that `publish` began is published. Raises like it."""
         self._wait()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 
@@ -212,12 +212,20 @@ class _RefreshLoop:
         self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
         self._following: Future[None] | None = None
         self._publication: Future[None] | None = None
+        self._replaced = -1
+        """The lake version of `_publication`."""
 
     def turn(self, *, last: bool) -> None:
-        """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse."""
+        """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse.
+
+        Without a commit since the last replacement, the last turn only waits for what was begun.
+        """
         due = last or self._has_failed() or time.monotonic() >= self.due
         if last:
             self._publisher.settle()
+            if self._has_everything():
+                self._finish_publication()
+                return
         derived = self._derive(Draft.refresh_light_users)
         try:
             self._serve(derived)
@@ -256,19 +264,37 @@ class _RefreshLoop:
     def _replace_warehouse(self, *, last: bool) -> None:
         """Start a publication, unless one is in progress; wait for it on the `last` turn, and after one that failed."""
         if last or self._publication is None or self._publication.done():
-            wait_for_it = last or self._has_failed()
+            wait_for_it = self._has_failed()
             if self._draft.deferred_users():
                 self._derive(Draft.refresh)
             self._publication = self._draft.start_publication()
-            offer = self._uploader.finish if last else self._uploader.offer
-            offer(self._publication, self._draft.tables.info.erasures)
+            self._replaced = self._draft.tables.info.lake_version
+            if last:
+                self._finish_publication()
+            else:
+                self._uploader.offer(self._publication, self._draft.tables.info.erasures)
             if wait_for_it:
                 self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
-        if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
+        is_idle = self._upkeep is None or self._upkeep.done()
+        if is_idle and not last and not self._settings.reputation.pinned:  # the end does not wait for upkeep
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
         if not last and (self._following is None or self._following.done()):
             self._following = self._beside.submit(self._follow_canary, self._settings)
+
+    def _finish_publication(self) -> None:
+        """Wait for the last publication and its upload."""
+        assert self._publication is not None  # noqa: S101 - tells the type checker
+        self._uploader.finish(self._publication, self._draft.tables.info.erasures)
+        self._publication.result()
+
+    def _has_everything(self) -> bool:
+        """Return whether the store, and the warehouse once it is replaced, have every commit of the lake."""
+        if self._lake is None or self._publication is None or self._draft.deferred_users():
+            return False
+        wait([self._publication])
+        newest = self._lake.table("events").version()
+        return self._publisher.is_complete() and not self._has_failed() and self._replaced == newest
 
     def _has_failed(self) -> bool:
         """Return whether the last publication failed; its error is that of the next one, which repeats it."""

@@ -24,12 +24,14 @@ from pipelines.backfill import backfill
 from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, open_lake
+from pipelines.live_publisher import OnRefresh
 from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
 from pipelines.operate.verify import verify
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
+from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving import redis_store
@@ -41,7 +43,7 @@ from pipelines.sources.files import ColumnMapping
 from pipelines.stream import stream
 from tests.clocks import replaced_clock
 from tests.commands import KARMALAKE, Started
-from tests.draining import query, score, send, valid_records, with_ingest
+from tests.draining import drain_all, query, score, send, valid_records, with_ingest
 from tests.services.process import ended
 from tests.services.proxy import Proxy
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -144,6 +146,34 @@ def test_what_is_committed_after_the_signal_is_served(streamed: Settings, monkey
     assert score(streamed, "u-6") == 3
     with Warehouse(streamed.warehouse_path) as warehouse:
         assert warehouse.sql("SELECT count(*) FROM reputation").rows() == [(7,)]
+
+
+def test_the_end_refreshes_only_what_is_new(streamed: Settings) -> None:
+    """An idle process ends at once; what was committed since the warehouse was replaced reaches it at the end."""
+    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
+    settings = streamed.model_copy(update={"reputation": reputation})
+    send(settings, valid_records(range(7)))
+    drain_all(settings)
+    for sent, refreshes, points in ((0, 1, 3), (7, 3, 6)):
+        stopping, refreshed = threading.Event(), list[DerivationResult]()
+        with ThreadPoolExecutor(1) as pool:
+            on_refresh = _appending(refreshed)
+            done = pool.submit(stream, settings, stopping, lambda _: None, on_refresh)
+            try:
+                wait_for("a refresh", lambda refreshed=refreshed: refreshed)
+                send(settings, valid_records(range(7, 7 + sent)))
+                serves(settings, "u-0", points)
+            finally:
+                stopping.set()
+            done.result(PATIENCE_SECONDS)
+        assert len(refreshed) == refreshes
+        with Warehouse(settings.warehouse_path) as warehouse:
+            assert warehouse.reputation("u-0")["all_time_score"].to_list() == [points]
+        assert [check for check in verify(settings) if not check.passed] == []
+
+
+def _appending(refreshed: list[DerivationResult]) -> OnRefresh:
+    return lambda derived, _: refreshed.append(derived)
 
 
 @contextmanager
