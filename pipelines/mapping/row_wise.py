@@ -9,7 +9,8 @@ has one row of `record`, and the hidden column ROW, added to every SELECT over `
 ROW itself cannot be read, since a record has another number in another batch: neither by its name, nor within a whole
 row (`SELECT record`), nor by a position (`#1`), nor by a pattern (`COLUMNS('.*')`).
 
-Functions are judged by DuckDB's catalogue: only those that it calls CONSISTENT and that have arguments are pure.
+Functions are judged by DuckDB's catalogue: only those that have arguments and that it calls CONSISTENT are pure. For
+times with a zone it may call them CONSISTENT_WITHIN_QUERY, since the zone is a setting; here that is UTC, and locked.
 The text is never changed: its syntax tree is, and `json_execute_serialized_sql` runs that.
 """
 
@@ -44,7 +45,8 @@ _FUNCTIONS = """
 SELECT
     lower(function_name),
     function_type,
-    bool_and(stability = 'CONSISTENT') AND bool_or(len(parameters) > 0 OR varargs IS NOT NULL),
+    bool_and(stability <> 'VOLATILE')
+        AND bool_or(stability = 'CONSISTENT' AND (len(parameters) > 0 OR varargs IS NOT NULL)),
     string_agg(macro_definition, ' ')
 FROM duckdb_functions()
 GROUP BY ALL

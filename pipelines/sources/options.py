@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pipelines.errors import UsageError
 
 FORMATS = ("csv", "json", "parquet", "arrow", "orc", "avro", "xlsx")
-_PUNCTUATION = "\t !#$%&'()*+,-./:;<=>?@[]^_`{|}~"
+_SEPARATORS = "\x01\x02\x1c\x1d\x1e\x1f"
+"""Control characters that stand between values: those of Hive, and those of ASCII."""
+_PUNCTUATION = _SEPARATORS + "\t !#$%&'()*+,-./:;<=>?@[]^_`{|}~"
 _MAX_DELIMITER_CHARS = 4
 
 

@@ -46,10 +46,25 @@ _MAGIC = {
     b"\xff\xff\xff\xff": "arrow",
     b"SQLite format 3": "sqlite",
     b"<?xml": "xml",
+    b"%PDF-": "pdf",
+    **dict.fromkeys((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"), "twice"),
+    b"7z\xbc\xaf'\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b'\x04"M\x18': "lz4",
+    b"\x1f\x9d": "compress",
+    b"\xff\x06\x00\x00sNaPpY": "snappy",
 }
-"""How files begin whose name says no format."""
+"""How files begin, decompressed, whose name says no format."""
+_TAR, _TAR_AT = b"ustar", 257
+"""What a tar archive has in the header of its first file, and where."""
+_ARCHIVE = "is an archive, perhaps of several files: unpack it, and give its files"
+_COMPRESSED = "is compressed in a way that is not read: decompress it, or use gzip, zstd, bzip2 or xz"
 _NOT_READ = {
     "sqlite": "is a database: export the table as CSV or Parquet",
+    "pdf": "is a PDF document: export the table as CSV",
+    "twice": "is compressed twice: decompress it once",
+    **dict.fromkeys(("tar", "7z", "rar"), _ARCHIVE),
+    **dict.fromkeys(("lz4", "compress", "snappy"), _COMPRESSED),
     "xml": "is XML: write its rows as JSON, one object a line; the attributes of an element are its fields",
 }
 _PLAIN = ReadOptions()
@@ -176,9 +191,11 @@ def _format_of(path: Path) -> str:
     if first_bytes(path, 4) == b"PK\x03\x04" and b"xl/" in first_bytes(path, 4096):
         return "xlsx"
     with TextStream(path, "utf-8") as stream:
-        start = stream.sample[:100]
+        start = stream.sample
+    if start[_TAR_AT:].startswith(_TAR):
+        return "tar"
     found = next((form for magic, form in _MAGIC.items() if start.removeprefix(BOM_UTF8).startswith(magic)), None)
-    return found or ("json" if start.lstrip()[:1] in {b"{", b"["} else "csv")
+    return found or ("json" if start[:100].lstrip()[:1] in {b"{", b"["} else "csv")
 
 
 def _with_decimal_points(table: pa.Table, ids: Collection[str]) -> pa.Table:

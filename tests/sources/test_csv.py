@@ -128,7 +128,11 @@ def test_another_encoding_beyond_the_first_lines_is_an_error(tmp_path: Path) -> 
 
 def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
     """A .tsv has tabs; any other file the one that is named."""
-    for name, text, delimiter in (("a.tsv", "a\tb\n1\t2\n", None), ("a.csv", "a;b\n1;2\n", ";")):
+    for name, text, delimiter in (
+        ("a.tsv", "a\tb\n1\t2\n", None),
+        ("a.csv", "a;b\n1;2\n", ";"),
+        ("hive", "a\x01b\n1\x012\n", "\x01"),
+    ):
         path = tmp_path / name
         path.write_text(text)
         (rows,) = read_rows(path, ReadOptions(delimiter=delimiter))

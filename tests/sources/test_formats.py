@@ -6,6 +6,7 @@ import json
 import lzma
 import re
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -283,6 +284,36 @@ def test_xml_is_refused_with_the_way_around(tmp_path: Path) -> None:
     (tmp_path / "Votes.xml").write_text('\ufeff<?xml version="1.0"?>\n<votes><row Id="1"/></votes>\n')
     with pytest.raises(UsageError, match=r"Votes\.xml: is XML: write its rows as JSON"):
         _events(tmp_path / "Votes.xml")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+def test_a_tar_archive_is_refused_as_one(tmp_path: Path, name: str) -> None:
+    """It is no CSV whose first column has the name of a file in it, compressed or not."""
+    (tmp_path / "a.csv").write_text(_CSV)
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+        archive.add(tmp_path / "a.csv", "a.csv")
+    with pytest.raises(UsageError, match=rf"{name}: is an archive, .*unpack it"):
+        _events(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"7z\xbc\xaf'\x1c\x00\x04", "is an archive"),
+        (b"Rar!\x1a\x07\x01\x00", "is an archive"),
+        (b'\x04"M\x18\x64\x40\xa7', "is compressed in a way that is not read"),
+        (b"\x1f\x9d\x90\x75", "is compressed in a way that is not read"),
+        (b"\xff\x06\x00\x00sNaPpY", "is compressed in a way that is not read"),
+        (b"%PDF-1.7\n", "is a PDF document"),
+        (gzip.compress(gzip.compress(b"u,t")), "is compressed twice"),
+        (zipped({"a.csv.gz": gzip.compress(b"u,t")}), "is compressed twice"),
+    ],
+)
+def test_what_is_not_text_is_refused_by_its_name(tmp_path: Path, start: bytes, message: str) -> None:
+    """As it begins, by its published format: its bytes are not the name of a column."""
+    (tmp_path / "a.bin").write_bytes(start)
+    with pytest.raises(UsageError, match=rf"a\.bin: {message}"):
+        _events(tmp_path / "a.bin")
 
 
 def test_options_override_what_is_found(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
