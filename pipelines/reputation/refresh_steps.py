@@ -20,10 +20,11 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.differing_rows import differing_rows
+from pipelines.reputation.event_metadata import only_keys
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
 from pipelines.reputation.policy import EffectivePolicy
@@ -216,17 +217,23 @@ def load_affected_events(
     create_affected_event(connection)
     users = union(users, removed["user_hash"].to_numpy())  # some were deferred
     events = histories.events_of(users)
-    _load(connection, events)
+    _load(connection, policy, events)
     with arrow_rows(connection, removed):
         connection.execute(statement("refresh_affected_user"))
     if has_completions(policy):
-        _load(connection, completing_events(connection, histories, events, users))
+        _load(connection, policy, completing_events(connection, histories, events, users))
     return users
 
 
-def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
-    with arrow_rows(connection, events):
+def _load(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, events: pa.Table) -> None:
+    with arrow_rows(connection, only_keys(events, _keys_read(policy))):
         connection.execute(statement("refresh_load_events"))
+
+
+def _keys_read(policy: EffectivePolicy) -> set[str]:
+    """Return the metadata keys that the steps read."""
+    rules, keys = policy.rules, (edition.rules.metadata_keys for edition in policy.editions)
+    return {rules.retraction.target, rules.correction.target}.union(*keys)
 
 
 def replace_rows(
@@ -248,17 +255,6 @@ def replace_rows(
         differences[name] = differing_rows(before, rows[name])
     _add_changed_days(connection, differences)
     return _replaced(rows, differences)
-
-
-def differing_rows(before: pa.Table, after: pa.Table) -> pa.Table:
-    """Return the rows that two tables of the same schema do not share, with `sign`: how many more `after` has of each.
-
-    In Arrow, because for the few rows of most refreshes, DuckDB takes longer to plan a comparison than to make it.
-    """
-    signs = np.repeat([np.int64(-1), np.int64(1)], [len(before), len(after)])
-    rows = pa.concat_tables([before, after]).append_column("times", pa.array(signs))
-    summed = rows.group_by(before.column_names, use_threads=False).aggregate([("times", "sum")])
-    return summed.rename_columns([*before.column_names, "sign"]).filter(pc.field("sign") != 0)
 
 
 def _add_changed_days(connection: duckdb.DuckDBPyConnection, differences: Mapping[str, pa.Table]) -> None:
