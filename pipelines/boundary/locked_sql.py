@@ -39,7 +39,10 @@ def syntax_tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, A
     """
     with connection.cursor() as parser:
         ((answer,),) = parser.execute("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [text]).fetchall()
-    return json.loads(answer)
+    tree = json.loads(answer)
+    if "expression depth limit" in tree.get("error_message", ""):
+        raise RecursionError
+    return tree
 
 
 def tree_objects(tree: object) -> Iterator[dict[str, Any]]:

@@ -236,7 +236,7 @@ class Mapper:
             ((inner,),) = self.connection.execute("SELECT json_deserialize_sql(CAST(? AS JSON))", [tree]).fetchall()
             types = {n: t for n, t, *_ in self.connection.execute(f"DESCRIBE {inner}").fetchall()}
         except duckdb.Error as error:
-            raise SelectError(_explained(error)) from None
+            raise SelectError(_first_lines(error)) from None
         return f"SELECT {', '.join(self._outputs(types))} FROM ({inner})"  # noqa: S608 - a checked query
 
     def _outputs(self, types: dict[str, str]) -> list[str]:
@@ -317,16 +317,6 @@ def _most_equal(rows: pa.ChunkedArray) -> int:
     """Return how often the most frequent row number occurs."""
     numbers = rows.to_numpy()
     return int(np.bincount(numbers - numbers.min()).max()) if len(numbers) > MAX_EVENTS else 0
-
-
-def _explained(error: duckdb.Error) -> str:
-    """Return DuckDB's message; in place of the one about json_extract(JSON, BOOLEAN), what was written."""
-    if "json_extract" in str(error) and "BOOLEAN" in str(error):
-        return (
-            "-> or ->> beside IS, =, IN or AND: these bind stronger, so put the path in parentheses, as in "
-            "(value->>'stars') IS NOT NULL"
-        )
-    return _first_lines(error)
 
 
 def _first_lines(error: BaseException) -> str:

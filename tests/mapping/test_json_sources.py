@@ -258,8 +258,6 @@ def _refused() -> Iterator[tuple[str, str]]:
         "metadata is INTEGER",
     )
     yield head + "zz AS user_id, 'A' AS action_type, bus_time AS timestamp" + tail, "zz"
-    where = " WHERE value->'driver'->>'stars' IS NOT NULL"
-    yield head + "'u' AS user_id, 'A' AS action_type, bus_time AS timestamp" + tail + where, "in parentheses, as in"
     yield head + "now() AS timestamp" + tail, "line 1: now is another value"
 
 
