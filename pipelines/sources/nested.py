@@ -16,9 +16,25 @@ class Number(str):
     __slots__ = ()
 
 
+class RepeatedMemberError(ValueError):
+    """An object has a member twice: readers of JSON differ in which value they take."""
+
+
 def parse_json(text: str) -> Any:
-    """Return the value of JSON, its numbers as Number. Raises ValueError, and RecursionError if it is too deep."""
-    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+    """Return the value of JSON, its numbers as Number.
+
+    Raises ValueError, of which RepeatedMemberError is one, and RecursionError if it is too deep.
+    """
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number, object_pairs_hook=_members)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RepeatedMemberError(f"has the member {twice!r} twice")
+    return members
 
 
 def to_json(value: Any) -> str:

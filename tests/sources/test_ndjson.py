@@ -96,10 +96,23 @@ def test_plain_lines_are_parsed_in_bulk(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(parsed) == {1, 2}
 
 
-@pytest.mark.parametrize("first", ["{}", '{"to": []}', '{"to": 1, "to": 2}', "\ufeff" + '{"to": "u"}'])
+@pytest.mark.parametrize("first", ["{}", '{"to": []}', "\ufeff" + '{"to": "u"}'])
 def test_an_unusual_first_line(tmp_path: Path, first: str) -> None:
-    """Empty, without a plain value, with a repeated member, with a byte order mark."""
+    """Empty, without a plain value, with a byte order mark."""
     path = tmp_path / "a.ndjson"
     path.write_text(f'{first}\n{{"to": "v"}}\n{{}}', encoding="utf-8")
     rows = _read(path)
     assert [row["to"] for row in rows if isinstance(row, dict)][1:] == ["v", ""]
+
+
+@pytest.mark.parametrize("row", ['{"to": "u", "to": "v"}', '{"to": {"id": 1, "id": 2}}', '{"to": [{"a": 1, "a": 1}]}'])
+@pytest.mark.parametrize("before", ["", '{"to": "t"}\n'])
+def test_a_member_that_is_there_twice_is_an_error(tmp_path: Path, before: str, row: str) -> None:
+    """Readers differ in which of the two they take, so neither is taken silently."""
+    path = tmp_path / "a.ndjson"
+    path.write_text(before + row, encoding="utf-8")
+    found = _read(path)
+    number = 2 if before else 1
+    assert isinstance(found, str)
+    assert f"row {number} has the member" in found
+    assert found.endswith("twice: remove one, since readers differ in which one counts")
