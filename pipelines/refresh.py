@@ -14,13 +14,14 @@ import duckdb
 import polars as pl
 
 from pipelines.clock import MonotonicClock
-from pipelines.errors import NewerFormatError, TransientError, UsageError
+from pipelines.errors import NewerFormatError, PolicyError, TransientError, UsageError
 from pipelines.feed import Record, Shown, open_feed
 from pipelines.lake.commit_log import take_snapshot_without_feed
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
 from pipelines.reputation.documents import documents, shown_rows
+from pipelines.reputation.merged_users import merges_mark, merges_of
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.recent_events import recent_in_warehouse
@@ -94,6 +95,20 @@ def derive_draft(
 ) -> DerivationResult:
     """Update a draft to the newest commit of the lake and to a moment, by one of its methods."""
     return method(draft, snapshot_of(lake, settings), _policy(lake, settings), as_of)
+
+
+def reflects_lake(info: Info, lake: Lake, settings: Settings) -> bool:
+    """Return whether a warehouse with this `info` has every commit and merge of the lake, by the policy in force.
+
+    Its moment may be an earlier one. False where the policy cannot be read: a refresh says why.
+    """
+    snapshot = snapshot_of(lake, settings)
+    if (info.lake_version, info.merges) != (snapshot.version, merges_mark(merges_of(snapshot))):
+        return False
+    try:
+        return info.policy == _policy(lake, settings)
+    except PolicyError:
+        return False
 
 
 def snapshot_of(lake: Lake, settings: Settings) -> Snapshot:

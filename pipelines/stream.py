@@ -32,8 +32,9 @@ from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
 from pipelines.live_publisher import LivePublisher, OnRefresh
 from pipelines.live_uploader import LiveUploader
-from pipelines.refresh import RefreshMethod, derive_draft
+from pipelines.refresh import RefreshMethod, derive_draft, reflects_lake
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
+from pipelines.reputation.warehouse_file import Info
 from pipelines.retries import OnIteration, Retries
 from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.publish import PublishResult
@@ -212,13 +213,13 @@ class _RefreshLoop:
         self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
         self._following: Future[None] | None = None
         self._publication: Future[None] | None = None
-        self._replaced = -1
-        """The lake version of `_publication`."""
+        self._replaced: Info | None = None
+        """What the warehouse of `_publication` reflects."""
 
     def turn(self, *, last: bool) -> None:
         """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse.
 
-        Without a commit since the last replacement, the last turn only waits for what was begun.
+        If nothing was recorded in the lake since the last replacement, the last turn only waits for what was begun.
         """
         due = last or self._has_failed() or time.monotonic() >= self.due
         if last:
@@ -268,7 +269,7 @@ class _RefreshLoop:
             if self._draft.deferred_users():
                 self._derive(Draft.refresh)
             self._publication = self._draft.start_publication()
-            self._replaced = self._draft.tables.info.lake_version
+            self._replaced = self._draft.tables.info
             if last:
                 self._finish_publication()
             else:
@@ -289,12 +290,12 @@ class _RefreshLoop:
         self._publication.result()
 
     def _has_everything(self) -> bool:
-        """Return whether the store, and the warehouse once it is replaced, have every commit of the lake."""
-        if self._lake is None or self._publication is None or self._draft.deferred_users():
+        """Return whether the store, and the warehouse once it is replaced, have all that the lake has."""
+        if self._lake is None or self._publication is None or self._replaced is None or self._draft.deferred_users():
             return False
         wait([self._publication])
-        newest = self._lake.table("events").version()
-        return self._publisher.is_complete() and not self._has_failed() and self._replaced == newest
+        is_served = self._publisher.is_complete() and not self._has_failed()
+        return is_served and reflects_lake(self._replaced, self._lake, self._settings)
 
     def _has_failed(self) -> bool:
         """Return whether the last publication failed; its error is that of the next one, which repeats it."""

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,6 +27,7 @@ from pipelines.lake.tables import create_lake, open_lake
 from pipelines.live_publisher import OnRefresh
 from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
+from pipelines.operate.merge_users import merge_user
 from pipelines.operate.verify import verify
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
@@ -170,6 +171,30 @@ def test_the_end_refreshes_only_what_is_new(streamed: Settings) -> None:
         with Warehouse(settings.warehouse_path) as warehouse:
             assert warehouse.reputation("u-0")["all_time_score"].to_list() == [points]
         assert [check for check in verify(settings) if not check.passed] == []
+
+
+def _activate(settings: Settings) -> None:
+    activate(open_lake(settings.lake_root), FIVE)
+
+
+def _merge(settings: Settings) -> None:
+    merge_user(settings, "u-1", "u-0", "one person", "olga")
+
+
+@pytest.mark.parametrize(("record", "points"), [(_activate, 5), (_merge, 6)])
+def test_the_end_applies_what_is_no_commit(streamed: Settings, record: Callable[[Settings], None], points: int) -> None:
+    """An activation or a merge since the warehouse was replaced reaches it and the documents at the end."""
+    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
+    settings = streamed.model_copy(update={"reputation": reputation})
+    send(settings, valid_records(range(7)))
+    drain_all(settings)
+    with streaming(settings):
+        wait_for("the warehouse", settings.warehouse_path.exists)
+        assert score(settings, "u-0") == 3
+        record(settings)
+    assert score(settings, "u-0") == points
+    with Warehouse(settings.warehouse_path) as warehouse:
+        assert warehouse.reputation("u-0")["all_time_score"].to_list() == [points]
 
 
 def _appending(refreshed: list[DerivationResult]) -> OnRefresh:
