@@ -7,21 +7,22 @@ its refreshes, and so does each command that begins or ends a canary, publishes 
 what a killed process left.
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 
 import polars as pl
 
+from pipelines.clock import MonotonicClock
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, open_lake
 from pipelines.refresh import publish_draft, publish_warehouse, refresh_draft
-from pipelines.reputation.activation import Activation, canary
+from pipelines.reputation.activation import Activation, canary, had_canary
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.steps import epoch_us
 from pipelines.serving.digest_cache import delete_digest_cache, open_digest_cache
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import DOCUMENTS, publish
+from pipelines.serving.read import latest_as_of, may_have_documents
 from pipelines.settings import Settings
 
 
@@ -47,10 +48,10 @@ def follow_canary(settings: Settings, *, has_documents: bool = True) -> Activati
     configuration's. Safe to kill and to repeat. Raises like `refresh_warehouse` and `publish_warehouse`.
     """
     lake, beside = open_lake(settings.lake_root), canary_settings(settings)
-    if settings.reputation.pinned or not (canary(lake) or _files(beside)):
+    has_documents = has_documents and settings.has_document_store
+    if settings.reputation.pinned or not (canary(lake) or _files(beside) or (has_documents and _remains(lake, beside))):
         return None
     with open_draft(beside.warehouse_path) as draft:  # its lock orders the processes that follow the canary
-        has_documents = has_documents and settings.has_document_store
         present = canary(lake)
         if present is None:
             if has_documents:
@@ -72,10 +73,17 @@ def _files(beside: Settings) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix != ".lock"] if folder.exists() else []
 
 
+def _remains(lake: Lake, beside: Settings) -> bool:
+    """Return whether the store has documents of a canary, of which another machine had the files."""
+    return had_canary(lake) and may_have_documents(beside)
+
+
 def _remove_documents(lake: Lake, beside: Settings) -> None:
     """Publish that no user has a document, and no view a leaderboard."""
     store = beside.model_copy(update={"redis": beside.redis.model_copy(update={"leaderboards": ()})}).document_store
-    stamp = Stamp(take_snapshot(lake).version, epoch_us(datetime.now(UTC)), "no canary")
+    clock = MonotonicClock()
+    clock.advance_to(latest_as_of(beside))
+    stamp = Stamp(take_snapshot(lake).version, epoch_us(clock.now()), "no canary")
     with open_digest_cache(beside.published_dir) as state:
         state.forget()
         publish(lambda _users: pl.DataFrame(schema=DOCUMENTS), stamp, store, state)

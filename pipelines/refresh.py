@@ -145,7 +145,7 @@ def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
         time.monotonic() + _WAIT_INTERVALS * settings.reputation.derive_interval_seconds,
     )
     while True:
-        warehouse = _open_published(path)
+        warehouse = open_published(path)
         if warehouse is not None and warehouse.info.lake_version >= lake_version:
             return warehouse
         if not is_draft_open(path):
@@ -158,8 +158,8 @@ def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
             time.sleep(_POLL_SECONDS)
 
 
-def _open_published(path: Path) -> Warehouse | None:
-    """Return the published warehouse; None if there is none that this release can read: a refresh replaces it."""
+def open_published(path: Path) -> Warehouse | None:
+    """Return the warehouse at `path`; None if there is none that this release can read: a refresh replaces it."""
     try:
         return Warehouse(path) if path.exists() else None
     except (UsageError, NewerFormatError):

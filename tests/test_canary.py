@@ -18,6 +18,7 @@ from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from pipelines.stream import serve
+from tests.clocks import replaced_clock
 from tests.draining import score
 from tests.lake.builders import commit, make_events
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -149,6 +150,23 @@ def test_an_erasure_reaches_a_canary(served: Settings) -> None:
     end_canary(lake, None, "a kill follows before anything is removed")
     erase(served, ["u-2"])
     assert remains(served) == []
+
+
+def test_another_machine_removes_the_documents(
+    served: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without the files removes the documents of a canary that ended, also by a clock that was set back."""
+    lake, clock = open_lake(served.lake_root), replaced_clock(monkeypatch)
+    start_canary(lake, FIVE)
+    follow_canary(served)
+    end_canary(lake, None, "its machine is lost")
+    clock.set_back(seconds=3_600)
+    root = served.lake.model_copy(update={"uri": str(Path(served.lake_root).absolute())})
+    elsewhere = served.model_copy(update={"data_dir": tmp_path / "elsewhere", "lake": root})
+    follow_canary(elsewhere)
+    assert scores(served) == (3, None)
+    assert follow_canary(elsewhere) is None
+    assert remains(elsewhere) == []
 
 
 def _named(folder: Path, user: bytes) -> list[Path]:

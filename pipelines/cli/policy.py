@@ -116,7 +116,7 @@ def activate(
     Without a document store the scores are in the warehouse only. An invalid policy changes nothing. A running
     `karmalake stream` applies the new policy automatically.
 
-    With --canary the policy in force stays; `policy activate` without it, or `policy rollback --canary`, ends the
+    With --canary the policy in force stays; putting another one in force, or `policy rollback --canary`, ends the
     canary.
     """
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
@@ -210,8 +210,7 @@ def _end_canary(operator: str | None, why: str, *, dry_run: bool) -> None:
         what = f"{present.policy.name}, version {present.policy.version}" if present else "there is none"
         print_line(f"the canary that would end: {what}\nnothing was changed")
         return
-    lake = open_lake(settings.lake_root)
-    ended = end_canary(lake, record[0], why)
+    ended = end_canary(open_lake(settings.lake_root), record[0], why)
     follow_canary(settings)
     print_line(f"ended, its documents and warehouse are removed: {ended.name}, version {ended.version}")
 
@@ -226,7 +225,9 @@ def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
     settings, record = _settings_not_pinned(), _who_and_why(operator, why)
     if not activate_policy(create_lake(settings.lake_root), rules, *record):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
-        follow_canary(settings)  # completes what a killed command left
+        if present := follow_canary(settings):  # completes what a killed command left
+            name = f"{present.policy.name}, version {present.policy.version}"
+            print_line(f"the canary remains: {name}; `karmalake policy rollback --canary` ends it")
         return
     print_line(f"in force from now on: {rules.name}, version {rules.version}")
     if is_draft_open(settings.warehouse_path):
@@ -274,15 +275,16 @@ def _canary() -> "Activation | None":
 def _served() -> str:
     """Return where the canary is served and as of when, as lines to print."""
     from pipelines.canary import canary_settings  # noqa: PLC0415
-    from pipelines.reputation.warehouse_file import attach, stored_info  # noqa: PLC0415
+    from pipelines.refresh import open_published  # noqa: PLC0415
 
     settings = current_settings()
     beside = canary_settings(settings)
     where = f"\n  documents at {beside.document_store.prefix}:USER" if settings.has_document_store else ""
-    if not beside.warehouse_path.exists():
-        return f"{where}\n  not computed on this machine yet: `karmalake publish` does it"
-    with attach(beside.warehouse_path) as connection:
-        info = stored_info(connection)
+    warehouse = open_published(beside.warehouse_path)
+    if warehouse is None:
+        return f"{where}\n  not computed on this machine yet: repeat `karmalake policy activate --canary`"
+    with warehouse:
+        info = warehouse.info
     reflects = f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%SZ}"
     return f"{where}\n  {beside.warehouse_path} reflects {reflects}"
 

@@ -75,6 +75,11 @@ def canary(lake: Lake) -> Activation | None:
     return recorded[-1] if recorded and recorded[-1].role == _CANARY else None
 
 
+def had_canary(lake: Lake) -> bool:
+    """Return whether there is or was a canary."""
+    return any(each.role for each in _recorded(lake))
+
+
 def _require_own_version(policy: Policy, past: list[Policy]) -> None:
     for other in past:
         if (other.name, other.version) == (policy.name, policy.version) and other != policy:

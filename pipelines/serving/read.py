@@ -101,6 +101,15 @@ def latest_as_of(settings: Settings) -> datetime | None:
     return max((stamp.as_of for stamp in (state.published, state.announced) if stamp), default=None)
 
 
+def may_have_documents(settings: Settings) -> bool:
+    """Return whether a publication with documents is published, or one is in progress or was interrupted.
+
+    Errors as for `read_reputation`.
+    """
+    state = _read_state(settings)
+    return state.documents > 0 or state.announced_id is not None
+
+
 def _read_state(settings: Settings | None) -> PublicationState:
     where = _default_settings().document_store if settings is None else settings.document_store
     if isinstance(where, CassandraSettings):

@@ -291,7 +291,10 @@ def test_a_canary(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert re.search(r"in force: default, version \S+$", listed, re.MULTILINE)
     assert re.search(r"canary: votes, version 3, since \S+ \S+ by olga: to see it$", listed, re.MULTILINE)
     assert re.search(r"canary/warehouse.duckdb reflects lake version \d+ as of ", listed)
+    (folder / "canary" / "warehouse.duckdb").write_text("of another release")
+    assert "\n  not computed on this machine yet: " in run("policy", "list").out
     assert "already the canary: votes" in run("policy", "activate", rules, "--canary").out
+    assert "reflects lake version" in run("policy", "list").out
     assert "would end: votes, version 3" in run("policy", "rollback", "--why", "x", "--canary", "--dry-run").out
     ended = run("policy", "rollback", "--why", "x", "--canary")
     assert (ended.code, "ended, its documents and warehouse are removed: votes, version 3" in ended.out) == (0, True)
@@ -299,6 +302,9 @@ def test_a_canary(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert run("policy", "activate", rules).code == 0
     assert "canary" not in run("policy", "list").out
     assert not (folder / "canary" / "warehouse.duckdb").exists()
+    assert run("policy", "activate", "default", "--canary").code == 0
+    again = run("policy", "activate", rules)
+    assert (again.code, "is already in force\nthe canary remains: default, version" in again.out) == (0, True)
 
 
 @pytest.mark.slow
