@@ -2,8 +2,9 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,6 +16,7 @@ from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import CoordinatorNotAvailableError
 from kafka.structs import MemberState  # pyright: ignore[reportAttributeAccessIssue] - outdated stubs
 
+from pipelines.bus.clients import producer
 from pipelines.bus.topics import ensure_topic
 from pipelines.errors import TransientError
 from pipelines.notify import branch, progress
@@ -169,6 +171,35 @@ def test_quiet_and_slow_destinations_are_not_stuck(
         clock.states = {MemberState.STABLE}
         wait_for("an hour", lambda: clock.ahead > 3600)
         assert outages == []
+
+
+def test_records_that_are_not_committed_are_not_missing(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, clock: Clock
+) -> None:
+    """Behind an aborted and before an open transaction, an hour passes without a report."""
+    with closing(producer(bus.kafka, transactional_id=uuid.uuid4().hex)) as sender:
+        sender.init_transactions()
+        for numbers, end in ((range(20), sender.commit_transaction), (range(20, 40), sender.abort_transaction)):
+            sender.begin_transaction()
+            _send_with(sender, bus, numbers)
+            end()
+        with _notifying(bus, write_rules(webhook("ops", receiver.url))) as outages:
+            wait_for("the committed events", lambda: _has(receiver, 20))
+            sender.begin_transaction()
+            _send_with(sender, bus, range(40, 60))
+            clock.states = {MemberState.STABLE}
+            wait_for("an hour", lambda: clock.ahead > 3600)
+            assert outages == []
+            clock.states = set()
+            sender.commit_transaction()
+            wait_for("the events of the open transaction", lambda: _has(receiver, 40))
+    assert outages == []
+
+
+def _send_with(sender: Any, bus: Settings, numbers: range) -> None:
+    for record in valid_records(numbers):
+        sender.send(bus.kafka.topic, record.value, record.key)
+    sender.flush()
 
 
 def test_a_rejoin_that_is_no_longer_needed_is_completed(
