@@ -183,15 +183,18 @@ def _start_canary(rules: "Policy", operator: str | None, why: str | None) -> Non
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
     from pipelines.refresh import policy_in_force  # noqa: PLC0415
     from pipelines.reputation.activation import start_canary  # noqa: PLC0415
+    from pipelines.serving.read import published  # noqa: PLC0415
 
     settings, record = _settings_not_pinned(), _who_and_why(operator, why)
+    beside = canary_settings(settings)
     if rules == policy_in_force(settings):
         raise UsageError(f"{rules.name}, version {rules.version}, is in force already: a canary is another policy")
+    if settings.has_document_store:
+        published(beside)  # a store that is down, or refuses this prefix, raises before anything is recorded
     is_new = start_canary(create_lake(settings.lake_root), rules, *record)
     print_line(f"{'canary' if is_new else 'already the canary'}: {rules.name}, version {rules.version}")
     with progress("deriving"):
         follow_canary(settings)
-    beside = canary_settings(settings)
     if settings.has_document_store:
         print_line(f"its documents are at {beside.document_store.prefix}:USER")
     print_line(f"its warehouse is {beside.warehouse_path}")

@@ -307,6 +307,17 @@ def test_a_canary(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert (again.code, "is already in force\nthe canary remains: default, version" in again.out) == (0, True)
 
 
+def test_a_canary_that_cannot_be_served_is_not_recorded(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document store is asked first: else each publication and erasure would fail until it allows the prefix."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setenv("KARMALAKE_REDIS_URL", "redis://127.0.0.1:1")
+    create_lake(tmp_path / "new" / "lake")
+    assert run("policy", "activate", rules, "--canary").code != 0
+    assert "canary" not in run("policy", "list").out
+
+
 @pytest.mark.slow
 def test_a_rollback(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It returns to the policy before, on the record; a dry run changes nothing."""
