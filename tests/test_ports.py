@@ -27,7 +27,9 @@ from tests.services.requirements import require
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
-_OPENS = re.compile(r"create_server\(|HTTPServer\b|uvicorn\.|socket\.(listen|bind)\(|--listener-url|\"--port\"")
+_OPENS = re.compile(
+    r"create_server\(|HTTPServer\b|uvicorn\.(?!protocols)|socket\.(listen|bind)\(|--listener-url|\"--port\""
+)
 _WHERE = {
     "pipelines/cli/dashboard.py": "karmalake dashboard",
     "pipelines/dashboard/serve.py": "karmalake dashboard",

@@ -133,9 +133,9 @@ def test_a_broker_outage_is_an_error(tmp_path: Path) -> None:
     local = Settings(data_dir=tmp_path, redis=RedisSettings.model_validate({"url": "redis://unused"}))
     start(local)
     try:
-        patience = {"request_timeout_seconds": 0.5, "topic": "events"}
-        kafka = with_local_endpoints(local).kafka.model_copy(update=patience)
-        ensure_topic(kafka)
+        patient = with_local_endpoints(local).kafka.model_copy(update={"topic": "events"})
+        ensure_topic(patient)
+        kafka = patient.model_copy(update={"request_timeout_seconds": 0.5})
 
         def tables() -> Iterator[pa.Table]:
             yield _events(0, 10)

@@ -127,7 +127,7 @@ def _branch(decode: Any, committed: int) -> Any:
 class _Reader:
     """A consumer of one topic partition."""
 
-    _coordinator = SimpleNamespace(rebalance_in_progress=lambda: False)
+    _coordinator = SimpleNamespace(rejoining=False)
 
     def __init__(self, committed: int) -> None:
         self.at, self.polled = committed, list[int]()

@@ -22,7 +22,7 @@ from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
 from pipelines.reputation.spark.storage import require_rows, spark_path, translate_storage_errors
-from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
+from pipelines.reputation.spark.translation import POWER, WHOLE_NUMBER, translate
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import epoch_us, fact_statement, first_steps, materialize_fact, step_statements
 from pipelines.reputation.warehouse_tables import trend_tables, user_tables, weight_tables
@@ -101,8 +101,7 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, a
 
 def define_functions(spark: SparkSession) -> None:
     """Define the functions that translated statements call, in a session."""
-    for name in FUNCTIONS:
-        spark.sql(statement(name))
+    spark.sql(statement(WHOLE_NUMBER))
     spark.udf.register(POWER, math.pow, "double")
 
 

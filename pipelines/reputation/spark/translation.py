@@ -17,8 +17,8 @@ from pipelines.reputation.steps import MACROS
 _HUGEINT = exp.DataType.build("DECIMAL(38, 0)", dialect="spark")
 POWER = "power_of_libm"
 """The power of DuckDB is the C library's; Spark's own differs from it in the last bit of some results."""
-FUNCTIONS = ("hugeint_to_double", "double_to_hugeint")
-"""Further functions that translated statements call (`sql/spark.sql`): Spark's own casts differ in the last digits."""
+WHOLE_NUMBER = "double_to_hugeint"
+"""A float without a fraction as a whole number (`sql/spark.sql`): Spark's own cast differs in the last digits."""
 _RENAMED = {"epoch_us": "unix_micros", "make_timestamptz": "timestamp_micros"}
 
 
@@ -85,10 +85,8 @@ def _matches(node: exp.RegexpFullMatch) -> exp.Expr:
 def _cast(node: exp.Cast) -> exp.Expr:
     if node.to.this == exp.DType.INT128:
         if isinstance(node.this, exp.Round):
-            return exp.func("double_to_hugeint", node.this)
+            return exp.func(WHOLE_NUMBER, node.this)
         node.set("to", _HUGEINT.copy())
-    elif node.to.this == exp.DType.DOUBLE and isinstance(node.this, exp.Cast) and node.this.to == _HUGEINT:
-        return exp.func("hugeint_to_double", node.this)
     return node
 
 
