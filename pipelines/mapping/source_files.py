@@ -404,7 +404,7 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     return ValueSchema("avro", text), content
 
 
-_IMPORT = re.compile(r'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
+_IMPORT = re.compile(r'^[^\S\n]*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
 
 
 def _imports(path: Path, main: Path, text: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, cast
@@ -31,9 +32,8 @@ def parse_json(text: str) -> Any:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RepeatedMemberError(f"has the member {twice!r} twice")
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise RepeatedMemberError(f"has the member {twice[:_MAX_CHARS]!r} twice")
     return members
 
 

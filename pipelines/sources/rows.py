@@ -22,7 +22,7 @@ from pipelines.errors import UsageError
 from pipelines.sources.canonical import time_text
 from pipelines.sources.csv_rows import csv_dialect, read_csv
 from pipelines.sources.ndjson import read_json
-from pipelines.sources.nested import parse_json, to_json
+from pipelines.sources.nested import RepeatedMemberError, parse_json, to_json
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.streams import COMPRESSIONS, TextStream, first_bytes, spooled
 from pipelines.sources.table_rows import read_table
@@ -81,7 +81,7 @@ class Rows:
     numbers: pa.Array
     """Of each row in the file, from 1; headers and blank lines do not count."""
     problems: dict[int, str] = field(default_factory=dict[int, str])
-    """By index in the chunk, the problem of an invalid value in an id column."""
+    """By index in the chunk, the problem of an invalid value in an id column, or of an object with a member twice."""
 
     def text(self, name: str) -> pa.Array:
         """Return a column as text without nulls, timestamps as ISO 8601 in UTC."""
@@ -106,14 +106,19 @@ class Rows:
 
     def with_nested_columns(self, names: Collection[str]) -> "Rows":
         """Return the rows with an added column for each dotted name: a member of the objects in a column."""
-        columns = self.columns
+        columns, problems = self.columns, dict(self.problems)
         for name in dict.fromkeys(names):
             parent = next((it for it in columns.column_names if name.startswith(f"{it}.")), None)
             if parent is not None and name not in columns.column_names:
                 path = name.removeprefix(f"{parent}.").split(".")
-                members = [_member(text, path) for text in self.text(parent).to_pylist()]
+                members = [""] * len(columns)
+                for row, text in enumerate(self.text(parent).to_pylist()):
+                    try:
+                        members[row] = _member(text, path)
+                    except RepeatedMemberError as error:
+                        problems[row] = f"column {parent!r} {error}"
                 columns = columns.append_column(name, pa.array(members, pa.string()))
-        return Rows(columns, self.numbers, self.problems)
+        return Rows(columns, self.numbers, problems)
 
 
 def read_rows(
@@ -235,9 +240,11 @@ def _without_nulls(rows: Rows, options: ReadOptions) -> Rows:
 
 
 def _member(text: str, path: list[str]) -> str:
-    """Return a member of a JSON object as text, empty if it is missing."""
+    """Return a member of a JSON object as text, empty if it is missing. Raises RepeatedMemberError."""
     try:
         value: Any = parse_json(text) if text else None
+    except RepeatedMemberError:
+        raise
     except (ValueError, RecursionError):
         return ""
     for step in path:

@@ -146,6 +146,17 @@ def test_an_import_that_is_not_there_is_for_the_compiler(tmp_path: Path, name: s
     assert schema.references == ()
 
 
+def test_imports_are_found_among_very_many_lines(tmp_path: Path) -> None:
+    """Blank lines take as long as others."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "rides.toml").write_text(_PROTO)
+    (tmp_path / "schemas" / "a.proto").write_text("")
+    (tmp_path / "schemas" / "ride.proto").write_text("\n" * 2_000_000 + 'message A {}\n \timport "a.proto";\n')
+    schema = read_source(tmp_path / "rides.toml").schema
+    assert schema
+    assert schema.references == (("a.proto", ""),)
+
+
 def test_imports_of_any_depth_and_number_are_bounded(tmp_path: Path) -> None:
     """A chain of imports is followed without recursion, and all of them together are of bounded size."""
     (tmp_path / "schemas").mkdir()

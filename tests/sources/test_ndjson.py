@@ -116,3 +116,13 @@ def test_a_member_that_is_there_twice_is_an_error(tmp_path: Path, before: str, r
     assert isinstance(found, str)
     assert f"row {number} has the member" in found
     assert found.endswith("twice: remove one, since readers differ in which one counts")
+
+
+def test_a_repeated_member_is_found_among_very_many(tmp_path: Path) -> None:
+    """In the time that reading the row takes, and its name is shown in part if it is long."""
+    path, name = tmp_path / "a.ndjson", "n" * 100_000
+    members = ", ".join([*(f'"{number}": 1' for number in range(200_000)), f'"{name}": 1, "{name}": 2'])
+    path.write_text(f'{{"to": "u", "in": {{{members}}}}}')
+    found = _read(path)
+    assert isinstance(found, str)
+    assert f"row 1 has the member '{'n' * 100}' twice" in found

@@ -251,6 +251,18 @@ def test_an_object_of_any_depth_costs_its_own_members_only(tmp_path: Path) -> No
     assert events["metadata"].to_pylist() == [[("by", "7")], []]
 
 
+def test_an_object_in_a_cell_with_a_member_twice_is_an_error(tmp_path: Path) -> None:
+    """Neither value is taken, and no member is empty silently, if one is mapped."""
+    (tmp_path / "a.csv").write_text(
+        """user,by,at\na,"{""id"": 7}",2024-01-01\nb,"{""id"": 7, ""in"": {""x"": 1, ""x"": 2}}",2024-01-01\n"""
+    )
+    mapping = ColumnMapping("user", "at", "iso", "A", metadata=(("by", "by.id"),))
+    with pytest.raises(UsageError, match="row 2, column 'by' has the member 'x' twice"):
+        list(read_events(tmp_path / "a.csv", mapping))
+    events = pa.concat_tables(read_events(tmp_path / "a.csv", replace(mapping, metadata=())))
+    assert events["user_id"].to_pylist() == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
