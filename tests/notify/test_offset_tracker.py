@@ -11,6 +11,7 @@ from pipelines.notify.branch import DeliveryCounts, Plan, _read
 from pipelines.notify.events import decode_changes, decode_events
 from pipelines.notify.lanes import Delivery
 from pipelines.notify.offset_tracker import OffsetTracker
+from pipelines.notify.progress import Watch
 from pipelines.notify.rules import RedisStream
 from pipelines.notify.start_offsets import compaction_losses
 from pipelines.settings import KafkaSettings, Settings
@@ -120,6 +121,7 @@ def _branch(decode: Any, committed: int) -> Any:
     fields = {"reader": reader, "settings": Settings(), "tracker": OffsetTracker(), "counts": DeliveryCounts()}
     plan = Plan("app", RedisStream(kind="redis_stream", key="k"), (), 9, lambda: None, KafkaSettings(), decode)  # type: ignore[arg-type, return-value]
     others = {"lanes": SimpleNamespace(in_flight=0), "moves": SimpleQueue[Any](), "paused_until": {}}
+    others["watch"] = Watch(KafkaSettings(), "app")
     fields["tracker"].assign([0])
     return SimpleNamespace(plan=plan, **fields, **others)
 
