@@ -2,7 +2,8 @@
 
 The wire format identifies fields by number: unknown fields of a newer writer are ignored, fields that an older writer
 lacks are absent. If `ptars` rejects a batch, or would panic or overflow the stack, a scan of the wire format
-(`wire.py`) finds the bad values; all others are decoded in bulk.
+(`wire.py`) finds the bad values; all others are decoded in bulk. Another scan finds timestamps in several parts, as in
+joined messages: the format says that parts are merged, and `ptars` takes the last one, so they are merged before.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
@@ -10,6 +11,7 @@ lacks are absent. If `ptars` rejects a batch, or would panic or overflow the sta
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from google.protobuf.message import DecodeError
 from ptars import HandlerPool, PtarsConfig
 
 from pipelines.contract import event_pb2
@@ -22,7 +24,7 @@ from pipelines.contract.parsing import (
     undecodable,
 )
 from pipelines.contract.schema import EVENT, TIMESTAMP
-from pipelines.contract.wire import MAX_GROUPS, find_faults
+from pipelines.contract.wire import MAX_GROUPS, find_faults, repeats_timestamp
 
 _HANDLER = HandlerPool([event_pb2.DESCRIPTOR], PtarsConfig(timestamp_unit="us")).get_for_message(
     event_pb2.Event.DESCRIPTOR
@@ -33,7 +35,22 @@ _ALL_ONES = 0xFF
 
 def parse_protobuf(values: pa.Array) -> Parsed:
     """Decode a binary array of Protobuf values; nulls count as empty."""
-    return parse_by_bisection(values, _parse, _EXPECTED)
+    return parse_by_bisection(_with_one_timestamp(values), _parse, _EXPECTED)
+
+
+def _with_one_timestamp(values: pa.Array) -> pa.Array:
+    repeated = repeats_timestamp(values)
+    if not repeated.any():
+        return values
+    merged = [_merged(values[row].as_py()) for row in np.flatnonzero(repeated).tolist()]
+    return pc.replace_with_mask(values, pa.array(repeated), pa.array(merged, values.type))
+
+
+def _merged(value: bytes) -> bytes:
+    try:
+        return event_pb2.Event.FromString(value).SerializeToString()
+    except DecodeError:
+        return value
 
 
 def _parse(values: pa.Array) -> Parsed:

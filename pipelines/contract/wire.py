@@ -1,4 +1,4 @@
-"""Validation of the Protobuf wire format without decoding: which values `ptars` rejects, and at which byte.
+"""Scans of the Protobuf wire format without decoding: which values `ptars` rejects, and where, or misreads.
 
 One compiled pass checks all values, so thousands of bad values do not cost a call and a Rust panic each. The scan is
 lenient: `ptars` may reject a value that passes; a value that fails is rejected by `ptars` too, or crashes it (deeply
@@ -48,6 +48,33 @@ def find_faults(values: pa.Array) -> dict[int, str]:
     bad = np.flatnonzero(faults)
     found = zip(faults[bad].tolist(), positions[bad].tolist(), strict=True)
     return {row: _format(fault, position) for row, (fault, position) in zip(bad.tolist(), found, strict=True)}
+
+
+def repeats_timestamp(values: pa.Array) -> np.ndarray:
+    """Return by row whether an event in `values` (binary) has its timestamp in several parts: bool, shape (rows,).
+
+    Of an invalid value, the part before the fault counts.
+    """
+    bounds, data = bounds_and_bytes(pc.fill_null(values, b""))
+    repeated = np.zeros(len(values), bool)
+    _find_repeated(bounds, data, repeated)
+    return repeated
+
+
+@njit(cache=True, nogil=True)
+def _find_repeated(bounds, data, repeated):
+    """Set the values data[bounds[row]:bounds[row + 1]] (uint8) that have several timestamps."""
+    data = borrow(data)
+    for row in range(len(repeated)):
+        at, end, depth, fault, parts = bounds[row], bounds[row + 1], 0, 0, 0
+        while at < end and not fault:
+            key, at, fault = _number(data, at, end)
+            if not fault:
+                wire_type = key & uint64(7)
+                _, at, fault = _content(data, at, end, wire_type)
+                depth += (wire_type == 3) - (wire_type == 4)
+                parts += depth == 0 and wire_type == 2 and key >> uint64(3) == _TIMESTAMP and not fault
+        repeated[row] = parts > 1
 
 
 @lru_cache(maxsize=4_096)

@@ -27,26 +27,25 @@ class WireEvent:
 
 def read_wire(data: bytes) -> WireEvent:
     """Return the event in `data`. Raises ValueError for malformed bytes."""
-    event = WireEvent()
+    event, time_parts = WireEvent(), {1: 0, 2: 0}
     for number, wire_type, value in _fields(data):
         if wire_type != _LENGTH or not isinstance(value, bytes):
             continue
         if number in {1, 2, 3}:
             event.texts[number] = value.decode()
         elif number == 4:
-            event.event_time_us = _read_time(value)
+            time_parts |= {part: it for part, kind, it in _fields(value) if kind == _VARINT and isinstance(it, int)}
+            event.event_time_us = _microseconds(time_parts)
         elif number == 5:
             key, text = _read_entry(value)
             event.metadata[key] = text
     return event
 
 
-def _read_time(data: bytes) -> int:
-    """Return a Timestamp in microseconds since 1970, truncated towards zero."""
-    found = {1: 0, 2: 0}
-    found |= {number: value for number, kind, value in _fields(data) if kind == _VARINT and isinstance(value, int)}
-    nanos = _signed(found[2], 32)
-    return _signed(found[1], 64) * 1_000_000 + (nanos // 1_000 if nanos >= 0 else -(-nanos // 1_000))
+def _microseconds(time_parts: dict[int, int]) -> int:
+    """Return the fields of a Timestamp in microseconds since 1970, truncated towards zero."""
+    nanos = _signed(time_parts[2], 32)
+    return _signed(time_parts[1], 64) * 1_000_000 + (nanos // 1_000 if nanos >= 0 else -(-nanos // 1_000))
 
 
 def _read_entry(data: bytes) -> tuple[str, str]:
