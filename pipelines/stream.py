@@ -270,17 +270,16 @@ class _RefreshLoop:
                 self._derive(Draft.refresh)
             self._publication = self._draft.start_publication()
             self._replaced = self._draft.tables.info
-            if last:
+            if last:  # the end does not wait for upkeep
                 self._finish_publication()
-            else:
-                self._uploader.offer(self._publication, self._draft.tables.info.erasures)
+                return
+            self._uploader.offer(self._publication, self._draft.tables.info.erasures)
             if wait_for_it:
                 self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
-        is_idle = self._upkeep is None or self._upkeep.done()
-        if is_idle and not last and not self._settings.reputation.pinned:  # the end does not wait for upkeep
+        if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
-        if not last and (self._following is None or self._following.done()):
+        if self._following is None or self._following.done():
             self._following = self._beside.submit(self._follow_canary, self._settings)
 
     def _finish_publication(self) -> None:
