@@ -27,8 +27,8 @@ class BoundedProtocol(H11Protocol):
         """Start the deadline; with too many connections, close the one that has waited longest."""
         self.waiting_since = self.loop.time()
         super().connection_made(transport)
-        waiting = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_waiting()]
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            waiting = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_waiting()]
             min(waiting, key=lambda each: each.waiting_since).abort()
         self.loop.call_later(_CHECK_SECONDS, self._check)
 
