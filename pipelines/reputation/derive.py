@@ -585,9 +585,10 @@ class Draft:
     def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
         """Open the draft's file, or a base to write. It uses at most half of the memory; the rest spills beside it.
 
+        Its Arrow tables may have columns of more than 2 GiB.
         Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
         """
-        connection = self._connection = connect(file)
+        connection = self._connection = connect(file, arrow_large_buffer_size=True)
         connection.execute("SET memory_limit = '50%'")
         connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
         connection.execute("SET preserve_insertion_order = false")

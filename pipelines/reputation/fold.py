@@ -17,7 +17,7 @@ class Fold:
     def __init__(self, warehouse: Path, base: Path) -> None:
         self.base = base
         self._warehouse = attach(warehouse, Access(all_files=True))  # before another one replaces it
-        self._beside = connect()
+        self._beside = connect(arrow_large_buffer_size=True)
         self._thread = ThreadPoolExecutor(1, "fold")
         self._written = self._thread.submit(self._write)
 

@@ -384,7 +384,6 @@ def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | Non
 
 def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a query with the columns ROWS."""
-    connection.execute("SET arrow_large_buffer_size = true")
     for chunk in connection.sql(query).to_arrow_reader(CHUNK_ROWS):
         yield chunk.cast(ROWS)
 

@@ -245,7 +245,6 @@ def replace_rows(
     tables: the query of each table by its name, restricted to `affected_user`.
     Adds to `changed_day` the days of users on which a row differs. Rows of users without a difference are not returned.
     """
-    connection.execute("SET arrow_large_buffer_size = true")
     rows, differences = dict[str, pa.Table](), dict[str, pa.Table]()
     for name, query in tables.items():
         before = stored.rows_of(name, users)

@@ -139,7 +139,6 @@ def _as_text(name: str, kind: str) -> str:
 
 def read_rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
     """Return the rows of a query in chunks."""
-    connection.execute("SET arrow_large_buffer_size = true")
     return connection.sql(query).to_arrow_reader(CHUNK_ROWS)
 
 
