@@ -1,9 +1,9 @@
 """End-to-end latency: the age of an event when its user's document in Redis first includes it.
 
-`karmalake stream` runs in its own process on a steady flow of events and a lake of a million users. Some events are
-probes, each for a new user, which a reader polls until the document appears. Meanwhile a notebook queries the warehouse
-and the lake once a second, and small files are compacted as usual. One machine runs everything, including the broker,
-the cache, the producer (librdkafka, which needs little CPU) and the reader.
+`karmalake stream` runs in its own process on a steady flow of events and a lake of a million users, by policy and rate.
+Some events are probes, each for a new user, which a reader polls until the document appears. Meanwhile a notebook
+queries the warehouse and the lake once a second, and small files are compacted as usual. One machine runs everything,
+including the broker, the cache, the producer (librdkafka, which needs little CPU) and the reader.
 """
 
 import json
@@ -14,9 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -42,18 +42,22 @@ from pipelines.lake.upkeep import MAINTENANCE
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.settings import Settings
+from pipelines.settings import ReputationSettings, Settings
 
-USERS, EVENTS = 1_000_000, 2_000_000
-RATES = (1_000, 3_000, 10_000)
 PROBES_PER_SECOND, SECONDS, WARM_UP_SECONDS = 40, 45, 25
 _PREPARING_SECONDS = 10
 _READ_EVERY_SECONDS = 0.02
 _TIMEOUT_SECONDS = 30
-_COLUMNS = (
-    "events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50", "compactions", "stream_cores",
-    "machine_cores",
+COLUMNS = (
+    "policy", "users", "events", "events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50",
+    "compactions", "stream_cores", "machine_cores",
 )  # fmt: skip
+_ACTIONS = {
+    "default": ["DriverRated"],
+    "decayed-karma": ["UserRated"],
+    "ride-hailing-last-50": ["DriverRated", "TransactionCompleted"],
+}
+"""The action types of the flow, in turns; two events in a row have the same ride."""
 Sent: TypeAlias = SimpleQueue[tuple[str, float] | int]
 # A probe is the only event of its user; event_time is the time at which to send the event.
 _EVENTS = """
@@ -63,9 +67,13 @@ SELECT
         WHEN i % $every = 0 THEN 'probe-' || $run || i
         ELSE 'user-' || hash(i * 31 + hash($run)) % $users
     END AS user_id,
-    'DriverRated' AS action_type,
+    $actions[1 + i % len($actions)] AS action_type,
     to_timestamp($begin + i / $rate) AS event_time,
-    MAP {'rating': (1 + hash(i) % 5)::VARCHAR, 'rater_id': 'user-' || hash(i) % $users} AS metadata
+    MAP {
+        'rating': (1 + hash(i) % 5)::VARCHAR,
+        'rater_id': 'user-' || hash(i) % $users,
+        'ride_id': $run || i // 2
+    } AS metadata
 FROM range($count) AS numbers(i)
 """
 _ACTIONS_OF_TODAY = """
@@ -76,34 +84,51 @@ GROUP BY ALL
 """
 
 
+@dataclass(frozen=True)
+class Case:
+    """A policy, and the lake that the events are added to."""
+
+    policy: str = "default"
+    users: int = 1_000_000
+    events: int = 2_000_000
+
+
 def run(folder: Path) -> None:
+    """Measure the default policy at three rates, and at one those whose scores change by time or by other events."""
+    rows = measure(folder / "default", Case(), (1_000, 3_000, 10_000))
+    for policy in ("decayed-karma", "ride-hailing-last-50"):
+        rows += measure(folder / policy, Case(policy), (1_000,))
+    save_results("freshness", COLUMNS, rows, "p50")
+
+
+def measure(folder: Path, case: Case, rates: Iterable[int]) -> list[tuple[object, ...]]:
     """Fill a lake, serve it, then stream at each rate for over a minute; the warm-up is not measured."""
-    bare = Settings(data_dir=folder / "data")
+    bare = Settings(data_dir=folder / "data", reputation=ReputationSettings(policy=case.policy))
     start(bare)
     try:
         settings = with_local_endpoints(bare)
-        prepare(settings)
-        rows = [measure(folder, settings, rate) for rate in RATES]
-        save_results("freshness", _COLUMNS, rows, "p50", users=USERS, events=EVENTS)
+        _prepare(settings, case)
+        return [_measure(folder, settings, case, rate) for rate in rates]
     finally:
         stop(bare)
 
 
-def prepare(settings: Settings) -> None:
+def _prepare(settings: Settings, case: Case) -> None:
     """Create the lake, the warehouse and the documents."""
+    peers_python()  # installs them, the first time
     ensure_topic(settings.kafka)
-    lake = make_lake(settings.lake_root, EVENTS, USERS)
+    lake = make_lake(settings.lake_root, case.events, case.users)
     refresh_warehouse(settings)
-    add_events(lake, 1_000, USERS, int(datetime.now(UTC).timestamp()) * 1_000_000, 1)
+    add_events(lake, 1_000, case.users, int(datetime.now(UTC).timestamp()) * 1_000_000, 1)
     refresh_warehouse(settings)
     published = publish_warehouse(settings)
-    print(f"{published.written:,} documents served, {EVENTS:,} events in the lake")
+    print(f"{case.policy}: {published.written:,} documents served, {case.events:,} events in the lake")
 
 
-def measure(folder: Path, settings: Settings, rate: int) -> tuple[int | float, ...]:
+def _measure(folder: Path, settings: Settings, case: Case, rate: int) -> tuple[object, ...]:
     """Return a row of the results for a rate of events per second."""
     begin = time.time() + _PREPARING_SECONDS
-    records = _write_records(folder, rate, begin)
+    records = _write_records(folder, case, rate, begin)
     lake = open_lake(settings.lake_root)
     before = lake.table("events").version()
     assert settings.kafka.bootstrap_servers is not None  # noqa: S101 - tells the type checker
@@ -111,7 +136,7 @@ def measure(folder: Path, settings: Settings, rate: int) -> tuple[int | float, .
     measured_from = begin + WARM_UP_SECONDS
     with (
         _streaming(folder, settings) as process,
-        _notebook(settings, measured_from) as query_seconds,
+        _notebook(settings, case.users, measured_from) as query_seconds,
         _cores(process, measured_from) as cores,
     ):
         ages = _watch(settings, _sending(job))
@@ -119,17 +144,17 @@ def measure(folder: Path, settings: Settings, rate: int) -> tuple[int | float, .
     print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
     cuts = statistics.quantiles(ages, n=100)
     seconds = query_seconds()
-    took = statistics.median(seconds)
-    compactions = _compactions(lake, before)
-    row = rate, len(ages), cuts[49], cuts[89], cuts[98], max(ages), len(seconds), took, compactions, *used
-    print(dict(zip(_COLUMNS, row, strict=True)))
+    measured = rate, len(ages), cuts[49], cuts[89], cuts[98], max(ages), len(seconds), statistics.median(seconds)
+    row = *astuple(case), *measured, _compactions(lake, before), *used
+    print(dict(zip(COLUMNS, row, strict=True)))
     return row
 
 
-def _write_records(folder: Path, rate: int, begin: float) -> int:
+def _write_records(folder: Path, case: Case, rate: int, begin: float) -> int:
     """Write the records of a run with their send times; return their number."""
     count, every = rate * (WARM_UP_SECONDS + SECONDS), rate // PROBES_PER_SECOND
-    values = {"run": f"{begin:.0f}-", "begin": begin, "rate": rate, "every": every, "users": USERS, "count": count}
+    of_case = {"users": case.users, "actions": _ACTIONS[case.policy]}
+    values = {"run": f"{begin:.0f}-", "begin": begin, "rate": rate, "every": every, "count": count, **of_case}
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         rows = connection.sql(_EVENTS, params=values).to_arrow_table().cast(EVENT)
@@ -149,7 +174,10 @@ def _write_records(folder: Path, rate: int, begin: float) -> int:
 
 @contextmanager
 def _streaming(folder: Path, settings: Settings) -> Generator[psutil.Process]:
-    environment = os.environ | {"KARMALAKE_DATA_DIR": str(settings.data_dir)}
+    environment = os.environ | {
+        "KARMALAKE_DATA_DIR": str(settings.data_dir),
+        "KARMALAKE_REPUTATION_POLICY": settings.reputation.policy,
+    }
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     with (
         (folder / "stream.log").open("w") as log,
@@ -232,11 +260,11 @@ def _watch(settings: Settings, sent: Sent) -> list[float]:
 
 
 @contextmanager
-def _notebook(settings: Settings, begin: float) -> Generator[Callable[[], list[float]]]:
+def _notebook(settings: Settings, users: int, begin: float) -> Generator[Callable[[], list[float]]]:
     """Run queries in another process; yield a function that returns the seconds of each query after the block."""
     context = multiprocessing.get_context("spawn")
     ending, results = context.Event(), context.SimpleQueue()
-    process = context.Process(target=_run_queries, args=(settings.data_dir, begin, ending, results))
+    process = context.Process(target=_run_queries, args=(settings.data_dir, users, begin, ending, results))
     process.start()
     try:
         yield results.get
@@ -245,12 +273,12 @@ def _notebook(settings: Settings, begin: float) -> Generator[Callable[[], list[f
 
 
 def _run_queries(
-    data_dir: Path, begin: float, ending: Event, results: "multiprocessing.SimpleQueue[list[float]]"
+    data_dir: Path, users: int, begin: float, ending: Event, results: "multiprocessing.SimpleQueue[list[float]]"
 ) -> None:
     """Run one query a second, each on the warehouse published last."""
     queries: list[Callable[[Warehouse], object]] = [
         lambda warehouse: warehouse.trend("daily"),
-        lambda warehouse: warehouse.explain(f"user-{random.randrange(USERS)}"),  # noqa: S311 - any user
+        lambda warehouse: warehouse.explain(f"user-{random.randrange(users)}"),  # noqa: S311 - any user
         lambda warehouse: warehouse.sql(_ACTIONS_OF_TODAY, [warehouse.info.as_of - timedelta(days=1)]),
         lambda warehouse: warehouse.trend("activity"),
     ]

@@ -51,7 +51,7 @@ def _index_bytes() -> tuple[float, float]:
 
 def _measured() -> list[str]:
     longest, index, erased = _rows("history")[-1], _rows("dedup")[-1], _rows("erasure")[0]
-    rates = {row["events_per_second"]: row for row in _rows("freshness")}
+    rates = {row["events_per_second"]: row for row in _rows("freshness") if row["policy"] == "default"}
     refreshed = [row for row in _rows("refresh") if (row["policy"], row["commit"]) == ("default", 5_000)]
     alone = max(row["events/s"] for row in _rows("share") if row["ingesters"] == 1)
     shared = sorted(row["events/s"] / alone for row in _rows("share") if row["ingesters"] == 2)
