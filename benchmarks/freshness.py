@@ -286,7 +286,7 @@ def _run_queries(
     seconds: list[float] = []
     ending.wait(begin - time.time())
     with open_warehouse(data_dir) as warehouse:
-        users += warehouse.sql("SELECT user_id FROM reputation USING SAMPLE 1000 ROWS")["user_id"]
+        users += warehouse.sql("SELECT user_id FROM reputation USING SAMPLE 1000 ROWS")["user_id"].to_list()
         while not ending.wait(1.0):
             begun = time.perf_counter()
             warehouse.refresh()
