@@ -202,6 +202,9 @@ def _read(branch: _Branch) -> list[Delivery]:
     polled = _poll(branch, wait_ms, max(1, room))
     for _ in range(branch.moves.qsize()):
         branch.moves.get()(branch.tracker)
+    if polled is None:
+        branch.watch.check(branch.reader, ())
+        return []
     # The client may return records of topic partitions that it has revoked or not yet assigned: they are ignored.
     assigned = branch.reader.assignment()
     held = {place for place in assigned if branch.tracker.is_positioned(place.partition)}
@@ -223,8 +226,8 @@ def _read(branch: _Branch) -> list[Delivery]:
     return deliveries
 
 
-def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
-    """Poll; where a checkpoint is missing or outside the log, seek and return nothing."""
+def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartition, list[Any]] | None:
+    """Poll; return None if a checkpoint was missing or outside the log: then positions may still be unknown."""
     try:
         return poll_group_member(branch.reader, wait_ms, max_records)
     except kafka_errors.NoOffsetForPartitionError as error:
@@ -233,7 +236,7 @@ def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartitio
         branch.counts.losses += seek_after_data_loss(branch.reader, error.args[0])
         for place in error.args[0]:
             branch.tracker.restart(place.partition)
-    return {}
+    return None
 
 
 def _deliveries(branch: _Branch, records: Sequence[Any]) -> list[Delivery]:

@@ -25,21 +25,26 @@ class Loss:
 
 
 def seek_without_checkpoint(reader: Any, places: Iterable[TopicPartition], begin: Literal["now", "earliest"]) -> None:
-    """Seek in topic partitions for which the group has no checkpoint.
+    """Seek in topic partitions for which the group has no checkpoint, or wait for the one that it is about to have.
 
-    A new group that begins now commits the end offsets of the whole topic at once: notifiers that join at the same time
-    use them, and topic partitions added later are not skipped. A crash before that leaves a new group.
+    A new group that begins now gets the end offsets of the whole topic as checkpoints, in one commit of one notifier,
+    the owner of the first topic partition. The others poll on until they find them, so none skips or repeats what came
+    between its own look at the topic and another's; and topic partitions added later are read from their start. A crash
+    before that commit, or a rebalance, which refuses it, leaves a new group.
     """
     places = list(places)
     topic = places[0].topic
-    everywhere = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic) or ()]
+    numbers = {place.partition for place in places} | (reader.partitions_for_topic(topic) or set())
+    everywhere = [TopicPartition(topic, number) for number in sorted(numbers)]
     if begin == "now" and all(reader.committed(place) is None for place in everywhere):
-        starts = reader.end_offsets(everywhere)
-        with suppress(CommitFailedError, RebalanceInProgressError):  # then the owner finds a group that is still new
-            reader.commit({place: OffsetAndMetadata(at, "", -1) for place, at in starts.items()})
-    else:
-        starts = reader.beginning_offsets(places)
-    _seek(reader, {place: starts[place] for place in places})
+        if everywhere[0] in reader.assignment():
+            ends = reader.end_offsets(everywhere)
+            with suppress(CommitFailedError, RebalanceInProgressError):
+                reader.commit({place: OffsetAndMetadata(at, "", -1) for place, at in ends.items()})
+        return
+    # Each topic partition was a request of its own: that commit may have come between them.
+    added = [place for place in places if reader.committed(place) is None]
+    _seek(reader, reader.beginning_offsets(added) if added else {})
 
 
 def seek_after_data_loss(reader: Any, checkpoints: Mapping[TopicPartition, int]) -> tuple[Loss, ...]:

@@ -1,8 +1,9 @@
 """Start offsets on a real Apache Kafka: the end of the topic only once, and never past available records."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from kafka.errors import RebalanceInProgressError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.bus.clients import admin_client, consumer
@@ -120,32 +121,92 @@ def test_lost_records_are_reported(bus: Settings, receiver: Receiver, write_rule
 
 
 class _Reader:
-    """A reader whose assignment has changed."""
+    """A member of a group on a topic of two partitions, of which it is assigned one."""
 
-    def __init__(self) -> None:
-        self.sought: dict[TopicPartition, int] = {}
+    def __init__(self, assigned: int, checkpoints: dict[int, int] | None = None) -> None:
+        self.assigned = assigned
+        self.checkpoints = checkpoints or {}
+        self.asked: list[int] = []
+        self.after_the_first_question: dict[int, int] = {}
+        """Checkpoints that another member commits then."""
+        self.sought: dict[int, int] = {}
+        self.is_rebalancing = False
 
     def assignment(self) -> set[TopicPartition]:
-        return {TopicPartition("t", 1)}
+        return {TopicPartition("t", self.assigned)}
 
     def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 5)
 
+    def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 40)
+
     def partitions_for_topic(self, _: str) -> set[int]:
         return {0, 1}
 
-    def committed(self, _: TopicPartition) -> int:
-        return 9
+    def committed(self, place: TopicPartition) -> int | None:
+        found = self.checkpoints.get(place.partition)
+        if not self.asked:
+            self.checkpoints |= self.after_the_first_question
+        self.asked.append(place.partition)
+        return found
+
+    def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        if self.is_rebalancing:
+            raise RebalanceInProgressError
+        self.checkpoints |= {place.partition: at.offset for place, at in offsets.items()}
 
     def seek(self, place: TopicPartition, at: int) -> None:
-        self.sought[place] = at
+        self.sought[place.partition] = at
+
+
+def _seek(reader: _Reader, begin: Literal["now", "earliest"] = "now") -> None:
+    member: Any = reader
+    seek_without_checkpoint(member, {TopicPartition("t", reader.assigned)}, begin)
+
+
+def test_the_owner_of_the_first_topic_partition_begins_for_the_group() -> None:
+    """The others wait: were each to look at the ends, the later one would skip what came in between."""
+    other = _Reader(assigned=1)
+    _seek(other)
+    assert (other.checkpoints, other.sought) == ({}, {})
+    owner = _Reader(assigned=0)
+    _seek(owner)
+    assert (owner.checkpoints, owner.sought) == ({0: 40, 1: 40}, {})
+    owner = _Reader(assigned=0)
+    _seek(owner, "earliest")
+    assert (owner.checkpoints, owner.sought) == ({}, {0: 5})
+
+
+def test_a_beginning_that_was_not_committed_is_none() -> None:
+    """The member would continue there, and commit it, while the next owner of the others found a group of old."""
+    reader = _Reader(assigned=0)
+    reader.is_rebalancing = True
+    _seek(reader)
+    assert (reader.checkpoints, reader.sought) == ({}, {})
+
+
+@pytest.mark.parametrize("assigned", [0, 1])
+def test_a_beginning_between_two_questions_is_found(assigned: int) -> None:
+    """A checkpoint is asked for by topic partition: with one of them, the others exist too, though not found before."""
+    reader = _Reader(assigned)
+    reader.after_the_first_question = {0: 40, 1: 40}
+    _seek(reader)
+    assert reader.asked[:2] == [0, 1]
+    assert reader.sought == {}
 
 
 def test_only_assigned_topic_partitions_are_repositioned() -> None:
     """A rebalance may happen between the error and the seek."""
-    reader: Any = _Reader()
-    seek_without_checkpoint(reader, {TopicPartition("t", 0), TopicPartition("t", 1)}, "now")
-    assert reader.sought == {TopicPartition("t", 1): 5}
-    losses = seek_after_data_loss(reader, {TopicPartition("t", 1): 3, TopicPartition("t", 0): 8})
+    reader = _Reader(assigned=1, checkpoints={1: 9})
+    member: Any = reader
+    seek_without_checkpoint(member, {TopicPartition("t", 0), TopicPartition("t", 1)}, "now")
+    assert reader.sought == {}
+    reader = member = _Reader(assigned=0, checkpoints={1: 9})
+    seek_without_checkpoint(member, {TopicPartition("t", 0), TopicPartition("t", 1)}, "now")
+    assert reader.sought == {0: 5}
+    reader = member = _Reader(assigned=1)
+    losses = seek_after_data_loss(member, {TopicPartition("t", 1): 3, TopicPartition("t", 0): 8})
+    assert reader.sought == {1: 5}
     assert [loss.lost for loss in losses] == [2, 0]
     assert "its log was truncated, or the topic was recreated" in losses[1].message
