@@ -5,8 +5,8 @@ publishes them to Redis, and replaces warehouse.duckdb every `derive_interval_se
 windows move with time. A thread writes to Redis (`live_publisher.py`), another one copies the file, and one uploads it
 to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very many events are computed just before
 that, so that the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors
-that may be temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that
-they do not accumulate.
+that may be temporary (`retries.py`, `isolated`). Small files are merged halfway between two replacements of the
+warehouse, so that they do not accumulate, and scores do not wait for both at once.
 """
 
 import logging
@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
@@ -208,6 +209,8 @@ class _RefreshLoop:
         self._settings, self._draft, self._publisher, self._uploader = settings, draft, publisher, uploader
         self._clock, self._knows_published, self._has_derived = MonotonicClock(), False, False
         self._lake: Lake | None = None
+        self._upkeep_due = self.due
+        """Monotonic time from which a turn may begin upkeep, in seconds."""
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
         self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
@@ -238,6 +241,8 @@ class _RefreshLoop:
         finally:
             if due:
                 self._replace_warehouse(last=last)
+            elif time.monotonic() >= self._upkeep_due:
+                self._begin_upkeep()
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
@@ -276,11 +281,19 @@ class _RefreshLoop:
             self._uploader.offer(self._publication, self._draft.tables.info.erasures)
             if wait_for_it:
                 self._publication.result()
-        self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
-        if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
-            self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
+        interval = self._settings.reputation.derive_interval_seconds
+        self.due = time.monotonic() + interval
+        if self._upkeep_due <= time.monotonic():
+            self._begin_upkeep()
+        self._upkeep_due = self.due - interval / 2
         if self._following is None or self._following.done():
             self._following = self._beside.submit(self._follow_canary, self._settings)
+
+    def _begin_upkeep(self) -> None:
+        """Merge small files beside the next turns; with few commits, the turn that replaces the warehouse begins it."""
+        self._upkeep_due = inf
+        if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
+            self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
 
     def _finish_publication(self) -> None:
         """Wait for the last publication and its upload."""
