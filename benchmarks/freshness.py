@@ -94,8 +94,8 @@ class Case:
 
 
 def run(folder: Path) -> None:
-    """Measure the default policy at three rates, and at one those whose scores change by time or by other events."""
-    rows = measure(folder / "default", Case(), (1_000, 3_000, 10_000))
+    """Measure the default policy at four rates, and at one those whose scores change by time or by other events."""
+    rows = measure(folder / "default", Case(), (1_000, 3_000, 5_000, 10_000))
     for policy in ("decayed-karma", "ride-hailing-last-50"):
         rows += measure(folder / policy, Case(policy), (1_000,))
     save_results("freshness", COLUMNS, rows, "p50")
