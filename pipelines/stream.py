@@ -50,7 +50,11 @@ A refresh gives it up in each of hundreds of calls into DuckDB and Arrow. With P
 long for ingest: at 10,000 events per second, that doubled the time of a refresh.
 """
 
+_EARLIER = 15
+"""The part of `derive_interval_seconds` by which the draft is written before the warehouse is replaced.
 
+Then little remains to be written: at 150,000 changed users, 0.05 instead of 0.5 s.
+"""
 _FOLLOW_SECONDS = 0.25
 """How often `serve` looks for commits of others: one listing of the log, and no more where there is no new one."""
 
@@ -210,7 +214,8 @@ class _RefreshLoop:
         self._clock, self._knows_published, self._has_derived = MonotonicClock(), False, False
         self._lake: Lake | None = None
         self._upkeep_due = self.due
-        """Monotonic time from which a turn may begin upkeep, in seconds."""
+        self._write_due = inf
+        """Monotonic times, in seconds, from which a turn may begin upkeep, and write the draft to its file."""
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
         self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
@@ -238,11 +243,11 @@ class _RefreshLoop:
                 self._serve(derived)
             if due:
                 self._publisher.finish(derived, self._draft.tables)
+            else:
+                self._work_ahead()
         finally:
             if due:
                 self._replace_warehouse(last=last)
-            elif time.monotonic() >= self._upkeep_due:
-                self._begin_upkeep()
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
@@ -285,9 +290,18 @@ class _RefreshLoop:
         self.due = time.monotonic() + interval
         if self._upkeep_due <= time.monotonic():
             self._begin_upkeep()
-        self._upkeep_due = self.due - interval / 2
+        self._upkeep_due, self._write_due = self.due - interval / 2, self.due - interval / _EARLIER
         if self._following is None or self._following.done():
             self._following = self._beside.submit(self._follow_canary, self._settings)
+
+    def _work_ahead(self) -> None:
+        """Do in a turn of its own what scores would otherwise wait for together, when the warehouse is replaced."""
+        now = time.monotonic()
+        if now >= self._write_due:
+            self._write_due = inf
+            self._draft.write()
+        elif now >= self._upkeep_due:
+            self._begin_upkeep()
 
     def _begin_upkeep(self) -> None:
         """Merge small files beside the next turns; with few commits, the turn that replaces the warehouse begins it."""

@@ -1,8 +1,8 @@
 """The turns of the refresh loop: which of them begins which work beside the scores."""
 
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
+from typing import cast
 from unittest.mock import MagicMock
 
 import pytest
@@ -24,24 +24,30 @@ class _Pool:
         return done
 
 
-def test_small_files_are_merged_between_two_replacements(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both keep the processors busy: at 10,000 events per second scores waited for one, then for the other."""
+def test_the_work_of_a_replacement_is_spread_over_turns(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores wait for each of them; at 10,000 events per second they waited for all in a row."""
     seconds = 0.0
     monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: seconds))
-    draft: Any = MagicMock()
-    draft.deferred_users.return_value = 0
-    replacements = _Pool()
-    draft.start_publication.side_effect = replacements.submit
-    upkeep: Any = _Pool()
     loop_type = stream._RefreshLoop  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(loop_type, "_derive", MagicMock())
-    loop = loop_type(settings, draft, MagicMock(), MagicMock(), upkeep, MagicMock())
-    interval = settings.reputation.derive_interval_seconds
-    begun: list[tuple[int, int]] = []
-    for step in (0, 0.1, 0.4, 0.5, 0.6, 0.9, 1, 1.1, 2):
-        seconds = step * interval
+    draft, replacements, upkeep = MagicMock(), _Pool(), _Pool()
+    draft.deferred_users.return_value = 0
+    draft.start_publication.side_effect = replacements.submit
+    loop = loop_type(settings, draft, MagicMock(), MagicMock(), cast("ThreadPoolExecutor", upkeep), MagicMock())
+
+    def begun(moment: float) -> str:
+        """Return what a turn at a moment, in intervals, began."""
+        nonlocal seconds
+        seconds = moment * settings.reputation.derive_interval_seconds
+        before = replacements.calls, upkeep.calls, draft.write.call_count
         loop.turn(last=False)
-        begun.append((replacements.calls, upkeep.calls))
-    often, rare = begun[:8], begun[8]
-    assert often == [(1, 1), (1, 1), (1, 1), (1, 2), (1, 2), (1, 2), (2, 2), (2, 2)]
-    assert rare == (3, 3)
+        after = replacements.calls, upkeep.calls, draft.write.call_count
+        names = ("replacement", "upkeep", "writing")
+        return ", ".join(name for name, old, new in zip(names, before, after, strict=True) if new > old)
+
+    often = (0, 0.1, 0.45, 0.5, 0.6, 0.9, 0.94, 0.96, 1, 1.1)
+    assert [begun(moment) for moment in often] == [
+        "replacement, upkeep", "", "", "upkeep", "", "", "writing", "", "replacement", "",
+    ]  # fmt: skip
+    assert [begun(moment) for moment in (1.97, 1.98, 1.99, 2)] == ["writing", "upkeep", "", "replacement"]
+    assert begun(3) == "replacement, upkeep"

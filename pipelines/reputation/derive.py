@@ -329,6 +329,15 @@ class Draft:
         decayed = in_force.decayed_to != before.decayed_to
         return self._result(started, None, len(affected), None if decayed else replaced.scores)
 
+    def write(self) -> None:
+        """Write the rows to the draft's file, so that a publication soon after has less to write.
+
+        Nothing while a publication copies the file, which must not change meanwhile.
+        """
+        if self._publication is None or self._publication.done():
+            self.tables.write_changes()
+            self._checkpoint()
+
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 

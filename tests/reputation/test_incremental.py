@@ -123,6 +123,8 @@ def assert_refreshes_equal_rebuilds(
                 known = pairs[: max(0, number - first)] if number < len(story) - 1 else pairs
                 snapshot = lake(folder / "lake", commits, compacted=number // 2, pairs=known)
                 derived = draft.refresh(snapshot, rules, at(as_of))
+                if number % 2:
+                    draft.write()
                 if number in {1, 2}:
                     draft.start_publication().result(PATIENCE_SECONDS)
                 if draft._folding is not None:

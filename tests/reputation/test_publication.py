@@ -86,6 +86,7 @@ def test_a_copy_beside_refreshes_is_the_file_of_the_checkpoint(tmp_path: Path, c
             commits.append(_next(number))
             assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + number)).rebuild_reason is None
             draft.tables.write_changes()
+            draft.write()  # no checkpoint meanwhile
             copier.allowed.release(blocks)
             part = (number + 1) * blocks * _BLOCK_BYTES
             wait_for("its next part", lambda part=part: copier.copied_bytes == part)
