@@ -12,6 +12,7 @@ from assets.failures import explain_failures
 from assets.lake import dead_letters, events
 from assets.resources import NO_CONFIG, Karmalake
 from assets.scores import reputation_cache
+from pipelines.boundary.text import escape_lines
 from pipelines.operate.check import Check
 from pipelines.operate.lag.measure import longest_lag_seconds
 from pipelines.operate.lag.observe import all_advice, observe_lags
@@ -109,7 +110,7 @@ def _result(
     name: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    metadata = {"promise": check.promise, "evidence": check.evidence or "no exception was found"}
+    metadata = {"promise": check.promise, "evidence": escape_lines(check.evidence) or "no exception was found"}
     return dg.AssetCheckResult(check_name=name, passed=check.passed is True, severity=severity, metadata=metadata)
 
 

@@ -6,6 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
+from pipelines.boundary.text import escape_lines
 from pipelines.errors import KarmalakeError, explain_command
 
 P = ParamSpec("P")
@@ -30,7 +31,7 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
         try:
             return compute(*args, **kwargs)
         except KarmalakeError as error:
-            raise failure(error) from error
+            raise failure(error) from None  # Dagster would show the raw texts of the error and of its causes
         except dg.DagsterExecutionInterruptedError as interrupt:
             raise Terminated from interrupt
 
@@ -38,11 +39,14 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
 
 
 def failure(error: KarmalakeError, text: str | None = None) -> dg.Failure:
-    """Return the Dagster failure for an error; only a transient one allows retries. `text` replaces its message."""
+    """Return the Dagster failure for an error; only a transient one allows retries. `text` replaces its message.
+
+    Dagster writes the text to its page and to the terminal, so control characters in it are escaped.
+    """
     metadata = {
         "kind": type(error).__name__,
         "code": error.code,
         "see": explain_command(error.code),
         "trying_again": "may help" if error.transient else "will not help until this is fixed",
     }
-    return dg.Failure(text or str(error), metadata=metadata, allow_retries=error.transient)
+    return dg.Failure(escape_lines(text or str(error)), metadata=metadata, allow_retries=error.transient)

@@ -18,6 +18,12 @@ with extra("rabbitmq", "RabbitMQ"):
 _PREFETCH_COUNT = 50_000
 """Messages that the server sends ahead: two and a half batches."""
 _MIN_WAIT_SECONDS = 0.001
+_HEARTBEAT_SECONDS = 300
+"""A server that sends nothing for about this long is an outage: without it, a frozen one would be waited for forever.
+
+pika sends heartbeats only while it is called, and the server disconnects after two that are missing, so a commit may
+take this long.
+"""
 _NOT_FOUND = 404
 
 
@@ -74,7 +80,7 @@ def open_rabbitmq(settings: Settings) -> Generator[RabbitMQ]:
     if settings.queue.url is None:
         raise ConfigurationError("queue.url is missing: amqp://user:password@host:5672/vhost")
     parameters = pika.URLParameters(settings.queue.url.get_secret_value())
-    parameters.heartbeat = 0  # a long commit would miss heartbeats: TCP reports a lost connection
+    parameters.heartbeat = _HEARTBEAT_SECONDS
     place = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
     with _translate_errors(place, settings.queue.name):
         connection = pika.BlockingConnection(parameters)

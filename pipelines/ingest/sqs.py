@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from pipelines.boundary.extras import extra
-from pipelines.errors import ConfigurationError, TransientError, UsageError
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, UsageError, truncate
 from pipelines.ingest.message import Message
 from pipelines.settings import Settings
 
@@ -47,7 +47,7 @@ class SQS:
                 WaitTimeSeconds=min(_MAX_WAIT_SECONDS, ceil(wait_seconds)),
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
-        return [self._message(message) for message in response.get("Messages", [])]
+            return [self._message(message) for message in response.get("Messages", [])]
 
     def acknowledge(self, receipts: list[Any]) -> None:
         """Delete messages, ten at a time."""
@@ -57,14 +57,14 @@ class SQS:
                 entries = [{"Id": str(n), "ReceiptHandle": receipt} for n, receipt in enumerate(chunk)]
                 failed = self.client.delete_message_batch(QueueUrl=self.place, Entries=entries).get("Failed", [])
                 if failed:
-                    raise TransientError(f"{self.place} did not delete {len(failed)} messages: {failed[0]['Message']}")
+                    raise TransientError(f"{self.place} did not delete {len(failed)} messages: {failed[0]['Code']}")
 
     def waiting(self) -> int:
         """Return the approximate number of messages that can be received."""
         name = "ApproximateNumberOfMessages"
         with _translate_errors(self.place):
             response = self.client.get_queue_attributes(QueueUrl=self.place, AttributeNames=[name])
-        return int(response["Attributes"][name])
+            return int(response["Attributes"][name])
 
     def _message(self, message: dict[str, Any]) -> Message:
         value = _unwrap(message["Body"]) if self.is_json else _decode_base64(message["Body"])
@@ -79,8 +79,11 @@ def open_sqs(settings: Settings) -> Generator[SQS]:
     url = settings.queue.url.get_secret_value()
     with _translate_errors(url):
         client = boto3.client("sqs")
-        client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        _ = attributes["Attributes"]["QueueArn"]  # boto3 takes the page of a proxy for an empty answer
+    try:
         yield SQS(f"sqs:{url.rpartition('/')[2]}", url, client, settings.contract.format == "json")
+    finally:
         client.close()
 
 
@@ -124,3 +127,10 @@ def _translate_errors(url: str) -> Generator[None]:
         raise ConfigurationError(f"{url}: {error}: set AWS_REGION and credentials") from None
     except exceptions.BotoCoreError as error:
         raise TransientError(f"{url} failed: {error}; try again") from error
+    except KarmalakeError:
+        raise
+    except Exception as error:  # whatever an invalid answer makes boto3, or our reading of it, raise
+        raise TransientError(
+            f"{url} sent an invalid answer ({truncate(repr(error))}): check queue.url and AWS_ENDPOINT_URL, or "
+            "try again"
+        ) from error

@@ -2,7 +2,7 @@
 
 Read-only. It is plain HTTP without authentication, so by default it listens on 127.0.0.1, and it answers only requests
 whose Host header is allowed. Slow clients cannot block the process: each connection has its own thread and a deadline,
-new connections replace the oldest ones, and the size of a request is limited.
+new connections replace the oldest ones, first those without a request, and the size of a request is limited.
 """
 
 import io
@@ -61,14 +61,16 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self.names, self.registry, self.health = names, registry, health
         self._open: OrderedDict[Any, float] = OrderedDict()
+        self._requested: set[Any] = set()
         self._lock = threading.Lock()
         super().__init__(place, _Answers)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread; with too many open, close the oldest."""
+        """Handle a connection in a thread; with too many open, close the oldest, first of those without a request."""
         with self._lock:
+            silent = (each for each in self._open if each not in self._requested)
+            oldest = next(silent, next(iter(self._open))) if len(self._open) >= _MAX_CONNECTIONS else None
             self._open[request] = monotonic()
-            oldest = next(iter(self._open)) if len(self._open) > _MAX_CONNECTIONS else None
         if oldest is not None:
             _disconnect(oldest)
             self.forget(oldest)
@@ -88,10 +90,17 @@ class _Server(ThreadingHTTPServer):
         self.forget(request)
         super().close_request(request)
 
+    def record_request(self, request: Any) -> None:
+        """Record that a connection has sent its request, so that connections without one do not replace it."""
+        with self._lock:
+            if request in self._open:
+                self._requested.add(request)
+
     def forget(self, request: Any) -> None:
         """Stop tracking a connection."""
         with self._lock:
             self._open.pop(request, None)
+            self._requested.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log nothing: disconnected clients are normal."""
@@ -117,6 +126,8 @@ class _Answers(BaseHTTPRequestHandler):
                 break
             head += received
         complete = b"\n\r\n" in head or b"\n\n" in head
+        if complete:
+            cast("_Server", self.server).record_request(self.request)
         self.rfile = io.BufferedReader(io.BytesIO(head if complete else b""))  # pyright: ignore[reportArgumentType]
 
     def do_GET(self) -> None:

@@ -11,6 +11,7 @@ from assets.failures import RETRIES, explain_failures
 from assets.launcher import WatchedRunLauncher
 from assets.resources import Karmalake
 from assets.scores import reputation
+from pipelines.boundary.text import CONTROL_CHARS
 from pipelines.errors import KarmalakeError, RejectedError, TransientError
 from pipelines.settings import Settings
 from tests.assets.running import materialize
@@ -43,6 +44,23 @@ def test_only_transient_failures_are_retried(error: KarmalakeError, again: bool)
     with pytest.raises(dg.Failure) as failed:
         compute()
     assert failed.value.allow_retries is again
+
+
+def test_text_from_outside_is_escaped(instance: dg.DagsterInstance) -> None:
+    """No control character of a server or a file reaches Dagster's page or terminal, not even by the error's cause."""
+
+    @dg.asset
+    @explain_failures
+    def refused() -> None:
+        raise TransientError("no column\x1b]0;x\x07\u202e\nat line 1") from OSError("\x1b[2J")
+
+    result = dg.materialize([refused], instance=instance, raise_on_error=False)
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    data = event.step_failure_data
+    assert data.user_failure_data is not None
+    assert data.user_failure_data.description == "no column\\x1b]0;x\\x07\\u202e\nat line 1"
+    assert data.error is not None
+    assert set(map(ord, data.error.to_string())) & set(CONTROL_CHARS) <= {ord("\n")}
 
 
 def test_a_terminated_step_does_not_start_again(instance: dg.DagsterInstance) -> None:

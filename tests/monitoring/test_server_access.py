@@ -3,11 +3,12 @@
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Metric
 
 from pipelines.monitoring import server
 from pipelines.monitoring.health import Health
@@ -117,3 +118,41 @@ def test_slow_clients_do_not_block_others(address: str, monkeypatch: pytest.Monk
         wait_for("few threads", lambda: len(set(threading.enumerate()) - others) < server._MAX_CONNECTIONS + 20)
         wait_for("the last one to be sent away", lambda: _is_disconnected(slow[-1]))
     wait_for("no thread is left", lambda: not set(threading.enumerate()) - others)
+
+
+class _SlowCollector:
+    """Metrics that take as long to collect as the test wants."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        self.begun.set()
+        assert self.may_end.wait(PATIENCE_SECONDS)
+        return []
+
+
+def test_connections_without_a_request_replace_none_with_one() -> None:
+    """A scrape is answered, however many connections are opened while its answer is made."""
+    slow, registry = _SlowCollector(), CollectorRegistry()
+    registry.register(slow)
+    with (
+        server.serve_metrics(MetricsSettings(port=0), registry, Health(["ingest"], 60)) as address,
+        ThreadPoolExecutor(1) as thread,
+        ExitStack() as clients,
+    ):
+        host, _, port = address.partition(":")
+        scrape = thread.submit(httpx.get, f"http://{address}/metrics", timeout=PATIENCE_SECONDS)
+        try:
+            assert slow.begun.wait(PATIENCE_SECONDS)
+            silent = [
+                clients.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS))
+                for _ in range(2 * server._MAX_CONNECTIONS)
+            ]
+            wait_for("the last to be replaced", lambda: _is_disconnected(silent[server._MAX_CONNECTIONS]))
+        finally:
+            slow.may_end.set()
+        assert scrape.result().status_code == 200

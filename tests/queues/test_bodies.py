@@ -2,14 +2,18 @@
 
 import struct
 
+import boto3
 import pytest
 from pika import frame, spec
+from pydantic import SecretStr
 
 from pipelines.contract.decode import decode
+from pipelines.errors import TransientError
 from pipelines.ingest import rabbitmq
 from pipelines.ingest.queue import Message, QueueSource
-from pipelines.ingest.sqs import _decode_base64, _unwrap
-from pipelines.settings import ContractSettings, IngestSettings
+from pipelines.ingest.sqs import SQS, _decode_base64, _unwrap, open_sqs
+from pipelines.settings import ContractSettings, IngestSettings, QueueSettings, Settings
+from tests.fuzz.loopback_server import respond_with
 
 _DEEP = "[" * 5_000 + "]" * 5_000
 
@@ -71,3 +75,57 @@ def test_properties_of_rabbitmq_are_not_read(headers: bytes) -> None:
     frame_bytes = struct.pack(">BHI", spec.FRAME_HEADER, 1, len(content)) + content + bytes([spec.FRAME_END])
     read, header = frame.decode_frame(frame_bytes)
     assert (read, header.body_size) == (len(frame_bytes), 5)
+
+
+_MESSAGE = '"Body": "{}", "ReceiptHandle": "r", "Attributes": {"SentTimestamp": "1700000000000"}'
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what boto3 needs to sign a request."""
+    for name, value in {"DEFAULT_REGION": "eu-west-1", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+def _http(body: str, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _http("[]"),
+        _http("7"),
+        _http("null"),
+        _http("[" * 100_000),
+        _http('{"Messages": 7}'),
+        _http('{"Messages": [null]}'),
+        _http('{"Messages": [{}]}'),
+        _http(f'{{"Messages": [{{{_MESSAGE.replace("1700000000000", "x" * 9_000)}}}]}}'),
+        _http(f'{{"Messages": [{{{_MESSAGE.replace(chr(34) + "{}" + chr(34), "7")}}}]}}'),
+        _http("[]", "400 Bad Request"),
+        _http('{"__type": 7}', "400 Bad Request"),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n\xff\xfe",
+    ],
+)
+def test_an_invalid_answer_of_sqs_is_an_outage(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever answers at its address: an error with a message, which is retried, and no message is acknowledged."""
+    with respond_with(answer) as port:
+        url = f"http://127.0.0.1:{port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        queue = SQS("sqs:q", f"{url}/1/q", boto3.client("sqs"), is_json=True)
+        with pytest.raises(TransientError, match=f"{url}/1/q sent an invalid answer") as raised:
+            queue.receive(10, 0.1)
+    assert len(str(raised.value)) < 1_000
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_page_at_the_address_of_sqs_is_not_an_empty_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that answers with its sign-in page is an outage at the start."""
+    with respond_with(_http("<html>sign in</html>")) as port:
+        url = f"http://127.0.0.1:{port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        settings = Settings(queue=QueueSettings(kind="sqs", url=SecretStr(f"{url}/1/q")))
+        with pytest.raises(TransientError, match="sent an invalid answer"), open_sqs(settings):
+            pass

@@ -1,19 +1,26 @@
 """Queues instead of a topic: the same exactly-once, dead letters and counts, whatever is redelivered (`once`)."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pika
+import psutil
 import pytest
 from pydantic import SecretStr
 
 from pipelines import drain as drain_module
 from pipelines.drain import Ingest, drain_once, open_ingest
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, TransientError
+from pipelines.ingest import rabbitmq
 from pipelines.ingest.queue import QueueSource
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
-from pipelines.settings import Settings
+from pipelines.settings import QueueSettings, Settings
 from tests.draining import assert_verified, drain_all, query, valid_records
 from tests.queues.conftest import Queue
+from tests.services.rabbitmq_server import RabbitMQServer
+from tests.services.requirements import require
 from tests.services.waiting import wait_for
 
 
@@ -139,3 +146,32 @@ def test_a_server_that_refuses_the_login(queue: Queue) -> None:
     with pytest.raises(KarmalakeError) as raised:
         drain_all(queue.settings.model_copy(update={"queue": other}))
     assert "hush-hush" not in str(raised.value)
+
+
+def test_a_frozen_rabbitmq_is_an_outage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose connection is open, but which answers nothing, is not waited for forever."""
+    require("rabbitmq")
+    monkeypatch.setattr(rabbitmq, "_HEARTBEAT_SECONDS", 2)
+    with RabbitMQServer() as server:
+        with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
+            connection.channel().queue_declare("q", durable=True)
+        read = QueueSettings(kind="rabbitmq", url=SecretStr(server.url), name="q")
+        frozen = [child for child in psutil.Process().children(recursive=True) if "beam" in child.name()]
+        assert frozen
+        with (
+            pytest.raises(TransientError, match=r"RabbitMQ at .* failed"),
+            rabbitmq.open_rabbitmq(settings.model_copy(update={"queue": read})) as queue,
+            _suspended(frozen),
+        ):
+            queue.waiting()
+
+
+@contextmanager
+def _suspended(processes: list[psutil.Process]) -> Iterator[None]:
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
