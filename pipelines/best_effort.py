@@ -1,4 +1,4 @@
-"""Best-effort work beside the commit, such as reports and metrics: its failures never stop ingest (`isolated`)."""
+"""Best-effort work beside the commit, such as reports and metrics: its failures never stop the process (`isolated`)."""
 
 import logging
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def best_effort(function: Callable[[*A], object], action: str) -> Callable[[*A],
             failures += 1
             if failures == 1:
                 unexpected = None if isinstance(error, KarmalakeError) else error
-                _LOG.warning("%s: %s; ingest continues without it", action, error, exc_info=unexpected)
+                _LOG.warning("%s: %s; the process continues without it", action, error, exc_info=unexpected)
         else:
             failures = 0
 

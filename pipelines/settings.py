@@ -448,6 +448,16 @@ class MetricsSettings(_Section):
     """A loop without an iteration for this long makes /healthz return 503. Set it above the duration of a rebuild."""
 
 
+class QueriesSettings(_Section):
+    """The limits of an opened warehouse: of `karmalake sql`, of the dashboard, and of `open_warehouse()` in Python."""
+
+    max_memory_share: float = Field(default=0.5, ge=0.001, le=1)
+    """The share of the memory of the machine, or of its control group, that the queries of an opened warehouse may use;
+    rows that were returned do not count. The default leaves the other half to ingest and refreshes beside them."""
+    max_spill_bytes: int = Field(default=16 * 1024 * 1024 * 1024, ge=0)
+    """The maximum of bytes that those queries may write to a folder beside the warehouse when the memory is used up."""
+
+
 class DashboardSettings(_Section):
     """Access to `karmalake dashboard`."""
 
@@ -455,6 +465,9 @@ class DashboardSettings(_Section):
     """The access token; unset means that each start generates one and prints it as part of the URL."""
     allowed_hosts: _Names = ()
     """Public host names of the page behind a reverse proxy, with the port if the URL has one."""
+    query_seconds: float = Field(default=60.0, gt=0)
+    """The maximum time for computing a section of the page. `karmalake sql` and Python have no limit of time: Ctrl-C
+    ends their queries."""
 
 
 class Settings(_Section):
@@ -479,6 +492,7 @@ class Settings(_Section):
     feed: FeedSettings = FeedSettings()
     spark: SparkSettings = SparkSettings()
     metrics: MetricsSettings = MetricsSettings()
+    queries: QueriesSettings = QueriesSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
     @field_validator("data_dir")

@@ -93,8 +93,8 @@ def test_a_failure_is_logged_again_after_a_success(caplog: pytest.LogCaptureFixt
         for _ in range(4):
             call()
     assert [record.getMessage() for record in caplog.records] == [
-        "doing: one; ingest continues without it",
-        "doing: three; ingest continues without it",
+        "doing: one; the process continues without it",
+        "doing: three; the process continues without it",
     ]
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
 

@@ -158,7 +158,7 @@ def test_a_checkpoint_that_cannot_be_set_does_not_stop_ingest(
     send(publishing, [bad(1), *valid_records([1])])
     monkeypatch.setattr("pipelines.dlq.init_checkpoint", raising(OSError("no space left")))
     drained(publishing)
-    assert "no space left; ingest continues without it" in caplog.text
+    assert "no space left; the process continues without it" in caplog.text
 
 
 def test_committed_dead_letters_are_copied_when_ingest_ends_with_an_error(publishing: Settings) -> None:

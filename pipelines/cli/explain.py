@@ -16,10 +16,9 @@ import typer
 
 from pipelines.boundary.text import escape_text
 from pipelines.cli.loads import warn_of_withdrawn
-from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
+from pipelines.cli.options import chosen_policy, current_settings, instant, time_of, utf8
 from pipelines.cli.output import amount, print_line, print_note, print_warning
 from pipelines.cli.rows import Format, write
-from pipelines.contract.time_like import to_utc
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
         _refuse_parts({"--from": since, "--scope": scope, "--view": None if view == _ALL_TIME else view})
     asked = _Asked(utf8(user), view, None if scope is None else utf8(scope), form, output)
     if shown_since is not None:
-        _explain_shown(asked, to_utc(shown_since), instant(shown_until))
+        _explain_shown(asked, time_of(shown_since), instant(shown_until))
         return
     known = instant(known_at)
     rules = chosen_policy(policy, known)
@@ -141,7 +140,7 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
                     print_note("  --rater NAME says through whom a rater is trusted")
                 _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()), known)
         else:
-            _explain_change(connection, rules, asked, (to_utc(since), end))
+            _explain_change(connection, rules, asked, (time_of(since), end))
 
 
 def _refuse_contradictions(

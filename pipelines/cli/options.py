@@ -1,6 +1,6 @@
 """Options and arguments that several commands share: settings, policies, times, user ids."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,8 +60,13 @@ def chosen_policy(name: str | None, known_at: datetime | None) -> "Policy":
 
 
 def instant(text: str | None) -> datetime | None:
-    """Parse the time of an option; None if it is not given."""
-    return None if text is None else time_like.to_utc(text)
+    """Return the time of an option; None if it is not given. Raises UsageError like `time_of`."""
+    return None if text is None else time_of(text)
+
+
+def time_of(text: str) -> datetime:
+    """Return the time that an option gives: `now`, a day, or ISO 8601. Raises UsageError for anything else."""
+    return datetime.now(UTC) if text == "now" else time_like.to_utc(text)
 
 
 def utf8(user_id: str) -> str:

@@ -124,9 +124,11 @@ def sql(
     from pipelines.reputation.warehouse_file import Access  # noqa: PLC0415
 
     text = sys.stdin.read() if query == "-" else query
-    path = current_settings().warehouse_path
-    with rows_file() as made, Warehouse(path, access=Access(output=made)) as warehouse, explained():
-        write_relation(warehouse.relation(text), form, made, output)
+    settings = current_settings()
+    with rows_file() as made:
+        access = Access(output=made, limits=settings.queries)
+        with Warehouse(settings.warehouse_path, access=access) as warehouse, explained():
+            write_relation(warehouse.relation(text), form, made, output)
 
 
 def doctor() -> None:

@@ -23,11 +23,13 @@ def trend(
     """Show a trend, such as activity, ratings, cohorts, movers, retention, review bombs or rings."""
     from pipelines.reputation.trends import find_trend  # noqa: PLC0415
     from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse_file import Access  # noqa: PLC0415
 
     given = dict(_pair(text) for text in parameters or [])
     if name is not None:
         find_trend(name).values(given)
-    with Warehouse(current_settings().warehouse_path) as warehouse:
+    settings = current_settings()
+    with Warehouse(settings.warehouse_path, access=Access(limits=settings.queries)) as warehouse:
         rows = warehouse.trends() if name is None else warehouse.trend(name, instant(since), instant(until), **given)
     write(rows, form, output)
 

@@ -17,6 +17,7 @@ with app.setup:
     from pipelines.errors import KarmalakeError
     from pipelines.local.services import with_local_endpoints
     from pipelines.reputation.warehouse import Warehouse
+    from pipelines.reputation.warehouse_file import Access
     from pipelines.settings import Settings, load_settings
 
 
@@ -24,7 +25,7 @@ with app.setup:
 def _():
     settings = health.with_short_timeouts(with_local_endpoints(load_settings()))
     try:
-        warehouse = Warehouse(settings.warehouse_path)
+        warehouse = Warehouse(settings.warehouse_path, access=Access(limits=settings.queries))
     except KarmalakeError as error:
         mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {error}"))
         raise  # unreachable: stop() ends the cell
@@ -45,11 +46,11 @@ def _(warehouse: Warehouse):
 
 
 @app.cell
-def _(section: mo.ui.tabs, user: mo.ui.text, warehouse: Warehouse):
+def _(section: mo.ui.tabs, settings: Settings, user: mo.ui.text, warehouse: Warehouse):
     history, filters, problem = pl.DataFrame(), None, ""
     if section.value == "User":
         try:
-            with warehouse.time_limit(health.QUERY_SECONDS):
+            with health.limited(warehouse, settings):
                 history = queries.event_history(warehouse, user.value)
         except (KarmalakeError, duckdb.Error) as error:
             problem = str(error)
@@ -68,7 +69,7 @@ def _(
     warehouse: Warehouse,
 ):
     try:
-        with warehouse.time_limit(health.QUERY_SECONDS):
+        with health.limited(warehouse, settings):
             match section.value:
                 case "Leaderboard":
                     shown = sections.leaderboard(warehouse)
@@ -86,10 +87,16 @@ def _(
 
 
 @app.cell
-def _(filters: mo.ui.dictionary | None, history: pl.DataFrame, user: mo.ui.text, warehouse: Warehouse):
+def _(
+    filters: mo.ui.dictionary | None,
+    history: pl.DataFrame,
+    settings: Settings,
+    user: mo.ui.text,
+    warehouse: Warehouse,
+):
     if filters is not None:
         try:
-            with warehouse.time_limit(health.QUERY_SECONDS):
+            with health.limited(warehouse, settings):
                 explained = sections.explanation(warehouse, user.value, history, filters)
         except (KarmalakeError, duckdb.Error) as error:
             explained = sections.warning(f"The explanation cannot be shown: {error}")

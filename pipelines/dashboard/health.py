@@ -4,19 +4,18 @@ Only measures; `karmalake lag` also records the measurement and gives advice.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import polars as pl
 
 from pipelines.errors import KarmalakeError
 from pipelines.operate.lag.measure import Measurement, measure_lags, summarize
+from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.read import published
 from pipelines.settings import Settings
 
 _TIMEOUT_SECONDS = 3.0
 """How long the page waits for a service, so that it does not appear to hang."""
-
-QUERY_SECONDS = 60.0
-"""Time limit for computing a section; use `karmalake sql` for longer queries."""
 
 
 def with_short_timeouts(settings: Settings) -> Settings:
@@ -25,6 +24,12 @@ def with_short_timeouts(settings: Settings) -> Settings:
     bus = {"request_timeout_seconds": min(kafka.request_timeout_seconds, _TIMEOUT_SECONDS)}
     cache = {"socket_timeout_seconds": min(redis.socket_timeout_seconds, _TIMEOUT_SECONDS)}
     return settings.model_copy(update={"kafka": kafka.model_copy(update=bus), "redis": redis.model_copy(update=cache)})
+
+
+def limited(warehouse: Warehouse, settings: Settings) -> AbstractContextManager[None]:
+    """Return the block in which a section is computed, within the time that the settings allow."""
+    remedy = "raise dashboard.query_seconds, or use `karmalake sql`, which has no limit of time"
+    return warehouse.time_limit(settings.dashboard.query_seconds, remedy)
 
 
 def staleness(settings: Settings) -> str:

@@ -23,6 +23,7 @@ _MAX_LINES = 6
 """DuckDB lists every form of a function, which buries the place."""
 _GONE = re.compile(r'^Permission Error: Cannot access file "(?P<file>[^"]+)/\*\*/')
 """A file of a view that is not there: DuckDB takes its name for a folder, which the connection may not access."""
+_USED = re.compile(r"[\d.]+ \w+/[\d.]+ \w+(?= used)")
 _A_FILE = re.compile(r"^Permission Error|Table with name \S*[./]\S* does not exist")
 _NO_TABLE = re.compile(r"^Catalog Error: Table with name (?P<name>\w+) does not exist")
 _NO_FILES = """
@@ -52,6 +53,8 @@ def query_error(error: duckdb.Error, message: str, query: str = "") -> Karmalake
     """Return the error of the tree for a failure of a query; `message` is its text, with the place if it is known."""
     if isinstance(error, duckdb.ConnectionException):
         return UsageError("this warehouse is closed: open it again with open_warehouse()")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UsageError(_describe_limit(message))
     gone = _GONE.search(message)
     if gone and gone["file"] not in query:
         return TransientError(
@@ -61,6 +64,17 @@ def query_error(error: duckdb.Error, message: str, query: str = "") -> Karmalake
     if is_transient(error):
         return TransientError(f"the lake could not be read, try again: {one_line(error)}")
     return UsageError(f"the query failed: {escape_lines(_shorten(message))}{_table_hint(message)}")
+
+
+def _describe_limit(message: str) -> str:
+    """Return which limit a query reached, and its setting."""
+    used = f" ({found[0]} used)" if (found := _USED.search(message)) else ""
+    if "max_temp_directory_size" in message:
+        return f"the query needs more disk than queries.max_spill_bytes allows{used}: narrow it down, or raise it"
+    return (
+        f"the query needs more memory than queries.max_memory_share allows{used}: select fewer rows or columns, or "
+        "raise it"
+    )
 
 
 def _table_hint(message: str) -> str:

@@ -100,12 +100,14 @@ def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = Fa
     Credentials come from the AWS_* variables. None means the data directory of the settings.
     allow_files: queries may read any file, such as your own CSV to join with, and load extensions. Use it only for
     queries that you write yourself.
+    The limits of the settings apply: queries.max_memory_share, queries.max_spill_bytes.
     Raises UsageError when no warehouse has been published there or an earlier release wrote it, NewerFormatError when a
     newer one did, TransientError when S3 does not answer or refuses the credentials.
     """
-    access = Access(all_files=allow_files)
+    settings = load_settings()
+    access = Access(all_files=allow_files, limits=settings.queries)
     if data_dir is None:
-        return Warehouse(load_settings().warehouse_path, access=access)
+        return Warehouse(settings.warehouse_path, access=access)
     if "://" in str(data_dir):
         return Warehouse.on_s3(str(data_dir).rstrip("/"), access)
     return Warehouse(Path(data_dir) / "warehouse.duckdb", access=access)
@@ -258,8 +260,8 @@ class Warehouse:
             self._queries.register(name, self._own[name])
 
     @contextmanager
-    def time_limit(self, seconds: float) -> Generator[None]:
-        """Interrupt the queries of the block after `seconds`. Raises UsageError then."""
+    def time_limit(self, seconds: float, remedy: str = "narrow it down") -> Generator[None]:
+        """Interrupt the queries of the block after `seconds`. Raises UsageError then, which says what to do."""
         done = threading.Event()
 
         def interrupt() -> None:
@@ -274,7 +276,7 @@ class Warehouse:
         try:
             yield
         except duckdb.InterruptException:
-            raise UsageError(f"no answer within {seconds:,.0f} s, so the query was stopped: narrow it down") from None
+            raise UsageError(f"no answer within {seconds:,g} s, so the query was stopped: {remedy}") from None
         finally:
             done.set()
             interrupter.join()

@@ -4,7 +4,7 @@ The largest part of it is in another file, its base (`base.py`); the lake's even
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.query_guard import lock_connection
+from pipelines.reputation.query_limits import limit_queries
 from pipelines.reputation.sql import statement
+from pipelines.settings import QueriesSettings
 
 USE_WAREHOUSE = "USE warehouse"
 """A statement for a new connection, after which names are those of the warehouse."""
@@ -54,12 +56,13 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a connection to a warehouse may access besides the warehouse and the lake's files of its snapshot."""
+    """What a connection may use, and access besides the warehouse and the lake's files of its snapshot."""
 
     all_files: bool = False
     """Whether SQL may read any file and load extensions."""
     output: Path | None = None
     """A file that karmalake writes rows to."""
+    limits: QueriesSettings = field(default_factory=QueriesSettings)
 
 
 NO_FILES = Access()
@@ -87,6 +90,7 @@ def attach(path: Path, access: Access = NO_FILES) -> duckdb.DuckDBPyConnection:
 
 def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
     connection = connect()
+    limit_queries(connection, path.parent.absolute(), access.limits)
     connection.execute(statement("attach_warehouse", path=literal(str(path))))
     connection.execute(_METADATA_CACHE)
     connection.execute(USE_WAREHOUSE)

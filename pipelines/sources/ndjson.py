@@ -211,6 +211,10 @@ def _object(path: Path, number: int, line: str) -> dict[str, str]:
 
 def _remedy(line: str, error: Exception) -> str:
     """Return the remedy for a common mistake, else the parser's message."""
+    if line.startswith("\x1e"):
+        return "it is a JSON text sequence (RFC 7464): remove its separators, tr -d '\\036' < IN > OUT.ndjson"
+    if line.lstrip().startswith(("//", "#")):
+        return "it is a comment, which JSON has none of: remove those lines, grep -vE '^ *(//|#)' IN > OUT.ndjson"
     if line.lstrip().startswith("{'"):
         return "it is a Python dict: write it with json.dumps, or convert the file: " + _CONVERT
     if line.lstrip().startswith("{"):

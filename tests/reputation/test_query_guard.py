@@ -345,7 +345,7 @@ def test_a_query_can_have_a_time_limit(warehouse: Warehouse) -> None:
                 warehouse.sql(endless)
             warehouse.sql(endless)
 
-    with pytest.raises(UsageError, match="no answer within 0 s"):
+    with pytest.raises(UsageError, match=r"no answer within 0\.2 s"):
         ask_twice()
     with warehouse.time_limit(60):
         assert warehouse.sql("SELECT 1").item() == 1

@@ -210,6 +210,8 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
         ("a.csv", "", "it is empty: the first line must name the columns"),
         ("a.ndjson", "{}\n", "no column 'to'; the columns are"),
         ("a.ndjson", '{"to": "u", "time": 1}\n{"to": \n', "row 2 is not one JSON object"),
+        ("a.ndjson", '{"to": "u", "time": 1}\n// old\n', "row 2 .* a comment, .*remove those lines, grep"),
+        ("a.ndjson", '\x1e{"to": "u", "time": 1}\n', "row 1 .*RFC 7464.*: remove its separators, tr"),
         ("a.ndjson", "[1]\n", "row 1 is not one JSON object"),
         ("a.ndjson", '{"to": "\\ud800", "time": 1}\n', "row 1 is not one JSON object in UTF-8"),
         ("a.ndjson", '{"to": "u", "time": 1}\n{"to": "u"}\n', "row 2, column 'time': '' is not a time in s"),
