@@ -15,6 +15,7 @@ readers ignore. A crash after the commit leaves steps to the next start:
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import closing, contextmanager
@@ -34,7 +35,7 @@ from pipelines.contract.schema import filter_rows
 from pipelines.dlq import copying_on_exit
 from pipelines.errors import FencedError, RejectedError, TransientError, one_line
 from pipelines.ingest.batch import Batch, LastRead
-from pipelines.ingest.filling import without_waiting
+from pipelines.ingest.filling import NEVER, without_waiting
 from pipelines.ingest.guard import HaltedPartition, RejectionGuard
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
@@ -256,16 +257,22 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 
 @contextmanager
-def open_ingest(settings: Settings, accepted: Collection[TopicPartition] = ()) -> Generator[Ingest]:
+def open_ingest(
+    settings: Settings, accepted: Collection[TopicPartition] = (), stopping: threading.Event = NEVER
+) -> Generator[Ingest]:
     """Connect the topics or the queue, the lake and the index, after completing what a crash left unfinished.
 
-    With `accepted`, read only these topic partitions, and exempt them from the rejection limits.
+    With `accepted`, read only these topic partitions, and exempt them from the rejection limits. Once `stopping` is
+    set, nothing more is read, and what was read is committed only if its commit has begun.
     """
     if settings.queue.kind:
-        with open_queue(settings) as source, open_ingest_from(source, settings) as ingest:
+        with open_queue(settings, stopping) as source, open_ingest_from(source, settings, stopping) as ingest:
             yield ingest
         return
-    with open_source(settings, accepted) as source, open_ingest_from(source, settings) as ingest:
+    with (
+        open_source(settings, accepted, stopping=stopping) as source,
+        open_ingest_from(source, settings, stopping) as ingest,
+    ):
         source.committed = ingest.last_read
         ingest.guard.accepted = frozenset(accepted)
         yield ingest
@@ -285,13 +292,13 @@ def open_drain(settings: Settings, accepted: Collection[TopicPartition] = ()) ->
 
 
 @contextmanager
-def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
+def open_ingest_from(source: Source, settings: Settings, stopping: threading.Event = NEVER) -> Generator[Ingest]:
     """Connect a source, the lake and the index, after completing what a crash left unfinished."""
     lake = create_lake(settings.lake_root)
     events = lake.table("events")
     complete_commits(lake, events.version())
     with (
-        open_read_ahead(source) as read_ahead,
+        open_read_ahead(source, stopping) as read_ahead,
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
         tombstones = open_tombstones(lake, settings)

@@ -32,7 +32,7 @@ def ingest(
     on_halted: OnHalted = lambda _halted: None,
     on_copied: dlq.OnProgress = lambda _turn: None,
 ) -> None:
-    """Commit whenever records arrive until `stopping` is set; then finish the current batch, and return.
+    """Commit whenever records arrive until `stopping` is set; then finish the current commit, and return.
 
     Temporary errors are retried (`is_transient`); any other is raised. Callbacks run in the threads of the loops;
     errors that they raise are logged.
@@ -59,7 +59,7 @@ def ingest_until(
     retries = Retries("ingest", stopping, best_effort(on_iteration, "reporting a turn"))
     while not stopping.is_set():
         try:
-            with open_ingest(settings) as opened:
+            with open_ingest(settings, stopping=stopping) as opened:
                 while not stopping.is_set():
                     record = drain_once(opened)
                     if record is not None:

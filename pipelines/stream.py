@@ -68,8 +68,11 @@ def stream(
     on_halted: OnHalted = lambda _halted: None,
     on_copied: dlq.OnProgress = lambda _turn: None,
     on_relayed: OnRelayed = lambda _turn: None,
-) -> None:
-    """Ingest and refresh until `stopping` is set; then finish the current batch, publish it, and return.
+) -> bool:
+    """Ingest and refresh until `stopping` is set; then finish the current commit, publish it, and return.
+
+    Return whether everything committed is published. It is not if `stopping` was set before the first refresh: that
+    may take long, and is left to the next start.
 
     Brokers, lake and cache may become unavailable, and the clock may be set back: each loop retries temporary errors
     (`is_transient`). Any other error of ingest or of the refresh ends the loops: a newer publisher, corrupt state, an
@@ -79,7 +82,7 @@ def stream(
         _switching_often(),
         copied_dead_letters(settings, on_copied, on_iteration) as letters_committed,
         relayed_feed(settings, on_relayed, on_iteration) as changed,
-        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
+        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as (committed, is_current),
     ):
 
         def report(record: CommitRecord) -> None:
@@ -88,6 +91,7 @@ def stream(
             letters_committed(record)
 
         ingest_until(settings, stopping, report, on_iteration, on_halted)
+    return is_current.result()
 
 
 def serve(
@@ -96,15 +100,15 @@ def serve(
     on_refresh: OnRefresh,
     on_iteration: OnIteration = lambda _loop, _outage: None,
     on_relayed: OnRelayed = lambda _turn: None,
-) -> None:
+) -> bool:
     """Refresh and publish what others commit, until `stopping` is set; then publish it a last time, and return.
 
-    Errors and callbacks as in `stream`.
+    Result, errors and callbacks as in `stream`.
     """
     with (
         _switching_often(),
         relayed_feed(settings, on_relayed, on_iteration) as changed,
-        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as committed,
+        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as (committed, is_current),
     ):
         retries = Retries("follow", stopping, on_iteration)
         lake, seen = CachedLake(create_lake(settings.lake_root).root), -1
@@ -118,6 +122,7 @@ def serve(
                 if newest != seen:
                     committed()
                     seen = newest
+    return is_current.result()
 
 
 def _followed(on_refresh: OnRefresh, changed: Callable[[], None]) -> OnRefresh:
@@ -144,19 +149,21 @@ def _switching_often() -> Generator[None]:
 @contextmanager
 def _refreshed(
     settings: Settings, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
-) -> Generator[Callable[[], None]]:
-    """Refresh in a thread, a last time on exit; yield the function to call after each commit.
+) -> Generator[tuple[Callable[[], None], "Future[bool]"]]:
+    """Refresh in a thread, a last time on exit; yield the function to call after each commit, and the thread's result.
 
     The thread ends with the block, not when `stopping` is set: the last turn also has what is committed after that.
     """
     committed, ended = threading.Event(), threading.Event()
+    if stopping.is_set():  # a signal during the start
+        ended.set()
     on_refresh = best_effort(on_refresh, "reporting a refresh")
     on_iteration = best_effort(on_iteration, "reporting a turn of the refresh")
     with ThreadPoolExecutor(1, "refresh") as pool:
         refreshing = pool.submit(_refresh_loop, settings, ended, committed, on_refresh, on_iteration)
         refreshing.add_done_callback(lambda _: stopping.set())
         try:
-            yield committed.set
+            yield committed.set, refreshing
         finally:
             ended.set()
             committed.set()
@@ -169,7 +176,8 @@ def _refresh_loop(
     committed: threading.Event,
     on_refresh: OnRefresh,
     on_iteration: OnIteration,
-) -> None:
+) -> bool:
+    """Refresh until `ended` is set, and then a last time if it has before; return whether everything is published."""
     retries = Retries("refresh", ended, on_iteration)
     with (
         open_draft(settings.warehouse_path) as draft,
@@ -182,18 +190,23 @@ def _refresh_loop(
     ):
         publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set, feed)
         refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool, beside)
-        last = False
+        last = is_current = False
         while not last:
             committed.wait(max(0.0, refreshing.due - time.monotonic()))
             last = ended.is_set()
             committed.clear()
+            if last and not refreshing.has_derived:
+                break
             try:
                 refreshing.turn(last=last)
             except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
+                is_current = False
                 committed.set()
                 retries.failed(error)
             else:
+                is_current = True
                 retries.succeeded()
+    return is_current
 
 
 class _RefreshLoop:
@@ -211,7 +224,8 @@ class _RefreshLoop:
         self.due = time.monotonic()
         """Monotonic time of the next replacement of the warehouse, in seconds."""
         self._settings, self._draft, self._publisher, self._uploader = settings, draft, publisher, uploader
-        self._clock, self._knows_published, self._has_derived = MonotonicClock(), False, False
+        self.has_derived = False
+        self._clock, self._knows_published = MonotonicClock(), False
         self._lake: Lake | None = None
         self._upkeep_due = self.due
         self._write_due = inf
@@ -256,10 +270,10 @@ class _RefreshLoop:
             derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
         except BaseException as error:
             self._publisher.add(None)  # the affected users are unknown
-            if isinstance(error, PolicyError) and self._has_derived:  # an edit of a file ends no ingest
+            if isinstance(error, PolicyError) and self.has_derived:  # an edit of a file ends no ingest
                 raise TransientError(f"{error}; scores stay as they are until it is corrected") from error
             raise
-        self._has_derived = True
+        self.has_derived = True
         self._publisher.add(derived.changed_users)
         return derived
 

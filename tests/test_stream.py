@@ -173,6 +173,16 @@ def test_the_end_refreshes_only_what_is_new(streamed: Settings) -> None:
         assert [check for check in verify(settings) if not check.passed] == []
 
 
+def test_a_signal_before_the_first_refresh(streamed: Settings) -> None:
+    """The refresh, which may take long, is left to the next start, and nothing is said to be published."""
+    send(streamed, valid_records(range(7)))
+    drain_all(streamed)
+    stopping = threading.Event()
+    stopping.set()
+    assert not stream(streamed, stopping, lambda _: None, lambda *_: None)
+    assert not streamed.warehouse_path.exists()
+
+
 def _activate(settings: Settings) -> None:
     activate(open_lake(settings.lake_root), FIVE)
 

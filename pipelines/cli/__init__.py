@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pipelines.cli.signals import INTERRUPTED_MESSAGE
 from pipelines.errors import INTERRUPTED, ConfigurationError, KarmalakeError, UsageError, exit_status_of, one_line
 from pipelines.ingest.malloc import tune_malloc
 
@@ -21,7 +22,7 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE
 _EXPLAINED = {"NoArgsIsHelpError", "Exit"}
 """The types of what ends a command with the exit code of a usage error after a text of its own: help, or an error."""
 _MESSAGES = {
-    "KL-INTERRUPTED": "interrupted; what was committed stands, and the same command continues from there",
+    "KL-INTERRUPTED": INTERRUPTED_MESSAGE,
     "KL-DEFECT": "a bug in karmalake: report it with the traceback above; what was committed stands",
 }
 

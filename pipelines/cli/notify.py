@@ -37,6 +37,7 @@ def notify(
     from pipelines.serving.client import connect  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)
+    stopping.seconds += settings.notify.stop_seconds
     path = rules or settings.notify.rules
     if path is None:
         raise ConfigurationError("no rule file given: use --rules FILE, or set KARMALAKE_NOTIFY_RULES")

@@ -134,7 +134,7 @@ def stream(metrics_port: MetricsPort = None) -> None:
         print_metrics_address(observer.monitor.address)
         on_commit = call_all(_print_commit, observer.committed)
         on_refresh = call_all(_print_refresh, observer.refreshed)
-        streaming.stream(
+        is_current = streaming.stream(
             settings,
             stopping,
             on_commit,
@@ -144,7 +144,7 @@ def stream(metrics_port: MetricsPort = None) -> None:
             observer.copied,
             observer.relayed,
         )
-    print_line("stopped; everything committed is published")
+    _print_stopped(is_current=is_current)
 
 
 def serve(metrics_port: MetricsPort = None) -> None:
@@ -161,8 +161,13 @@ def serve(metrics_port: MetricsPort = None) -> None:
         print_line(f"serving {settings.document_store.prefix} from {settings.lake_root}; Ctrl-C stops it")
         print_metrics_address(monitor.address)
         on_refresh = call_all(_print_refresh, monitor.metrics.refreshed)
-        streaming.serve(settings, stopping, on_refresh, monitor.record_turn, monitor.metrics.relayed)
-    print_line("stopped; everything committed is published")
+        is_current = streaming.serve(settings, stopping, on_refresh, monitor.record_turn, monitor.metrics.relayed)
+    _print_stopped(is_current=is_current)
+
+
+def _print_stopped(*, is_current: bool) -> None:
+    published = "everything committed is published" if is_current else "the next start publishes what is committed"
+    print_line(f"stopped; {published}")
 
 
 def refresh() -> None:

@@ -37,9 +37,9 @@ def relay(
 
     Several relays share the work. SIGTERM or Ctrl-C stops it after the current batch; a kill loses nothing.
     """
+    stopping = None if once else stop_on_signals()
     with extra("outbox", "the relay"):
         import pipelines.emit.relay as relaying  # noqa: PLC0415
-    stopping = None if once else stop_on_signals()
     from pipelines.monitoring.monitor import call_all, monitor_relay  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)

@@ -3,6 +3,7 @@
 A linger of 0 waits for nothing: the batch then ends where the source has no more, as in a `drain`.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
@@ -11,6 +12,10 @@ from pipelines.settings import Settings
 
 Clock = Callable[[], float]
 """Returns seconds of a monotonic clock."""
+NEVER = threading.Event()
+"""For a source whose waits no signal ends; it is never set."""
+SLICE_MS = 100
+"""The longest single wait for records, so that the end of the process need not wait longer."""
 _DRAIN_WAIT_SECONDS = 0.05
 """A few round trips to a broker. Zero would poll the end offsets in a busy loop."""
 _MAX_SECONDS_WITHOUT_LINGER = 3.0

@@ -7,6 +7,7 @@ reads them back.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from pipelines.bus.topics import topic_id_of
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, LastRead, OffsetRange, Place
 from pipelines.ingest.decoding import decode_batch
+from pipelines.ingest.filling import NEVER
 from pipelines.ingest.group import GroupMember, join_group
 from pipelines.ingest.group_offsets import GroupOffsets, alter_offsets
 from pipelines.ingest.guard import HaltedPartition
@@ -65,6 +67,8 @@ class KafkaSource:
     """By name."""
     consumer: Any
     admin: Any
+    stopping: threading.Event = NEVER
+    """Ends a poll that waits for records, once it is set."""
     topic_ids: dict[str, str] = field(default_factory=dict[str, str])
     """The id of each topic as of the last read, by name."""
     positions: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
@@ -85,7 +89,7 @@ class KafkaSource:
 
     def __post_init__(self) -> None:
         """Create the poller, and the offsets of the consumer group."""
-        self.poller = Poller(self.settings, self.consumer)
+        self.poller = Poller(self.settings, self.consumer, self.stopping)
         self.group_offsets = GroupOffsets(self.settings.kafka.group_id, self._commit_group_offsets)
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
@@ -331,12 +335,17 @@ def _explain(losses: list[_Loss]) -> str:
 
 @contextmanager
 def open_source(
-    settings: Settings, only: Collection[TopicPartition] = (), *, topics: Collection[str] = ()
+    settings: Settings,
+    only: Collection[TopicPartition] = (),
+    *,
+    topics: Collection[str] = (),
+    stopping: threading.Event = NEVER,
 ) -> Generator[KafkaSource]:
     """Yield a source of all topics that are ingested, connected to the brokers; closing it commits group offsets only.
 
-    With `only`, it reads these topic partitions and does not share them; with `topics`, these topics. Raises
-    TransientError or ConfigurationError, and what `open_topics` raises.
+    With `only`, it reads these topic partitions and does not share them; with `topics`, these topics. `stopping` ends
+    a poll that waits for records, once it is set. Raises TransientError or ConfigurationError, and what `open_topics`
+    raises.
     """
     shared = settings.ingest.share_partitions and not (only or topics)
     names = [*topics, *(tp.topic for tp in only)]
@@ -346,7 +355,7 @@ def open_source(
             admin_client(settings.kafka) as admin,
             join_group(settings.kafka, opened) if shared else nullcontext() as group,
         ):
-            source = KafkaSource(settings, opened, reader, admin, only=frozenset(only) or None, group=group)
+            source = KafkaSource(settings, opened, reader, admin, stopping, only=frozenset(only) or None, group=group)
             yield source
             best_effort(source.group_offsets.finish, "acknowledging commits to the bus")()
 

@@ -4,6 +4,7 @@ A topic partition whose next record batch is damaged is paused, and the others c
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
 from pipelines.bus.records import DamagedBatchError, limit_polls
-from pipelines.ingest.filling import Clock, Filling
+from pipelines.ingest.filling import SLICE_MS, Clock, Filling
 from pipelines.ingest.record_batches import count
 from pipelines.settings import Settings
 
@@ -34,6 +35,8 @@ class Poller:
 
     settings: Settings
     consumer: Any
+    stopping: threading.Event
+    """Ends the waits for records, once it is set."""
     clock: Clock = time.monotonic
     """Measures how long a batch lingers."""
     _damaged: dict[TopicPartition, DamagedBatchError] = field(default_factory=dict[TopicPartition, DamagedBatchError])
@@ -63,10 +66,12 @@ class Poller:
         """Poll until records come, or until every log is known to have none after its start."""
         limits = self.settings.ingest
         limit_polls(self.consumer, limits.max_batch_bytes, limits.max_batch_records)
-        wait_ms, deadline = int(limits.max_wait_seconds * 1000), time.monotonic() + _LOOKUP_MS / 1000
+        wait_ms, begun = int(limits.max_wait_seconds * 1000), time.monotonic()
         while True:
-            found = self._poll(wait_ms)
-            if found or self._is_every_end_known(tps) or time.monotonic() > deadline:
+            found = self._poll(min(wait_ms, SLICE_MS))
+            waited_ms = (time.monotonic() - begun) * 1000
+            is_over = waited_ms >= wait_ms and self._is_every_end_known(tps)
+            if found or is_over or waited_ms > max(wait_ms, _LOOKUP_MS) or self.stopping.is_set():
                 return found
 
     def _fill(self, polled: list[ConsumerRecord], tps: Collection[TopicPartition]) -> None:
@@ -84,8 +89,10 @@ class Poller:
 
     def _wait_ms(self, filling: Filling, tps: Collection[TopicPartition]) -> int:
         """Return how long to wait for the next records of a batch; 0 if it is complete."""
+        if self.stopping.is_set():
+            return 0
         if filling.lingers:
-            return ceil(filling.seconds_left() * 1000)
+            return min(ceil(filling.seconds_left() * 1000), SLICE_MS)
         return _NEXT_FETCH_MS if filling.seconds_left() and not self._is_at_end(tps) else 0
 
     def _poll(self, wait_ms: int) -> list[ConsumerRecord]:

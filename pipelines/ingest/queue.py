@@ -6,6 +6,7 @@ and dropped as duplicates (`once`). One ingester reads a queue at a time; a seco
 """
 
 import logging
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.filling import Clock, Filling
+from pipelines.ingest.filling import NEVER, SLICE_MS, Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import Message, QueueClient
 from pipelines.ingest.sources import CONTRACT
@@ -38,6 +39,8 @@ class QueueSource:
     client: QueueClient
     ingest: IngestSettings
     contract: ContractSettings
+    stopping: threading.Event = NEVER
+    """Ends a poll that waits for messages, once it is set."""
     topic_id: str = field(init=False)
     messages: list[Message] = field(default_factory=list[Message])
     """Received and not acknowledged, in order."""
@@ -105,15 +108,24 @@ class QueueSource:
         """Receive the first messages, then until the batch is complete (`filling.py`) or nothing comes in that time."""
         max_messages = min(_MAX_BATCH_MESSAGES, self.ingest.max_batch_records)
         batch: list[Message] = []
-        found = self.client.receive(max_messages, self.ingest.max_wait_seconds)
+        found = self._await(max_messages, self.ingest.max_wait_seconds)
         filling = Filling(max_messages, self.ingest.max_batch_bytes, self.ingest.linger_seconds, self.clock)
         while found:
             batch += found
             filling.add(len(found), sum(len(message.value) for message in found))
-            seconds = filling.seconds_left()
-            found = self.client.receive(filling.records_left, seconds if filling.lingers else 0.0) if seconds else []
+            seconds = 0.0 if self.stopping.is_set() else filling.seconds_left()
+            found = self._await(filling.records_left, seconds if filling.lingers else 0.0) if seconds else []
         self.messages += batch
         return batch
+
+    def _await(self, max_messages: int, seconds: float) -> list[Message]:
+        """Receive until a message comes, the time is over or the process is to end."""
+        deadline = self.clock() + seconds
+        while True:
+            left = max(0.0, deadline - self.clock())
+            found = self.client.receive(max_messages, min(left, SLICE_MS / 1000))
+            if found or self.clock() >= deadline or self.stopping.is_set():
+                return found
 
     def _records(self, batch: list[Message], start: int) -> pa.Table:
         count = len(batch)
@@ -131,8 +143,10 @@ class QueueSource:
 
 
 @contextmanager
-def open_queue(settings: Settings) -> Generator[QueueSource]:
+def open_queue(settings: Settings, stopping: threading.Event = NEVER) -> Generator[QueueSource]:
     """Yield a source connected to the queue of the settings; on exit, unacknowledged messages go back to the queue.
+
+    stopping: ends a poll that waits for messages, once it is set.
 
     Raises ConfigurationError, UsageError or TransientError.
     """
@@ -141,4 +155,4 @@ def open_queue(settings: Settings) -> Generator[QueueSource]:
     else:
         from pipelines.ingest.rabbitmq import open_rabbitmq as connect  # noqa: PLC0415 - an extra
     with connect(settings) as client:
-        yield QueueSource(client, settings.ingest, settings.contract)
+        yield QueueSource(client, settings.ingest, settings.contract, stopping)

@@ -4,6 +4,7 @@ A single thread makes all calls to the source, so a source need not be thread-sa
 only if it begins at the checkpoints that the lake has by then; otherwise it is dropped and read again.
 """
 
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ class ReadAhead:
 
     source: Source
     thread: ThreadPoolExecutor
+    stopping: threading.Event
+    """Once it is set, what was read and not committed is left to the next start."""
     last: Batch | None = None
     next_batch: "Future[Batch | None] | None" = None
     _acknowledge: "Callable[[tuple[OffsetRange, ...]], None]" = field(init=False)
@@ -58,7 +61,7 @@ class ReadAhead:
         self._acknowledge = best_effort(self.source.acknowledge, "acknowledging a commit to the bus")
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
-        """Return the batch that begins at the checkpoints, None if nothing came in time.
+        """Return the batch that begins at the checkpoints, None if nothing came in time, or before `stopping` was set.
 
         Raises what the source raises.
         """
@@ -67,6 +70,8 @@ class ReadAhead:
         batch = (next_batch if next_batch and is_last_committed else self._read_from(checkpoint)).result()
         if batch and not batch.begins_at(checkpoint):
             batch = self._read_from(checkpoint).result()
+        if self.stopping.is_set():
+            return None
         self.last = batch
         self.next_batch = self._read_from(self.source.next_checkpoint()) if batch else None
         return batch
@@ -99,7 +104,7 @@ class ReadAhead:
 
 
 @contextmanager
-def open_read_ahead(source: Source) -> Generator[ReadAhead]:
-    """Yield a read-ahead over a source; on exit, wait for the read in progress."""
+def open_read_ahead(source: Source, stopping: threading.Event) -> Generator[ReadAhead]:
+    """Yield a read-ahead over a source; on exit, wait for the read in progress, which `stopping` ends."""
     with ThreadPoolExecutor(1, "read-ahead") as thread:
-        yield ReadAhead(source, thread)
+        yield ReadAhead(source, thread, stopping)

@@ -1,5 +1,6 @@
 """A batch is committed at its limits, or a linger after its first record: the clock is the test's."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from pipelines.ingest.message import Message
 from pipelines.ingest.queue import QueueSource
 from pipelines.lake.commit import CommitRecord
 from pipelines.settings import ContractSettings, IngestSettings, Settings
-from tests.draining import assert_verified, query, send, valid_records, with_ingest
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _LINGER = 0.25
@@ -78,6 +79,23 @@ def test_records_that_come_within_the_linger_are_one_commit(settings: Settings, 
     assert_verified(lingering)
 
 
+def test_the_end_of_the_process_waits_for_no_records(settings: Settings, records_added: list[int]) -> None:
+    """What was read is not committed, and the next start reads it again (`nothing-lost`)."""
+    stopping, patient = threading.Event(), with_ingest(settings, linger_seconds=3_600)
+    send(patient, valid_records([0]))
+    with open_ingest(patient, stopping=stopping) as ingest, ThreadPoolExecutor(1) as thread:
+        committing = thread.submit(drain_once, ingest)
+        try:
+            wait_for("the record", lambda: sum(records_added) == 1)
+        finally:
+            stopping.set()
+        assert committing.result(PATIENCE_SECONDS) is None
+        assert drain_once(ingest) is None
+    assert query(settings, "SELECT count(*) FROM commits") == [(0,)]
+    assert [record.total("accepted") for record in drain_all(settings)] == [1]
+    assert_verified(settings)
+
+
 def test_a_full_batch_does_not_linger(settings: Settings) -> None:
     """A batch is committed when it has its records, without any time passing."""
     small = with_ingest(settings, linger_seconds=_LINGER, max_batch_records=1)
@@ -117,6 +135,17 @@ class Queue:
 
     def waiting(self) -> int:
         return 1
+
+
+def test_the_end_of_the_process_waits_for_no_messages() -> None:
+    """A queue is asked once more, and not for the time that a batch without an end waits."""
+    stopping, clock = threading.Event(), Clock()
+    stopping.set()
+    client = Queue(clock)
+    ingest = IngestSettings(max_wait_seconds=3_600, linger_seconds=3_600)
+    QueueSource(client, ingest, ContractSettings(), stopping, clock=clock).poll(lambda *_: None)
+    assert len(client.waits) <= 2
+    assert max(client.waits) <= 0.1
 
 
 @pytest.mark.parametrize(("linger", "messages"), [(0.25, 3), (0.0, 1)])

@@ -10,6 +10,7 @@ from pipelines.contract.decode import Decoded
 from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
 from pipelines.errors import UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.filling import NEVER
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.read_ahead import ReadAhead, open_read_ahead
@@ -28,7 +29,7 @@ def source(settings: Settings) -> Iterator[ReadAhead]:
         send(one, valid_records(range(start, start + 10)))
     with (
         open_source(with_ingest(one, max_batch_records=1, max_wait_seconds=1)) as source,
-        open_read_ahead(source) as ahead,
+        open_read_ahead(source, NEVER) as ahead,
     ):
         yield ahead
 
@@ -60,7 +61,7 @@ def test_what_was_read_ahead_is_dropped_when_the_checkpoint_is_elsewhere(source:
 
 def test_what_was_read_ahead_from_elsewhere_is_read_again() -> None:
     """The previous batch may be committed and a checkpoint moved all the same, by a skip or an accepted loss."""
-    with open_read_ahead(_TwoPartitions()) as ahead:
+    with open_read_ahead(_TwoPartitions(), NEVER) as ahead:
         assert _begins(ahead.poll(_of({0: 0, 1: 0}, only={0}))) == {0: 0}
         assert _begins(ahead.poll(_of({0: 10, 1: 7}))) == {0: 10, 1: 7}
         assert _begins(ahead.poll(_of({0: 20, 1: 17}))) == {0: 20, 1: 17}

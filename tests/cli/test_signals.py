@@ -1,0 +1,66 @@
+"""The event that signals set: when the process ends by itself, and when at once."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS
+
+_WAITS_FOREVER = """
+import time
+from threading import Thread
+from pipelines.cli.signals import stop_on_signals
+stopping = stop_on_signals()
+stopping.seconds = {seconds}
+def report():
+    stopping.wait()
+    print("stopping", flush=True)
+Thread(target=report).start()
+print("ready", flush=True)
+{waiting}
+"""
+_IN_PYTHON = "while True: time.sleep(600)"
+_IN_A_LIBRARY = """
+import duckdb
+duckdb.sql("SELECT sum(hash(a.range + b.range)) FROM range(10000000) AS a, range(10000000) AS b").fetchall()
+"""
+
+
+@contextmanager
+def _running(seconds: float, waiting: str) -> Iterator["subprocess.Popen[str]"]:
+    program = [sys.executable, "-c", _WAITS_FOREVER.format(seconds=seconds, waiting=waiting)]
+    with ended(subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
+        assert _line(process) == "ready"
+        yield process
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("waiting", [_IN_PYTHON, _IN_A_LIBRARY], ids=["in Python", "in a library"])
+def test_a_command_that_does_not_end_is_ended(waiting: str) -> None:
+    """After the time that it has, with exit code 0, also where its main thread is in a library's call."""
+    with _running(0.1, waiting) as process:
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, output) == (0, "stopping\n")
+    assert "left to the next start" in errors
+
+
+def test_another_ctrl_c_ends_it_at_once() -> None:
+    """With the exit code of an interruption, and no traceback; another SIGTERM changes nothing."""
+    with _running(3_600, _IN_PYTHON) as process:
+        process.send_signal(signal.SIGINT)
+        assert _line(process) == "stopping"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert errors == "interrupted; what was committed stands, and the same command continues from there\n"
