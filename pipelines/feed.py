@@ -52,7 +52,8 @@ class Feed:
 
     def since(self, users: pl.Series) -> pl.DataFrame:
         """Return the publication that last said something of each of some users (String), as SINCE."""
-        return _since(users.to_frame("user_id").join(self._state.since(users), on="user_id", how="left"))
+        said = self._state.since(users).lazy()
+        return _since(users.to_frame("user_id").lazy().join(said, on="user_id", how="left"))
 
     def record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
         """Record how what is shown differs from what the feed said last, as the changes of one publication.
@@ -80,7 +81,7 @@ class Feed:
         changes = self._without_erased(self._changes(shown.rows_of(users), users))
         reached = _after(position, changes.height, info)
         if changes.height:
-            recent = shown.recent_events(_since(changes)) if position.number else _NOTHING
+            recent = shown.recent_events(_since(changes.lazy())) if position.number else _NOTHING
             changes = with_causes(changes, recent, self._lake, position, info)
             rows = _rows(changes, reached, info)
             append_changes(self._lake, table, rows, reached)
@@ -140,10 +141,10 @@ def _after(position: FeedPosition, changes: int, info: Info) -> FeedPosition:
     )
 
 
-def _since(said: pl.DataFrame) -> pl.DataFrame:
+def _since(said: pl.LazyFrame) -> pl.DataFrame:
     """Return the publication (SINCE) of each row of what was said; before all of them for users who are new."""
     moments = [pl.col("lake_version").fill_null(-1), pl.col("as_of_us").fill_null(0)]
-    return said.select("user_id", *moments).cast(SINCE)
+    return said.select("user_id", *moments).cast(SINCE).collect()
 
 
 def _rows(changes: pl.DataFrame, position: FeedPosition, info: Info) -> pa.Table:

@@ -64,9 +64,8 @@ class LivePublisher:
         Waits for the publication before, and raises its error; the users of both remain noted then. Raises like
         `refresh.publish_warehouse`.
         """
-        users, ranked = self._unpublished, self._settings.document_store.leaderboards
-        made = None if users is None else tables.documents(users, ranked)
-        shown = tables.shown_rows(users) if self._feed and users is not None else None
+        users = self._unpublished
+        made, shown = self._make(users, tables)
         self._wait()
         if made is None or self._unpublished is None:
             record = self._feed and partial(self._feed.record, Shown(tables.shown_rows, tables.recent_events))
@@ -79,6 +78,15 @@ class LivePublisher:
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
                 self.finish(derived, tables)
+
+    def _make(self, users: pl.Series | None, tables: DraftTables) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
+        """Return the documents of some users and, for a feed, what is shown of them; of all (None) nothing."""
+        ranked = self._settings.document_store.leaderboards
+        if users is None:
+            return None, None
+        if self._feed is None:
+            return tables.documents(users, ranked), None
+        return tables.documents_and_shown(users, ranked)
 
     def _record(self, shown: pl.DataFrame | None, tables: DraftTables) -> Record | None:
         """Return what records the changes of users whose rows were made; nothing without a feed."""

@@ -90,7 +90,12 @@ def info(version: int, removals: int = 0, merges: str = "") -> Any:
 
 
 def of_draft(draft: Draft) -> Shown:
-    return Shown(draft.tables.shown_rows, draft.tables.recent_events)
+    tables = draft.tables
+
+    def rows_of(users: pl.Series | None) -> pl.DataFrame:
+        return tables.shown_rows() if users is None else tables.documents_and_shown(users)[1]
+
+    return Shown(rows_of, tables.recent_events)
 
 
 def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: str = "", **shown: int) -> None:

@@ -58,6 +58,32 @@ def documents_of(
     source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
     scopes: the same for each scope by its name; None: the tables or views of the warehouse.
     """
+    return _query(connection, info, source, users, leaderboards, scopes, "")
+
+
+def documents_and_shown(
+    connection: duckdb.DuckDBPyConnection,
+    info: Info,
+    source: str,
+    users: pl.Series | None,
+    leaderboards: Sequence[str],
+    scopes: Mapping[str, str] | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what `documents_of` and `shown_rows` do, by one statement. Arguments as of `documents_of`."""
+    frame = _query(connection, info, source, users, leaderboards, scopes, ",\n    shown_json AS shown")
+    return frame.drop("shown"), frame.select("user_id", "shown")
+
+
+def _query(
+    connection: duckdb.DuckDBPyConnection,
+    info: Info,
+    source: str,
+    users: pl.Series | None,
+    leaderboards: Sequence[str],
+    scopes: Mapping[str, str] | None,
+    more: str,
+) -> pl.DataFrame:
+    """Return what `documents_of` does, and more columns."""
     in_force = info.policy.at(info.as_of)
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     of_scopes = map(_scope_members, in_force.rules.scopes)
@@ -68,7 +94,7 @@ def documents_of(
     fragments = {
         "source": source,
         "members": ",\n        ".join(own),
-        "scores": _scores(ranked, in_force),
+        "scores": _scores(ranked, in_force) + more,
         "ranked": "".join(f" || ';' || coalesce(CAST(ranked_{n} AS VARCHAR), '')" for n, _ in _scoped(ranked)),
     }
     with _only(connection, users) as only:
@@ -77,16 +103,13 @@ def documents_of(
     return frame.rename({f"leaderboard_{n}": f"{name}_score" for n, name in enumerate(leaderboards)})
 
 
-def shown_rows(
-    connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None, source: str = "reputation"
-) -> pl.DataFrame:
+def shown_rows(connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None) -> pl.DataFrame:
     """Return what is shown of users, or of all: `user_id`, and `shown`, the row of `reputation` as JSON (both String).
 
     users: user_ids (String); unknown ones are ignored.
-    source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
     """
     with _only(connection, users) as only:
-        return connection.sql(statement("shown_rows", source=source, only=only)).pl()
+        return connection.sql(statement("shown_rows", only=only)).pl()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ before it whenever there are many, so that a publication never holds up refreshe
 file has everything up to that publication, and the events do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
-from pipelines.reputation.documents import documents_of, shown_rows
+from pipelines.reputation.documents import documents_and_shown, documents_of, shown_rows
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
 from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
 from pipelines.reputation.scopes import scope_query, scope_table
@@ -49,7 +50,6 @@ class DraftTables:
         self.counts = Counts(*one_row(connection.execute(statement("base_read_counts"))))
         self.recent_events: RecentEvents = partial(recent_in_warehouse, connection, self.info)
         """Returns what happened to users until as_of; the draft replaces it when it is rebuilt or refreshed."""
-        self._found: tuple[pl.Series, np.ndarray, pa.Table] | None = None
         self._unwritten_users = 0  # at most: a user who changes twice counts twice
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
         connection.execute(statement("base_pending_users"))
@@ -57,7 +57,6 @@ class DraftTables:
 
     def replace(self, replaced: Replaced) -> None:
         """Take over what `replace_rows` returned."""
-        self._found = None
         self.counts = self.counts.plus(replaced.counts)
         if len(replaced.users):
             self.rows.replace(replaced.users, replaced.tables)
@@ -76,25 +75,28 @@ class DraftTables:
         if users is None:
             self.write_changes()
             return documents_of(self.connection, self.info, "reputation", None, leaderboards)
-        hashes, rows = self._scores_of(users)
-        scopes = self._shown_scopes(hashes)
-        with arrow_rows(self.connection, rows):
-            return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards, scopes)
+        with self._loaded(users) as (source, scopes):
+            return documents_of(self.connection, self.info, source, users, leaderboards, scopes)
+
+    def documents_and_shown(
+        self, users: pl.Series, leaderboards: Sequence[str] = ()
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the documents of users, and what is shown of them like `documents.shown_rows`."""
+        with self._loaded(users) as (source, scopes):
+            return documents_and_shown(self.connection, self.info, source, users, leaderboards, scopes)
 
     def shown_rows(self, users: pl.Series | None = None) -> pl.DataFrame:
-        """Return what is shown of users, or of all, like `documents.shown_rows`; of some, at the cost of these."""
-        if users is None:
-            self.write_changes()
-            return shown_rows(self.connection)
-        with arrow_rows(self.connection, self._scores_of(users)[1]):
-            return shown_rows(self.connection, users, self._shown_scores())
+        """Return what is shown of users, or of all, like `documents.shown_rows`."""
+        self.write_changes()
+        return shown_rows(self.connection, users)
 
-    def _scores_of(self, users: pl.Series) -> tuple[np.ndarray, pa.Table]:
-        """Return users as sorted hashes, and their stored scores; a second call with the same series finds them."""
-        if self._found is None or self._found[0] is not users:
-            hashes = self._hashes_of(users)
-            self._found = users, hashes, self.rows.rows_of(self._table_of_scores(), hashes)
-        return self._found[1:]
+    @contextmanager
+    def _loaded(self, users: pl.Series) -> Generator[tuple[str, dict[str, str]]]:
+        """Make the stored rows of users readable; yield the sources of their scores, and of each scope."""
+        hashes = self._hashes_of(users)
+        scopes = self._shown_scopes(hashes)
+        with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), hashes)):
+            yield self._shown_scores(), scopes
 
     def _hashes_of(self, users: pl.Series) -> np.ndarray:
         with arrow_rows(self.connection, users.to_frame("user_id").to_arrow()):
@@ -143,7 +145,6 @@ class DraftTables:
 
     def adopt(self, base: Path) -> None:
         """Continue with a base that has the rows as of `begin_newer`; only newer ones are changes to it."""
-        self._found = None
         users = np.sort(self.connection.execute(statement("base_newer_hashes")).fetchnumpy()["user_hash"])
         rows = {name: self.rows.rows_of(name, users) for name in self._columns}
         self.close()

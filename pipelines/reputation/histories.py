@@ -36,6 +36,7 @@ from pipelines.reputation.database_file import replace_durably
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.segment import (
     BEFORE_ALL,
+    FACTS,
     NO_LINKS,
     ROWS,
     Commit,
@@ -143,8 +144,8 @@ class Histories:
 
         return self._take(rows)
 
-    def events_where(self, users: np.ndarray, is_wanted: IsWanted) -> pa.Table:
-        """Return the events (ROWS) of users (sorted hashes) that are wanted."""
+    def facts_where(self, users: np.ndarray, is_wanted: IsWanted) -> pa.Table:
+        """Return the events of users (sorted hashes) that are wanted, without their metadata: the columns FACTS."""
 
         def rows(segment: Segment) -> np.ndarray:
             of_users = segment.rows_of(users)
@@ -152,7 +153,7 @@ class Histories:
             wanted = is_wanted(segment.users[of_users], facts["t"].to_numpy(), facts["version"].to_numpy())
             return of_users[wanted]
 
-        return self._take(rows)
+        return self._take(rows, FACTS)
 
     def events_linked(self, links: np.ndarray) -> pa.Table:
         """Return the events with one of these links (sorted hashes)."""
@@ -195,8 +196,9 @@ class Histories:
         finally:
             self._merges.close()
 
-    def _take(self, rows_of: Callable[[Segment], np.ndarray]) -> pa.Table:
-        return pa.concat_tables([ROWS.empty_table(), *(segment.take(rows_of(segment)) for segment in self.segments)])
+    def _take(self, rows_of: Callable[[Segment], np.ndarray], columns: Sequence[str] = ROWS.names) -> pa.Table:
+        taken = (segment.take(rows_of(segment), columns) for segment in self.segments)
+        return pa.concat_tables([ROWS.empty_table().select(columns), *taken])
 
     def _continues(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> bool:
         state = self._state

@@ -16,6 +16,7 @@ from pipelines.reputation.merged_users import Aliases, aliases_in, load_aliases,
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.resolved_histories import ResolvedHistories
+from pipelines.reputation.segment import FACTS
 from pipelines.reputation.sql import arrow_rows, statement
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse_file import Info
@@ -29,7 +30,6 @@ RecentEvents = Callable[[pl.DataFrame], pl.DataFrame]
 _NEW, _LEFT, _EXPIRED = "new event", "left the window", "penalty expired"
 _CAUSES = {"suspend": "suspension", "reinstate": "reinstatement"}
 """Causes by roles of actions; those of others have their names."""
-_FACTS = ["user_id", "event_id", "action_type", "t", "version"]
 
 
 def recent_in_histories(
@@ -55,7 +55,7 @@ def recent_in_histories(
             wanted |= (times >= start - shift) & (times < as_of_us - shift)
         return wanted & (times < as_of_us)
 
-    rows = histories.events_where(users["user_hash"], is_wanted)
+    rows = histories.facts_where(users["user_hash"], is_wanted)
     return _with_causes(rows, policy, as_of_us, since)
 
 
@@ -88,7 +88,7 @@ def recent_in_warehouse(connection: duckdb.DuckDBPyConnection, info: Info, since
 
 
 def _with_causes(rows: pa.Table, policy: EffectivePolicy, as_of_us: int, since: pl.DataFrame) -> pl.DataFrame:
-    facts = pl.DataFrame(rows.select(_FACTS)).lazy().join(since.lazy(), on="user_id")
+    facts = pl.DataFrame(rows.select(FACTS)).lazy().join(since.lazy(), on="user_id")
     is_new = (pl.col("version") > pl.col("lake_version")) | (pl.col("t") >= pl.col("as_of_us"))
     cause = (
         pl.when(is_new)

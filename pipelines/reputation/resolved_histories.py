@@ -85,13 +85,18 @@ class ResolvedHistories:
         """Return the events before `until_us` that were added after a version, or with since_us <= t."""
         return self._resolve(self._histories.events_after(after, since_us, until_us))
 
-    def events_where(self, users: np.ndarray, is_wanted: IsWanted) -> pa.Table:
-        """Return the events (ROWS) of persons (sorted hashes) that are wanted."""
+    def facts_where(self, users: np.ndarray, is_wanted: IsWanted) -> pa.Table:
+        """Return the events of persons (sorted hashes) that are wanted, without their metadata: the columns FACTS."""
 
         def of_persons(names: np.ndarray, times: np.ndarray, versions: np.ndarray) -> np.ndarray:
             return is_wanted(self._users.resolve_each(names), times, versions)
 
-        return self._resolve(self._histories.events_where(self._users.expand(users), of_persons))
+        facts = self._histories.facts_where(self._users.expand(users), of_persons)
+        if not self._known:
+            return facts
+        load_aliases(self._connection, self._known)
+        with arrow_rows(self._connection, facts):
+            return self._connection.sql(statement("resolved_users", source="arrow_rows")).to_arrow_table()
 
     def events_linked(self, links: np.ndarray) -> pa.Table:
         """Return the events with one of these links (sorted hashes)."""

@@ -29,6 +29,8 @@ ROWS = pa.schema(
     ]
 )
 """The columns of an event: t in microseconds since 1970, and the version of the lake whose commit added it."""
+FACTS = ["user_id", "event_id", "action_type", "t", "version"]
+"""Those that say what happened, and when it became known."""
 NO_LINKS = np.empty((2, 0), np.uint64)
 _SIGN = np.uint64(1 << 63)
 _Side = Literal["left", "right"]

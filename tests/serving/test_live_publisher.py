@@ -63,7 +63,16 @@ class World:
             events = {"user_id": since["user_id"], "t": 0, "cause": "new event", "event_id": since["user_id"] + "-1"}
             return pl.DataFrame(events, RECENT)
 
-        return SimpleNamespace(info=info, documents=documents_of, shown_rows=shown_rows, recent_events=recent_events)
+        def documents_and_shown(users: pl.Series, ranked: object) -> tuple[pl.DataFrame, pl.DataFrame]:
+            return documents_of(users, ranked), shown_rows(users)
+
+        return SimpleNamespace(
+            info=info,
+            documents=documents_of,
+            documents_and_shown=documents_and_shown,
+            shown_rows=shown_rows,
+            recent_events=recent_events,
+        )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 -- Each user's document, and a digest of it without moments and lake_version, which decides what is published again. md5,
 -- because the digest outlives this process and DuckDB's own hash may change. Costly members are computed once for both.
--- The digest covers the scores of leaderboards within scopes, too: a document does not hold all values.
+-- The digest covers the scores of leaderboards within scopes, too: a document does not hold all values. `shown_json` is
+-- computed only if it is selected.
 WITH parts AS (
     SELECT
         *,
@@ -8,8 +9,9 @@ WITH parts AS (
         ',"policy":' || to_json(struct_pack(name := info.policy_name, version := info.policy_version)) AS by_policy,
         substr(CAST(to_json(struct_pack(
             $members
-        )) AS VARCHAR), 2) AS members_json
-    FROM $source
+        )) AS VARCHAR), 2) AS members_json,
+        CAST(to_json(shown) AS VARCHAR) AS shown_json
+    FROM $source AS shown
     $only
     CROSS JOIN snapshot_info AS info$scopes
 )
