@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,13 +52,13 @@ def pinned(served: Settings, tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def serving(settings: Settings) -> Generator[None]:
+def serving(settings: Settings) -> Generator["Future[bool]"]:
     """Serve in a thread; on leaving, stop it and pass on its error."""
     stopping = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(serve, settings, stopping, lambda *_: None)
         try:
-            yield
+            yield done
         finally:
             stopping.set()
         done.result(PATIENCE_SECONDS)
@@ -113,8 +113,8 @@ def test_a_policy_that_becomes_invalid_ends_nothing(pinned: Settings, caplog: py
         policy.write_text(valid.replace("5", "8"))
         wait_for("the scores of the corrected file", lambda: score(pinned, "u-2") == 8)
     policy.write_text(valid[:-2])
-    with pytest.raises(PolicyError, match=r"five\.toml"), serving(pinned):
-        pass
+    with pytest.raises(PolicyError, match=r"five\.toml"), serving(pinned) as done:
+        wait([done], PATIENCE_SECONDS)
 
 
 def test_an_erasure_reaches_a_pinned_policy(served: Settings, pinned: Settings) -> None:
