@@ -38,7 +38,7 @@ _IN_FROM = frozenset(
 """Functions of DuckDB that any reader may call in FROM, and views of that name."""
 _FILE_READERS = re.compile(r"read_\w+|parquet_\w+|sniff_csv|glob")
 """Those that the connection restricts to the lake's files."""
-_DESCRIBING = re.compile(r"query_table|duckdb_\w+|pragma_\w+")
+_DESCRIBING = re.compile(r"query_table|histogram(_values)?|duckdb_\w+|pragma_\w+")
 """Those that a reader with `allow_files` may call, too: they show paths, or read what a text names."""
 _HARMLESS = frozenset(
     {

@@ -287,6 +287,7 @@ def test_allow_files_permits_other_files(folder: Path) -> None:
     """With `allow_files` a query may join any file; it is still a single query."""
     query = f"SELECT secret FROM '{folder}/secret.csv' CROSS JOIN (FROM events LIMIT 1)"  # noqa: S608
     with open_warehouse(folder, allow_files=True) as opened:
+        assert opened.sql("FROM histogram(trends_daily, active_users)").height
         assert opened.sql(query).item() == "hidden"
         assert opened.snapshot().sql(query).item() == "hidden"
         assert opened.sql("SELECT count(*) FROM duckdb_databases() WHERE path IS NOT NULL").item() > 0
