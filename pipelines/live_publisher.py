@@ -4,10 +4,11 @@ Documents are built from the tables of the draft, in the thread that refreshes; 
 A user whose document may differ is noted until it is published, whatever fails in between.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import polars as pl
 
@@ -21,8 +22,9 @@ from pipelines.serving.publish import PublishResult
 from pipelines.settings import Settings
 
 OnRefresh = Callable[[DerivationResult, PublishResult], None]
+_Rows = TypeVar("_Rows")
 _NO_USERS = pl.Series("user_id", [], dtype=pl.String)
-_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], pl.DataFrame]
+_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], Iterable[pl.DataFrame]]
 
 
 class _AllNeededError(Exception):
@@ -65,12 +67,12 @@ class LivePublisher:
         `refresh.publish_warehouse`.
         """
         users, ranked = self._unpublished, self._settings.document_store.leaderboards
-        made = None if users is None else tables.documents(users, ranked)
+        made = None if users is None else [*tables.document_parts(users, ranked)]
         shown = tables.shown_rows(users) if self._feed and users is not None else None
         self._wait()
         if made is None or self._unpublished is None:
             record = self._feed and partial(self._feed.record, Shown(tables.shown_rows, tables.recent_events))
-            self._write(derived, tables.info, tables.documents, None, record)
+            self._write(derived, tables.info, tables.document_parts, None, record)
             self._unpublished = _NO_USERS
         else:
             self._written, self._unpublished = users, _NO_USERS
@@ -135,10 +137,10 @@ class LivePublisher:
         self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users, record))
 
 
-def _among(rows: pl.DataFrame) -> Callable[..., pl.DataFrame]:
+def _among(rows: _Rows) -> Callable[..., _Rows]:
     """Return a function that returns rows of some users, which were made before; it cannot return those of all."""
 
-    def rows_of(users: pl.Series | None, *_options: object) -> pl.DataFrame:
+    def rows_of(users: pl.Series | None, *_options: object) -> _Rows:
         if users is None:
             raise _AllNeededError
         return rows

@@ -5,7 +5,7 @@ before it whenever there are many, so that a publication never holds up refreshe
 file has everything up to that publication, and the events do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -71,15 +71,18 @@ class DraftTables:
         """Take over the row of `snapshot_info`."""
         self.info = stored_info(self.connection)
 
-    def documents(self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()) -> pl.DataFrame:
-        """Return the documents of users, or of all, like `documents.documents`; of some, at the cost of these."""
+    def document_parts(
+        self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
+    ) -> Generator[pl.DataFrame]:
+        """Yield the documents of users, or of all, like `documents.document_parts`; of some, at the cost of these."""
         if users is None:
             self.write_changes()
-            return documents_of(self.connection, self.info, "reputation", None, leaderboards)
+            yield from documents_of(self.connection, self.info, "reputation", None, leaderboards)
+            return
         hashes, rows = self._scores_of(users)
         scopes = self._shown_scopes(hashes)
         with arrow_rows(self.connection, rows):
-            return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards, scopes)
+            yield from documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards, scopes)
 
     def shown_rows(self, users: pl.Series | None = None) -> pl.DataFrame:
         """Return what is shown of users, or of all, like `documents.shown_rows`; of some, at the cost of these."""
