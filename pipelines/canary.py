@@ -10,8 +10,6 @@ what a killed process left.
 from pathlib import Path
 from shutil import rmtree
 
-import polars as pl
-
 from pipelines.clock import MonotonicClock
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, open_lake
@@ -21,7 +19,7 @@ from pipelines.reputation.derive import open_draft
 from pipelines.reputation.steps import epoch_us
 from pipelines.serving.digest_cache import delete_digest_cache, open_digest_cache
 from pipelines.serving.publication import Stamp
-from pipelines.serving.publish import DOCUMENTS, publish
+from pipelines.serving.publish import publish
 from pipelines.serving.read import latest_as_of, may_have_documents
 from pipelines.settings import Settings
 
@@ -86,7 +84,7 @@ def _remove_documents(lake: Lake, beside: Settings) -> None:
     stamp = Stamp(take_snapshot(lake).version, epoch_us(clock.now()), "no canary")
     with open_digest_cache(beside.published_dir) as state:
         state.forget()
-        publish(lambda _users: pl.DataFrame(schema=DOCUMENTS), stamp, store, state)
+        publish(lambda _users: (), stamp, store, state)
 
 
 def _remove_files(beside: Settings) -> None:

@@ -4,10 +4,11 @@ Documents are built from the tables of the draft, in the thread that refreshes; 
 A user whose document may differ is noted until it is published, whatever fails in between.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import polars as pl
 
@@ -21,8 +22,9 @@ from pipelines.serving.publish import PublishResult
 from pipelines.settings import Settings
 
 OnRefresh = Callable[[DerivationResult, PublishResult], None]
+_Rows = TypeVar("_Rows")
 _NO_USERS = pl.Series("user_id", [], dtype=pl.String)
-_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], pl.DataFrame]
+_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], Iterable[pl.DataFrame]]
 
 
 class _AllNeededError(Exception):
@@ -69,7 +71,7 @@ class LivePublisher:
         self._wait()
         if made is None or self._unpublished is None:
             record = self._feed and partial(self._feed.record, Shown(tables.shown_rows, tables.recent_events))
-            self._write(derived, tables.info, tables.documents, None, record)
+            self._write(derived, tables.info, tables.document_parts, None, record)
             self._unpublished = _NO_USERS
         else:
             self._written, self._unpublished = users, _NO_USERS
@@ -79,14 +81,17 @@ class LivePublisher:
             if self._has_failed:
                 self.finish(derived, tables)
 
-    def _make(self, users: pl.Series | None, tables: DraftTables) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
+    def _make(
+        self, users: pl.Series | None, tables: DraftTables
+    ) -> tuple[Sequence[pl.DataFrame] | None, pl.DataFrame | None]:
         """Return the documents of some users and, for a feed, what is shown of them; of all (None) nothing."""
         ranked = self._settings.document_store.leaderboards
         if users is None:
             return None, None
         if self._feed is None:
-            return tables.documents(users, ranked), None
-        return tables.documents_and_shown(users, ranked)
+            return [*tables.document_parts(users, ranked)], None
+        documents, shown = tables.documents_and_shown(users, ranked)
+        return [documents], shown
 
     def _record(self, shown: pl.DataFrame | None, tables: DraftTables) -> Record | None:
         """Return what records the changes of users whose rows were made; nothing without a feed."""
@@ -143,10 +148,10 @@ class LivePublisher:
         self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users, record))
 
 
-def _among(rows: pl.DataFrame) -> Callable[..., pl.DataFrame]:
+def _among(rows: _Rows) -> Callable[..., _Rows]:
     """Return a function that returns rows of some users, which were made before; it cannot return those of all."""
 
-    def rows_of(users: pl.Series | None, *_options: object) -> pl.DataFrame:
+    def rows_of(users: pl.Series | None, *_options: object) -> _Rows:
         if users is None:
             raise _AllNeededError
         return rows

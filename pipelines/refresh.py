@@ -5,7 +5,7 @@ publication is repeated in full.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipelines.lake.commit_log import take_snapshot_without_feed
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
-from pipelines.reputation.documents import documents, shown_rows
+from pipelines.reputation.documents import document_parts, shown_rows
 from pipelines.reputation.merged_users import merges_mark, merges_of
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
@@ -191,12 +191,12 @@ def _publish_all(connection: duckdb.DuckDBPyConnection, settings: Settings, stat
         info = stored_info(connection)
         shown = Shown(partial(shown_rows, connection), partial(recent_in_warehouse, connection, info))
         record = feed and partial(feed.record, shown)
-        return publish_views(info, partial(documents, connection), settings, state, None, record)
+        return publish_views(info, partial(document_parts, connection), settings, state, None, record)
 
 
 def publish_views(
     info: Info,
-    documents_of: Callable[[pl.Series | None, Sequence[str]], pl.DataFrame],
+    documents_of: Callable[[pl.Series | None, Sequence[str]], Iterable[pl.DataFrame]],
     settings: Settings,
     state: DigestCache,
     changed: pl.Series | None,
@@ -205,7 +205,7 @@ def publish_views(
     """Publish the documents of a warehouse or draft, and record them in `state`.
 
     info: what the warehouse reflects.
-    documents_of: like `documents`, of the warehouse.
+    documents_of: like `document_parts`, of the warehouse.
     changed: the only user_ids (String) whose documents may differ from those in `state`; None: any may.
     record: records in the feed what changed, before the publication is complete.
     Raises like `publish_warehouse`.

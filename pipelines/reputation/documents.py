@@ -7,10 +7,12 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from pipelines.errors import ConfigurationError
 from pipelines.reputation.policy import EffectivePolicy
@@ -20,6 +22,8 @@ from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse_file import Info, attach, stored_info
 
+_PART_USERS = 50_000
+"""Users of one part: some 70 MB of documents."""
 ORIGIN = frozenset({"as_of", "decayed_to", "lake_version"})
 """Members that say what a document was computed from; a document that differs only in them is not published again."""
 
@@ -41,7 +45,18 @@ def documents(
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
             return documents(connection, users, leaderboards)
-    return documents_of(source, stored_info(source), "reputation", users, leaderboards)
+    parts = [*document_parts(source, users, leaderboards)]
+    return pl.concat(parts).sort("user_id")
+
+
+def document_parts(
+    connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
+) -> Generator[pl.DataFrame]:
+    """Yield documents like `documents`, a bounded number at a time, in no order: those of all users need not fit.
+
+    Nothing else may use the connection until the generator is exhausted or closed. Raises like `documents`.
+    """
+    return documents_of(connection, stored_info(connection), "reputation", users, leaderboards)
 
 
 def documents_of(
@@ -51,14 +66,14 @@ def documents_of(
     users: pl.Series | None,
     leaderboards: Sequence[str],
     scopes: Mapping[str, str] | None = None,
-) -> pl.DataFrame:
-    """Return documents like `documents`, from rows of `reputation`.
+) -> Generator[pl.DataFrame]:
+    """Yield documents like `document_parts`, from rows of `reputation`; at least one part, which may be empty.
 
     info: the row of `snapshot_info`.
     source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
     scopes: the same for each scope by its name; None: the tables or views of the warehouse.
     """
-    return _query(connection, info, source, users, leaderboards, scopes, "")
+    return _parts(connection, info, source, users, leaderboards, scopes, "")
 
 
 def documents_and_shown(
@@ -69,12 +84,12 @@ def documents_and_shown(
     leaderboards: Sequence[str],
     scopes: Mapping[str, str] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return what `documents_of` and `shown_rows` do, by one statement. Arguments as of `documents_of`."""
-    frame = _query(connection, info, source, users, leaderboards, scopes, ",\n    shown_json AS shown")
+    """Return the documents of users, and what `shown_rows` does, by one statement. Arguments as of `documents_of`."""
+    frame = pl.concat(_parts(connection, info, source, users, leaderboards, scopes, ",\n    shown_json AS shown"))
     return frame.drop("shown"), frame.select("user_id", "shown")
 
 
-def _query(
+def _parts(
     connection: duckdb.DuckDBPyConnection,
     info: Info,
     source: str,
@@ -82,8 +97,8 @@ def _query(
     leaderboards: Sequence[str],
     scopes: Mapping[str, str] | None,
     more: str,
-) -> pl.DataFrame:
-    """Return what `documents_of` does, and more columns."""
+) -> Generator[pl.DataFrame]:
+    """Yield what `documents_of` does, and more columns."""
     in_force = info.policy.at(info.as_of)
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     of_scopes = map(_scope_members, in_force.rules.scopes)
@@ -99,8 +114,12 @@ def _query(
     }
     with _only(connection, users) as only:
         joins = _scopes(sources, in_force, only) + _ranked_joins(ranked, sources, only)
-        frame = connection.sql(statement("documents", only=only, scopes=joins, **fragments)).pl()
-    return frame.rename({f"leaderboard_{n}": f"{name}_score" for n, name in enumerate(leaderboards)})
+        query = statement("documents", only=only, scopes=joins, **fragments)
+        names = {f"leaderboard_{n}": f"{name}_score" for n, name in enumerate(leaderboards)}
+        with connection.sql(query).to_arrow_reader(_PART_USERS) as parts:
+            yield pl.DataFrame(pa.Table.from_batches([*islice(parts, 1)], parts.schema)).rename(names)
+            for part in parts:
+                yield pl.DataFrame(part).rename(names)
 
 
 def shown_rows(connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None) -> pl.DataFrame:
@@ -119,8 +138,10 @@ def _only(connection: duckdb.DuckDBPyConnection, users: pl.Series | None) -> Gen
         yield ""
         return
     connection.register("document_user", users.unique().to_frame("user_id"))
-    yield "SEMI JOIN document_user USING (user_id)"
-    connection.unregister("document_user")
+    try:
+        yield "SEMI JOIN document_user USING (user_id)"
+    finally:
+        connection.unregister("document_user")
 
 
 def rfc3339(moment: datetime) -> str:

@@ -70,13 +70,16 @@ class DraftTables:
         """Take over the row of `snapshot_info`."""
         self.info = stored_info(self.connection)
 
-    def documents(self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()) -> pl.DataFrame:
-        """Return the documents of users, or of all, like `documents.documents`; of some, at the cost of these."""
+    def document_parts(
+        self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
+    ) -> Generator[pl.DataFrame]:
+        """Yield the documents of users, or of all, like `documents.document_parts`; of some, at the cost of these."""
         if users is None:
             self.write_changes()
-            return documents_of(self.connection, self.info, "reputation", None, leaderboards)
+            yield from documents_of(self.connection, self.info, "reputation", None, leaderboards)
+            return
         with self._loaded(users) as (source, scopes):
-            return documents_of(self.connection, self.info, source, users, leaderboards, scopes)
+            yield from documents_of(self.connection, self.info, source, users, leaderboards, scopes)
 
     def documents_and_shown(
         self, users: pl.Series, leaderboards: Sequence[str] = ()

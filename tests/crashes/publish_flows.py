@@ -11,7 +11,7 @@ from pipelines.canary import canary_settings, follow_canary
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_views
 from pipelines.reputation.activation import canary, end_canary, start_canary
-from pipelines.reputation.documents import documents
+from pipelines.reputation.documents import document_parts
 from pipelines.reputation.export import export_warehouse
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse_file import attach, stored_info
@@ -29,8 +29,9 @@ _VARYING_FIELDS = {b"id", b"published_at_us"}
 _PUBLISHING = {
     "pipelines.serving.redis_store:read_state": 2,
     "pipelines.serving.redis_store:begin": 2,
-    "pipelines.serving.publish:_full_changes": 1,
-    "pipelines.serving.publish:_incremental_changes": 1,
+    "pipelines.serving.publish:_begin_to_build": 2,
+    "pipelines.serving.publish:_write_parts": 2,
+    "pipelines.serving.publish:_removed": 2,
     "pipelines.serving.redis_store:write": 2,
     "pipelines.serving.redis_store:remove": 1,
     "redis.client:Pipeline.execute": 2,
@@ -71,7 +72,7 @@ def publish_after_one_that_was_cut(settings: Settings) -> None:
 
 def _publish(settings: Settings, name: str = "warehouse.duckdb") -> None:
     with attach(settings.data_dir / name) as warehouse, open_digest_cache(settings.published_dir) as state:
-        publish_views(stored_info(warehouse), partial(documents, warehouse), settings, state, None)
+        publish_views(stored_info(warehouse), partial(document_parts, warehouse), settings, state, None)
 
 
 def _prepare(settings: Settings) -> None:
@@ -141,7 +142,7 @@ FLOWS = {
     "recovery from a publication that was cut": Flow(
         publish_after_one_that_was_cut,
         {
-            "pipelines.serving.publish:_full_changes": 2,
+            "pipelines.serving.publish:_write_parts": 2,
             "pipelines.serving.redis_store:begin": 2,
             "pipelines.serving.redis_store:finish": 1,
             "pipelines.serving.digest_cache:DigestCache.save": 1,

@@ -34,7 +34,11 @@ def documents_of(texts: dict[str, str]) -> pl.DataFrame:
 
 def always(frame: pl.DataFrame) -> Documents:
     """Return a document builder that gives all of these documents, or those of the named users."""
-    return lambda users: frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
+    return lambda users: [_rows_of(frame, users)]
+
+
+def _rows_of(frame: pl.DataFrame, users: pl.Series | None) -> pl.DataFrame:
+    return frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
 
 
 def names(*users: str) -> pl.Series:

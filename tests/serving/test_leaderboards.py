@@ -205,7 +205,7 @@ def test_prefixes_with_a_common_beginning_are_untouched(
         publish(always(frame), stamp(1), other, tmp_path / prefix)
     others = {key for key in client.keys(f"{ranked.redis.prefix}*") if not is_ours(key, ranked.redis.prefix)}
     assert len(others) == 4 * 5
-    assert publish(lambda _: frame.clear().drop("all_time_score"), stamp(2), ranked.redis, tmp_path / "new").full
+    assert publish(always(frame.clear().drop("all_time_score")), stamp(2), ranked.redis, tmp_path / "new").full
     assert set(client.keys(f"{ranked.redis.prefix}*")) == others | {f"{ranked.redis.prefix}.publication".encode()}
     client.delete(*others)
 
@@ -282,7 +282,7 @@ def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tm
     """A suspended user under a policy that hides has a document with a score, and no rank."""
     ranked = with_views(settings, "last_7_days", "all_time")
     publish(
-        lambda users: warehouse.documents(hiding, users, ranked.redis.leaderboards), stamp(1), ranked.redis, tmp_path
+        lambda users: [warehouse.documents(hiding, users, ranked.redis.leaderboards)], stamp(1), ranked.redis, tmp_path
     )
     assert read_leaderboard("all_time", ranked) == [LeaderboardEntry(1, "cem", 2.5), LeaderboardEntry(2, "ann", 1.25)]
     assert [read_rank(user, "last_7_days", ranked) for user in ("ann", "bob", "cem")] == [2, None, 1]
@@ -347,7 +347,8 @@ def test_leaderboards_within_a_scope_follow_the_values(settings: Settings, tmp_p
         folder = tmp_path / f"{number}"
         derive(snapshot_of(folder, batch), parse_policy(IN_CITIES), AS_OF, folder / "warehouse.duckdb")
         shown = partial(warehouse.documents, folder / "warehouse.duckdb", leaderboards=BOARDS)
-        publish(shown, stamp(number + 1), ranked.redis, tmp_path, names("ann") if number else None)
+        changed = names("ann") if number else None
+        publish(lambda users, shown=shown: [shown(users)], stamp(number + 1), ranked.redis, tmp_path, changed)
         found.append([[(each.user_id, each.score) for each in read_leaderboard(view, ranked)] for view in BOARDS])
         document = json.loads(shown()["document"][0])
         cities.append((document["by_city"], document["by_city_omitted"]))

@@ -1,7 +1,7 @@
 """Publishing beside refreshes: whatever a publication meets, the documents of all noted users are published later."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -52,23 +52,23 @@ class World:
             lake_version=self.version, as_of=moment, policy=_POLICY, policy_version="1", erasures=0, merges=""
         )
 
-        def documents_of(users: pl.Series | None, _ranked: object) -> pl.DataFrame:
+        def document_parts(users: pl.Series | None, _ranked: object) -> Iterable[pl.DataFrame]:
             self.asked.append(None if users is None else set(users))
             return always(frame)(users)
 
         def shown_rows(users: pl.Series | None = None) -> pl.DataFrame:
-            return always(frame)(users).select("user_id", shown="document")
+            return pl.concat(always(frame)(users)).select("user_id", shown="document")
 
         def recent_events(since: pl.DataFrame) -> pl.DataFrame:
             events = {"user_id": since["user_id"], "t": 0, "cause": "new event", "event_id": since["user_id"] + "-1"}
             return pl.DataFrame(events, RECENT)
 
         def documents_and_shown(users: pl.Series, ranked: object) -> tuple[pl.DataFrame, pl.DataFrame]:
-            return documents_of(users, ranked), shown_rows(users)
+            return pl.concat(document_parts(users, ranked)), shown_rows(users)
 
         return SimpleNamespace(
             info=info,
-            documents=documents_of,
+            document_parts=document_parts,
             documents_and_shown=documents_and_shown,
             shown_rows=shown_rows,
             recent_events=recent_events,

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +14,7 @@ from pipelines.serving.keys import document_key
 from pipelines.serving.publication import begin, finish, write
 from pipelines.serving.publish import DOCUMENTS
 from pipelines.serving.read import published, read_reputation
-from pipelines.serving.redis_store import document_keys
+from pipelines.serving.redis_store import RedisPublicationWriter, document_keys
 from pipelines.settings import RedisSettings, Settings
 from tests.commands import Started
 from tests.services.waiting import wait_for
@@ -172,6 +172,43 @@ def test_invalid_documents_are_refused(
     assert served(client, cache.prefix) == {}
 
 
+def test_documents_are_published_in_parts(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is written before the next one is built, in a full publication and in one of the changes."""
+    steps, write = list[str](), RedisPublicationWriter.write
+
+    def writing(writer: RedisPublicationWriter, frame: pl.DataFrame) -> None:
+        steps.append(f"write {frame.height}")
+        write(writer, frame)
+
+    def parts(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        for part in frame.iter_slices(2):
+            steps.append("build")
+            yield part
+
+    monkeypatch.setattr(RedisPublicationWriter, "write", writing)
+    first, second = documents(ann=1, bob=1, cem=1, dan=1), documents(ann=1, bob=2, cem=1, eve=1)
+    assert publish(lambda _: parts(first), stamp(1), cache, tmp_path).written == 4
+    result = publish(lambda _: parts(second), stamp(2), cache, tmp_path)
+    assert (result.written, result.deleted, result.unchanged, result.full) == (2, 1, 2, False)
+    assert steps == ["build", "write 2", "build", "write 2", "build", "write 1", "build", "write 1"]
+    assert served(client, cache.prefix) == expected(second)
+
+
+def test_an_error_in_a_later_part_is_repaired_by_the_next(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """A part that fails, or has a user of an earlier one, leaves whole documents; the next publication is full."""
+    before, after = documents(ann=1, bob=1), documents(ann=2, cem=2)
+    publish(always(before), stamp(1), cache, tmp_path)
+    with pytest.raises(UsageError, match="each user once"):
+        publish(lambda _: [after, after], stamp(2), cache, tmp_path)
+    assert served(client, cache.prefix) == expected(after) | {"bob": '{"score":1}'}
+    assert publish(always(before), stamp(2), cache, tmp_path).full
+    assert served(client, cache.prefix) == expected(before)
+
+
 _CHILD = """
 import sys
 from pathlib import Path
@@ -184,7 +221,7 @@ from pipelines.settings import RedisSettings
 documents, url, prefix, state, version = sys.argv[1:]
 settings = RedisSettings(url=SecretStr(url), prefix=prefix)
 with open_digest_cache(Path(state)) as kept:
-    publish(lambda _: pl.read_parquet(documents), Stamp(int(version), 1, "p"), settings, kept)
+    publish(lambda _: [pl.read_parquet(documents)], Stamp(int(version), 1, "p"), settings, kept)
 """
 
 

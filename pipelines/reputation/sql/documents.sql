@@ -21,4 +21,3 @@ SELECT
         || ',' || members_json AS document,
     md5_number_lower(head || by_policy || ',' || members_json$ranked) AS digest$scores
 FROM parts
-ORDER BY user_id
