@@ -11,7 +11,7 @@ import duckdb
 
 from examples.foreign.town import Town
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.tables import open_lake
+from pipelines.lake.tables import is_lake, open_lake
 from pipelines.reputation.lake_views import create_lake_views
 
 _EVENTS = """
@@ -59,7 +59,7 @@ def accounts(town: Town) -> list[Account]:
 def remaining_records(town: Town) -> int:
     """Return how many records are in the books and not yet read by a commit."""
     sent = sum(len(lines) for lines in town.books().values())
-    if not (town.settings.data_dir / "lake" / "events").exists():
+    if not is_lake(town.settings.lake_root):
         return sent
     [(read,)] = _query(town, "SELECT coalesce(sum(next_offset), 0) FROM checkpoints")
     return sent - int(read)

@@ -118,6 +118,7 @@ def test_a_carriage_return_in_a_row_is_escaped(
 def _shown(monkeypatch: pytest.MonkeyPatch, act: Callable[[ProgressBar], None], description: str) -> str:
     """Return what a progress bar writes to a terminal."""
     written = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")  # there is no bar in a dumb terminal
     monkeypatch.setattr(output, "err", Console(file=written, force_terminal=True, width=200))
     with progress(description) as bar:
         act(bar)
