@@ -351,7 +351,7 @@ def create_lake(root: str | PathLike[str]) -> Lake:
     with translate_store_errors(lake.root):
         ensure_parent_folder(lake.folder("events"))
         missing = [name for name in TABLES if not is_table(lake.folder(name))]
-        for name in missing:
+        for name in reversed(missing):  # `events` last: where it is, readers find the others
             _create_table(lake.folder(name), TABLES[name])
     if missing:
         make_durable([lake.root, *(lake.entry_path(name, 0) for name in missing)])

@@ -10,10 +10,11 @@ from deltalake.exceptions import CommitFailedError
 
 from pipelines.errors import NewerFormatError, TransientError
 from pipelines.formats import LAKE
+from pipelines.lake import tables
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import conform
 from pipelines.lake.lake_format import configuration, has_mixed_files, is_current, upgrade
-from pipelines.lake.tables import COMMITS, CachedLake, create_lake
+from pipelines.lake.tables import COMMITS, TABLES, CachedLake, create_lake, is_lake
 
 _OLDER = pa.schema([("a", pa.int64()), ("r", pa.list_(pa.struct([("x", pa.int64())])))])
 _SCHEMA = pa.schema(
@@ -91,3 +92,17 @@ def test_rows_of_an_older_file_have_all_columns() -> None:
     assert found.column_names == ["a", "r", "b", "other"]
     assert found.to_pylist() == [{"a": 2, "r": [{"x": 3, "y": None}], "b": None, "other": 1}]
     assert conform(COMMITS.empty_table(), COMMITS).schema == COMMITS
+
+
+def test_readers_find_every_table_of_a_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is created, there is no lake: a reader at that moment found a lake without its commits."""
+    create, found = tables._create_table, list[bool]()  # pyright: ignore[reportPrivateUsage]
+
+    def create_and_look(folder: str, schema: pa.Schema) -> None:
+        found.append(is_lake(tmp_path))
+        create(folder, schema)
+
+    monkeypatch.setattr(tables, "_create_table", create_and_look)
+    create_lake(tmp_path)
+    assert found == [False] * len(TABLES)
+    assert is_lake(tmp_path)
