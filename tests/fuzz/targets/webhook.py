@@ -31,9 +31,9 @@ def _body(rng: random.Random) -> bytes:
 
 def _expected(data: bytes) -> Outcome | None:
     """Return the outcome of a well-formed response."""
-    head, _, body = data.partition(b"\r\n\r\n")
+    head, end, body = data.partition(b"\r\n\r\n")
     status = head[9:12]
-    if head != b"HTTP/1.1 %b x\r\nContent-Length: %d" % (status, len(body)) or not status.isdigit():
+    if not end or head != b"HTTP/1.1 %b x\r\nContent-Length: %d" % (status, len(body)) or not status.isdigit():
         return None
     if status.startswith(b"2") and (status != b"204" or not body):
         return Outcome.DELIVERED
