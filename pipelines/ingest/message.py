@@ -20,6 +20,8 @@ class QueueClient(Protocol):
     """The kind and name of the queue: rabbitmq:ratings."""
     place: str
     """The address of the queue: a queue of the same name elsewhere is another topic."""
+    max_wait_seconds: float
+    """The longest single wait of `receive`: the end of the process waits for it."""
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
         """Return up to `max_messages` messages; an empty list if none comes within `wait_seconds`."""

@@ -21,7 +21,7 @@ from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.filling import NEVER, SLICE_MS, Clock, Filling
+from pipelines.ingest.filling import NEVER, Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import Message, QueueClient
 from pipelines.ingest.sources import CONTRACT
@@ -123,7 +123,7 @@ class QueueSource:
         deadline = self.clock() + seconds
         while True:
             left = max(0.0, deadline - self.clock())
-            found = self.client.receive(max_messages, min(left, SLICE_MS / 1000))
+            found = self.client.receive(max_messages, min(left, self.client.max_wait_seconds))
             if found or self.clock() >= deadline or self.stopping.is_set():
                 return found
 

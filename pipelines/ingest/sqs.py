@@ -25,6 +25,7 @@ with extra("sqs", "SQS"):
 _MAX_REQUEST_MESSAGES = 10
 """Messages that one request can receive or delete: SQS's limit."""
 _MAX_WAIT_SECONDS = 20
+"""SQS's limit. Each request is paid for, and a stop does not wait for its end (`cli/signals.py`)."""
 _NOT_FOUND = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 _REFUSED = {"AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "SignatureDoesNotMatch"}
 
@@ -37,6 +38,7 @@ class SQS:
     place: str
     client: Any
     is_json: bool
+    max_wait_seconds: float = _MAX_WAIT_SECONDS
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
         """Return up to ten messages."""
@@ -44,7 +46,7 @@ class SQS:
             response = self.client.receive_message(
                 QueueUrl=self.place,
                 MaxNumberOfMessages=min(max_messages, _MAX_REQUEST_MESSAGES),
-                WaitTimeSeconds=min(_MAX_WAIT_SECONDS, ceil(wait_seconds)),
+                WaitTimeSeconds=ceil(wait_seconds),
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
             return [self._message(message) for message in response.get("Messages", [])]

@@ -62,6 +62,7 @@ class _Broker:
     bodies: list[bytes]
     name: str = field(default="rabbitmq:q", init=False)
     place: str = field(default="here", init=False)
+    max_wait_seconds: float = field(default=1.0, init=False)
 
     def receive(self, max_messages: int, _wait_seconds: float) -> list[Message]:
         found, self.bodies = self.bodies[:max_messages], self.bodies[max_messages:]
