@@ -59,7 +59,7 @@ def test_a_command_that_does_not_end_is_ended(waiting: str) -> None:
     assert "left to the next start" in errors
 
 
-def test_a_command_whose_errors_nobody_reads_is_ended() -> None:
+def test_a_command_whose_error_output_is_closed_is_ended() -> None:
     """The message has no reader, which is an error of its own."""
     with _running(0.1, _IN_PYTHON) as process:
         assert process.stderr is not None
