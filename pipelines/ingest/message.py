@@ -31,6 +31,10 @@ class QueueClient(Protocol):
         """Remove messages from the queue, in the order in which they were received."""
         ...
 
+    def release(self, receipts: list[Any]) -> None:
+        """Let messages be received again at once, if the end of the connection does not."""
+        ...
+
     def waiting(self) -> int:
         """Return the approximate number of messages in the queue that were not received."""
         ...

@@ -96,6 +96,13 @@ class QueueSource:
             _LOG.warning("%s: %s messages will be redelivered: %s", self.client.name, len(committed), error)
             self.failure = error
 
+    def release(self) -> None:
+        """Return unacknowledged messages to the queue; an error is logged, and delays them only."""
+        try:
+            self.client.release([message.receipt for message in self.messages])
+        except KarmalakeError as error:
+            _LOG.warning("%s: %s messages return to the queue later: %s", self.client.name, len(self.messages), error)
+
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return nothing: a queue does not report losses."""
         return ()
@@ -146,6 +153,8 @@ class QueueSource:
 def open_queue(settings: Settings, stopping: threading.Event = NEVER) -> Generator[QueueSource]:
     """Yield a source connected to the queue of the settings; on exit, unacknowledged messages go back to the queue.
 
+    After an error or a crash, those of SQS go back once their visibility timeout is over.
+
     stopping: ends a poll that waits for messages, once it is set.
 
     Raises ConfigurationError, UsageError or TransientError.
@@ -155,4 +164,6 @@ def open_queue(settings: Settings, stopping: threading.Event = NEVER) -> Generat
     else:
         from pipelines.ingest.rabbitmq import open_rabbitmq as connect  # noqa: PLC0415 - an extra
     with connect(settings) as client:
-        yield QueueSource(client, settings.ingest, settings.contract, stopping)
+        source = QueueSource(client, settings.ingest, settings.contract, stopping)
+        yield source
+        source.release()

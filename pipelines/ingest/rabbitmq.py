@@ -69,6 +69,9 @@ class RabbitMQ:
             with _translate_errors(self.place, self.queue):
                 self.channel.basic_ack(receipts[-1], multiple=True)
 
+    def release(self, receipts: list[Any]) -> None:
+        """Do nothing: the server does it when the connection ends."""
+
     def waiting(self) -> int:
         """Return the number of messages ready on the server or sent ahead."""
         with _translate_errors(self.place, self.queue):

@@ -50,6 +50,9 @@ class _Nothing:
     def acknowledge(self, receipts: list[object]) -> None:
         raise AssertionError(receipts)
 
+    def release(self, receipts: list[object]) -> None:
+        raise AssertionError(receipts)
+
     def waiting(self) -> int:
         raise AssertionError
 

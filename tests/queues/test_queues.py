@@ -13,7 +13,7 @@ from pipelines import drain as drain_module
 from pipelines.drain import Ingest, drain_once, open_ingest
 from pipelines.errors import KarmalakeError, TransientError
 from pipelines.ingest import rabbitmq
-from pipelines.ingest.queue import QueueSource
+from pipelines.ingest.queue import QueueSource, open_queue
 from pipelines.ingest.sqs import SQS
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
@@ -67,6 +67,16 @@ def test_a_crash_between_commit_and_acknowledgement(queue: Queue, monkeypatch: p
     wait_for("the messages to come again", lambda: _total(drain_all(queue.settings), "duplicates"))
     assert query(queue.settings, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(20, 20)]
     assert_verified(queue.settings)
+
+
+def test_messages_that_were_only_read_go_back_at_once(queue: Queue) -> None:
+    """The next process need not wait for the visibility timeout of SQS (`nothing-lost`)."""
+    queue.send(_values(range(25)))
+    with open_queue(queue.settings) as source:
+        batch = source.poll(lambda _id, _partition: None)
+        assert batch is not None
+        assert len(batch.records) == 25
+    assert _total(drain_all(queue.settings), "accepted") == 25
 
 
 def _drain(ingest: Ingest) -> None:

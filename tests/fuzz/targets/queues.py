@@ -71,6 +71,9 @@ class _Broker:
     def acknowledge(self, receipts: list[Any]) -> None:
         """Do nothing."""
 
+    def release(self, receipts: list[Any]) -> None:
+        """Do nothing."""
+
     def waiting(self) -> int:
         return len(self.bodies)
 
