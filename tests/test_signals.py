@@ -81,10 +81,19 @@ class Command:
 
     def terminate(self) -> None:
         """Send SIGTERM; assert that it ends by itself, and cleanly."""
+        assert not self._terminate(), self.output
+
+    def terminate_in_a_wait(self) -> None:
+        """Send SIGTERM; assert that it is ended cleanly after the seconds that it has."""
+        assert self._terminate(), self.output
+
+    def _terminate(self) -> bool:
+        """Send SIGTERM; return whether it was ended, not by itself."""
         self.process.terminate()
         assert self.process.wait(PATIENCE_SECONDS) == 0, self.output
         assert "Traceback" not in self.output
         assert "stopped; " in self.output
+        return "left to the next start" in self.output
 
 
 @contextmanager
@@ -134,7 +143,10 @@ def test_a_signal_without_a_broker(variables: Environment, tmp_path: Path, name:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stream", "ingest"])
 def test_a_signal_while_the_broker_hangs(settings: Settings, tmp_path: Path, name: str) -> None:
-    """A broker that is suspended while the command reads does not delay the end by the timeout of a request."""
+    """A broker that is suspended while the command reads does not delay the end by the timeout of a request.
+
+    It is ended while it waits for the broker.
+    """
     own = settings.model_copy(update={"data_dir": tmp_path / "own", "kafka": Settings().kafka})
     broker = start(own).broker
     assert broker is not None
@@ -144,7 +156,7 @@ def test_a_signal_while_the_broker_hangs(settings: Settings, tmp_path: Path, nam
         with _started(name, variables, tmp_path) as command:
             wait_for("readiness", lambda: status(command.address, "/readyz")[0] == 200)
             os.kill(broker.process.pid, signal.SIGSTOP)
-            command.terminate()
+            command.terminate_in_a_wait()
     finally:
         os.kill(broker.process.pid, signal.SIGCONT)
         stop(own)
@@ -153,12 +165,12 @@ def test_a_signal_while_the_broker_hangs(settings: Settings, tmp_path: Path, nam
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stream", "serve"])
 def test_a_signal_while_another_process_has_the_warehouse(variables: Environment, tmp_path: Path, name: str) -> None:
-    """The wait for its lock does not delay the end."""
+    """The wait for its lock does not delay the end: the command is ended while it waits."""
     folder = Path(variables["KARMALAKE_DATA_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / "warehouse.duckdb.lock"), _started(name, variables, tmp_path) as command:
         wait_for("the loops", lambda: "metrics at" in command.output)
-        command.terminate()
+        command.terminate_in_a_wait()
 
 
 def _wait_for_outage(command: Command) -> None:

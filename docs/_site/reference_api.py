@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import pairwise
 from textwrap import dedent
+from threading import Event
 from typing import Any
 
 from pydantic import BaseModel
@@ -108,8 +109,8 @@ def _signature(thing: Any, skipped: int) -> str:
 
 
 def _abbreviated(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter with a default that is a section of settings, or a function, abbreviated."""
-    long = isinstance(parameter.default, BaseModel) or inspect.isfunction(parameter.default)
+    """Return a parameter with a default that is a section of settings, a function or an event, abbreviated."""
+    long = isinstance(parameter.default, BaseModel | Event) or inspect.isfunction(parameter.default)
     return parameter.replace(default="...") if long else parameter
 
 

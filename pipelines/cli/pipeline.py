@@ -106,8 +106,8 @@ def show_drained(records: "list[CommitRecord]") -> None:
 def ingest(metrics_port: MetricsPort = None) -> None:
     """Drain continuously, without deriving or publishing: `stream` or Dagster does that.
 
-    Run it for further ingesters of one lake, with the setting ingest.share_partitions. SIGTERM or Ctrl-C stops it after
-    the current batch; a kill loses nothing.
+    Run it for further ingesters of one lake, with the setting ingest.share_partitions. SIGTERM or Ctrl-C stops it
+    within 5 s: a commit under way is finished, and a batch that is only read is read again. A kill loses nothing.
     """
     stopping = stop_on_signals()
     import pipelines.ingester as ingesting  # noqa: PLC0415

@@ -35,7 +35,8 @@ def relay(
 ) -> None:
     """Send the outbox of a service's database to the topic continuously, each user's events in order.
 
-    Several relays share the work. SIGTERM or Ctrl-C stops it after the current batch; a kill loses nothing.
+    Several relays share the work. SIGTERM or Ctrl-C stops it after the current batch, within 5 s; a kill
+    loses nothing.
     """
     stopping = None if once else stop_on_signals()
     with extra("outbox", "the relay"):

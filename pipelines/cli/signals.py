@@ -17,11 +17,14 @@ from pipelines.errors import INTERRUPTED
 
 INTERRUPTED_MESSAGE = "interrupted; what was committed stands, and the same command continues from there"
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 
 class Stopping(threading.Event):
     """Is set by SIGTERM and Ctrl-C; the process ends within `seconds` of the first one.
 
-    The default is half of what Docker allows before it kills.
+    The default is half of what Docker allows before it kills. `karmalake notify` adds `notify.stop_seconds` (10 by
+    default), and then needs longer than Docker's 10 s.
     """
 
     seconds = 5.0
@@ -43,14 +46,15 @@ def stop_on_signals() -> Stopping:
     received, sending = socket.socketpair()
     sending.settimeout(0)  # a full buffer must not block the handler
     signal.set_wakeup_fd(sending.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         signal.signal(number, lambda _number, _frame: None)
     threading.Thread(target=_end_on_signals, args=(received, stopping), name="signals", daemon=True).start()
     return stopping
 
 
 def _end_on_signals(received: socket.socket, stopping: Stopping) -> None:
-    received.recv(1)
+    while received.recv(1)[0] not in _STOPPING:
+        pass  # Python writes the number of every signal that has a handler
     stopping.set()
     begun = time.monotonic()
     while (left := begun + stopping.seconds - time.monotonic()) > 0:
@@ -62,8 +66,10 @@ def _end_on_signals(received: socket.socket, stopping: Stopping) -> None:
 
 
 def _end(message: str, exit_code: int) -> NoReturn:
-    """End the process now, with a message unless that would block."""
-    _, writable, _ = select.select([], [sys.stderr], [], 0)
-    if writable:
-        os.write(sys.stderr.fileno(), f"{message}\n".encode())
-    os._exit(exit_code)
+    """End the process now, with a message unless that would block or fail."""
+    try:
+        _, writable, _ = select.select([], [sys.stderr], [], 0)
+        if writable:
+            os.write(sys.stderr.fileno(), f"{message}\n".encode())
+    finally:
+        os._exit(exit_code)

@@ -140,6 +140,8 @@ def relay(
 ) -> None:
     """Send rows as they are committed, until `stopping` is set; the current batch is finished first.
 
+    The command waits at most 5 s for that batch: rows that are not deleted by then are sent again at the next start.
+
     If the broker or the database does not answer, rows stay and are retried; `report_outage` is called for each failed
     attempt, `report` for each batch, `report_poll` for each poll of the outbox, with rows or without. Raises
     ConfigurationError for errors that a retry cannot fix.

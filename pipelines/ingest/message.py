@@ -20,6 +20,8 @@ class QueueClient(Protocol):
     """The kind and name of the queue: rabbitmq:ratings."""
     place: str
     """The address of the queue: a queue of the same name elsewhere is another topic."""
+    max_wait_seconds: float
+    """The longest single wait of `receive`: the end of the process waits for it."""
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
         """Return up to `max_messages` messages; an empty list if none comes within `wait_seconds`."""
@@ -27,6 +29,10 @@ class QueueClient(Protocol):
 
     def acknowledge(self, receipts: list[Any]) -> None:
         """Remove messages from the queue, in the order in which they were received."""
+        ...
+
+    def release(self, receipts: list[Any]) -> None:
+        """Let messages be received again at once, if the end of the connection does not."""
         ...
 
     def waiting(self) -> int:

@@ -63,7 +63,7 @@ class Poller:
         return [tp for tp in tps if tp not in self._damaged]
 
     def _await_records(self, tps: Collection[TopicPartition]) -> list[ConsumerRecord]:
-        """Poll until records come, or until every log is known to have none after its start."""
+        """Poll until records come, every log is known to have none after its start, or `stopping` is set."""
         limits = self.settings.ingest
         limit_polls(self.consumer, limits.max_batch_bytes, limits.max_batch_records)
         wait_ms, begun = int(limits.max_wait_seconds * 1000), time.monotonic()

@@ -21,7 +21,7 @@ from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.filling import NEVER, SLICE_MS, Clock, Filling
+from pipelines.ingest.filling import NEVER, Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import Message, QueueClient
 from pipelines.ingest.sources import CONTRACT
@@ -96,6 +96,13 @@ class QueueSource:
             _LOG.warning("%s: %s messages will be redelivered: %s", self.client.name, len(committed), error)
             self.failure = error
 
+    def release(self) -> None:
+        """Return unacknowledged messages to the queue; an error is logged, and delays them only."""
+        try:
+            self.client.release([message.receipt for message in self.messages])
+        except KarmalakeError as error:
+            _LOG.warning("%s: %s messages return to the queue later: %s", self.client.name, len(self.messages), error)
+
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return nothing: a queue does not report losses."""
         return ()
@@ -123,7 +130,7 @@ class QueueSource:
         deadline = self.clock() + seconds
         while True:
             left = max(0.0, deadline - self.clock())
-            found = self.client.receive(max_messages, min(left, SLICE_MS / 1000))
+            found = self.client.receive(max_messages, min(left, self.client.max_wait_seconds))
             if found or self.clock() >= deadline or self.stopping.is_set():
                 return found
 
@@ -146,6 +153,8 @@ class QueueSource:
 def open_queue(settings: Settings, stopping: threading.Event = NEVER) -> Generator[QueueSource]:
     """Yield a source connected to the queue of the settings; on exit, unacknowledged messages go back to the queue.
 
+    After an error or a crash, those of SQS go back once their visibility timeout is over.
+
     stopping: ends a poll that waits for messages, once it is set.
 
     Raises ConfigurationError, UsageError or TransientError.
@@ -155,4 +164,6 @@ def open_queue(settings: Settings, stopping: threading.Event = NEVER) -> Generat
     else:
         from pipelines.ingest.rabbitmq import open_rabbitmq as connect  # noqa: PLC0415 - an extra
     with connect(settings) as client:
-        yield QueueSource(client, settings.ingest, settings.contract, stopping)
+        source = QueueSource(client, settings.ingest, settings.contract, stopping)
+        yield source
+        source.release()

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, TransientError, UsageError
+from pipelines.ingest.filling import SLICE_MS
 from pipelines.ingest.message import Message
 from pipelines.settings import Settings
 
@@ -46,6 +47,7 @@ class RabbitMQ:
     place: str
     queue: str
     channel: Any
+    max_wait_seconds: float = SLICE_MS / 1000
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
         """Return the messages that the server has sent ahead; wait for the first one only."""
@@ -66,6 +68,9 @@ class RabbitMQ:
         if receipts:
             with _translate_errors(self.place, self.queue):
                 self.channel.basic_ack(receipts[-1], multiple=True)
+
+    def release(self, receipts: list[Any]) -> None:
+        """Do nothing: the server does it when the connection ends."""
 
     def waiting(self) -> int:
         """Return the number of messages ready on the server or sent ahead."""

@@ -7,7 +7,7 @@ Region, endpoint and credentials come from boto3's variables and files (AWS_REGI
 import base64
 import binascii
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -25,6 +25,7 @@ with extra("sqs", "SQS"):
 _MAX_REQUEST_MESSAGES = 10
 """Messages that one request can receive or delete: SQS's limit."""
 _MAX_WAIT_SECONDS = 20
+"""SQS's limit. Each request is paid for, and a stop does not wait for its end (`cli/signals.py`)."""
 _NOT_FOUND = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 _REFUSED = {"AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "SignatureDoesNotMatch"}
 
@@ -37,6 +38,7 @@ class SQS:
     place: str
     client: Any
     is_json: bool
+    max_wait_seconds: float = _MAX_WAIT_SECONDS
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
         """Return up to ten messages."""
@@ -44,7 +46,7 @@ class SQS:
             response = self.client.receive_message(
                 QueueUrl=self.place,
                 MaxNumberOfMessages=min(max_messages, _MAX_REQUEST_MESSAGES),
-                WaitTimeSeconds=min(_MAX_WAIT_SECONDS, ceil(wait_seconds)),
+                WaitTimeSeconds=ceil(wait_seconds),
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
             return [self._message(message) for message in response.get("Messages", [])]
@@ -52,12 +54,17 @@ class SQS:
     def acknowledge(self, receipts: list[Any]) -> None:
         """Delete messages, ten at a time."""
         with _translate_errors(self.place):
-            for start in range(0, len(receipts), _MAX_REQUEST_MESSAGES):
-                chunk = receipts[start : start + _MAX_REQUEST_MESSAGES]
-                entries = [{"Id": str(n), "ReceiptHandle": receipt} for n, receipt in enumerate(chunk)]
+            for entries in _entries(receipts):
                 failed = self.client.delete_message_batch(QueueUrl=self.place, Entries=entries).get("Failed", [])
                 if failed:
                     raise TransientError(f"{self.place} did not delete {len(failed)} messages: {failed[0]['Code']}")
+
+    def release(self, receipts: list[Any]) -> None:
+        """Make messages visible again, ten at a time; one that is not is visible after its timeout."""
+        with _translate_errors(self.place):
+            for entries in _entries(receipts):
+                visible = [entry | {"VisibilityTimeout": 0} for entry in entries]
+                self.client.change_message_visibility_batch(QueueUrl=self.place, Entries=visible)
 
     def waiting(self) -> int:
         """Return the approximate number of messages that can be received."""
@@ -69,6 +76,13 @@ class SQS:
     def _message(self, message: dict[str, Any]) -> Message:
         value = _unwrap(message["Body"]) if self.is_json else _decode_base64(message["Body"])
         return Message(value, int(message["Attributes"]["SentTimestamp"]), message["ReceiptHandle"])
+
+
+def _entries(receipts: list[Any]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the entries of each request."""
+    for start in range(0, len(receipts), _MAX_REQUEST_MESSAGES):
+        chunk = receipts[start : start + _MAX_REQUEST_MESSAGES]
+        yield [{"Id": str(n), "ReceiptHandle": receipt} for n, receipt in enumerate(chunk)]
 
 
 @contextmanager

@@ -163,7 +163,8 @@ def _turn(branch: _Branch, reports: Reports) -> None:
     deliveries = _read_intact(branch, reports)
     for delivery in deliveries:
         branch.lanes.submit(delivery)
-    _settle(branch, wait_seconds=0.0 if deliveries else _BUSY_POLL_MS / 1000)
+    idle_ms = _BUSY_POLL_MS if branch.watch.waits_since is None else _POLL_MS
+    _settle(branch, wait_seconds=0.0 if deliveries else idle_ms / 1000)
     settled = branch.counts.delivered + branch.counts.dead_letters
     if settled >= branch.plan.max_in_flight or monotonic() - branch.committed_at >= _COMMIT_SECONDS:
         _commit(branch)
@@ -228,14 +229,17 @@ def _read(branch: _Branch) -> list[Delivery]:
 
 def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartition, list[Any]] | None:
     """Poll; return None if a checkpoint was missing or outside the log: then positions may still be unknown."""
+    waits = False
     try:
         return poll_group_member(branch.reader, wait_ms, max_records)
     except kafka_errors.NoOffsetForPartitionError as error:
-        seek_without_checkpoint(branch.reader, error.args[0], branch.plan.destination.begin)
+        waits = seek_without_checkpoint(branch.reader, error.args[0], branch.plan.destination.begin)
     except kafka_errors.OffsetOutOfRangeError as error:
         branch.counts.losses += seek_after_data_loss(branch.reader, error.args[0])
         for place in error.args[0]:
             branch.tracker.restart(place.partition)
+    finally:
+        branch.watch.waits_since = (branch.watch.waits_since or monotonic()) if waits else None
     return None
 
 

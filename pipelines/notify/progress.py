@@ -26,6 +26,8 @@ class Watch:
 
     kafka: KafkaSettings
     group_id: str
+    waits_since: float | None = None
+    """When the member began to wait for the first checkpoints of its group, which another one commits."""
     _stable_at: float = field(default_factory=monotonic)
     _assigned_at: float = field(default_factory=monotonic)
     _compared_at: float = field(default_factory=monotonic)
@@ -47,6 +49,11 @@ class Watch:
         elif now - self._assigned_at > limit:
             self._assigned_at = now
             self._require_other_members()
+        if self.waits_since is not None and now - self.waits_since > limit:
+            raise KafkaTimeoutError(
+                f"the group {self.group_id} waits for its first checkpoints for {limit:g} s: the owner of the topic's "
+                "first partition commits them"
+            )
         places = set(readable)
         self._behind = {place: at for place, at in self._behind.items() if place in places}
         if now - self._compared_at > limit:

@@ -24,27 +24,32 @@ class Loss:
     message: str
 
 
-def seek_without_checkpoint(reader: Any, places: Iterable[TopicPartition], begin: Literal["now", "earliest"]) -> None:
-    """Seek in topic partitions for which the group has no checkpoint, or wait for the one that it is about to have.
+def seek_without_checkpoint(reader: Any, places: Iterable[TopicPartition], begin: Literal["now", "earliest"]) -> bool:
+    """Seek in topic partitions for which the group has no checkpoint; return whether to wait for another member's.
 
     A new group that begins now gets the end offsets of the whole topic as checkpoints, in one commit of one notifier,
     the owner of the first topic partition. The others poll on until they find them, so none skips or repeats what came
     between its own look at the topic and another's; and topic partitions added later are read from their start. A crash
-    before that commit, or a rebalance, which refuses it, leaves a new group.
+    before that commit, or a rebalance, which refuses it, leaves a new group. A member that does not know the topic's
+    partitions yet waits as well.
     """
     places = list(places)
     topic = places[0].topic
-    numbers = {place.partition for place in places} | (reader.partitions_for_topic(topic) or set())
-    everywhere = [TopicPartition(topic, number) for number in sorted(numbers)]
+    known = reader.partitions_for_topic(topic)
+    if not known:
+        return True
+    everywhere = [TopicPartition(topic, number) for number in sorted(known | {place.partition for place in places})]
     if begin == "now" and all(reader.committed(place) is None for place in everywhere):
-        if everywhere[0] in reader.assignment():
-            ends = reader.end_offsets(everywhere)
-            with suppress(CommitFailedError, RebalanceInProgressError):
-                reader.commit({place: OffsetAndMetadata(at, "", -1) for place, at in ends.items()})
-        return
+        if TopicPartition(topic, 0) not in reader.assignment():
+            return True
+        ends = reader.end_offsets(everywhere)
+        with suppress(CommitFailedError, RebalanceInProgressError):
+            reader.commit({place: OffsetAndMetadata(at, "", -1) for place, at in ends.items()})
+        return False
     # Each topic partition was a request of its own: that commit may have come between them.
     added = [place for place in places if reader.committed(place) is None]
     _seek(reader, reader.beginning_offsets(added) if added else {})
+    return False
 
 
 def seek_after_data_loss(reader: Any, checkpoints: Mapping[TopicPartition, int]) -> tuple[Loss, ...]:

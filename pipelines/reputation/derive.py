@@ -335,7 +335,6 @@ class Draft:
         Nothing while a publication copies the file, which must not change meanwhile.
         """
         if self._publication is None or self._publication.done():
-            self.tables.write_changes()
             self._checkpoint()
 
     def publish(self) -> None:
@@ -371,12 +370,10 @@ class Draft:
         return self._publication
 
     def _checkpoint(self) -> None:
-        """Write everything to the file. An error invalidates the draft; it is one of the disk, and so temporary."""
-        with self._discarded_on_error():
-            try:
-                self.connection.execute("CHECKPOINT")
-            except duckdb.FatalException as error:
-                raise duckdb.IOException(str(error)) from None
+        """Write everything to the file."""
+        with self._writing():
+            self.tables.write_changes()
+            self.tables.connection.execute("CHECKPOINT")
 
     def _complete(self) -> None:
         """Write all rows, and the trends of the days that changed."""
@@ -386,7 +383,7 @@ class Draft:
             return
         tables, info = self.tables, self.tables.info
         max_users = _REBUILD_THRESHOLD * tables.counts.users
-        with transaction(self.connection):
+        with self._writing(), transaction(self.connection):
             in_force = info.policy.at(info.as_of)
             histories = self._resolved_histories(self.connection)
             recompute_pending_trends(self.connection, histories, tables.rows, in_force, max_users)
@@ -613,6 +610,15 @@ class Draft:
         except BaseException:
             self.discard()
             raise
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """Let an error invalidate the draft; a fatal one is one of the disk, and so temporary."""
+        with self._discarded_on_error():
+            try:
+                yield
+            except duckdb.FatalException as error:
+                raise duckdb.IOException(str(error)) from None
 
     def _describe(
         self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: Policy, as_of: datetime

@@ -25,6 +25,11 @@ print("ready", flush=True)
 {waiting}
 """
 _IN_PYTHON = "while True: time.sleep(600)"
+_HANDLES_ANOTHER = """
+import os, signal
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
 _IN_A_LIBRARY = """
 import duckdb
 duckdb.sql("SELECT sum(hash(a.range + b.range)) FROM range(10000000) AS a, range(10000000) AS b").fetchall()
@@ -52,6 +57,24 @@ def test_a_command_that_does_not_end_is_ended(waiting: str) -> None:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, output) == (0, "stopping\n")
     assert "left to the next start" in errors
+
+
+def test_a_command_whose_error_output_is_closed_is_ended() -> None:
+    """The message has no reader, which is an error of its own."""
+    with _running(0.1, _IN_PYTHON) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_another_signal_with_a_handler_is_no_stop() -> None:
+    """The first Ctrl-C after it stops the command; another would have interrupted it."""
+    with _running(0.1, f"{_HANDLES_ANOTHER}{_IN_PYTHON}") as process:
+        assert _line(process) == "handled"
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, output) == (0, "stopping\n")
 
 
 def test_another_ctrl_c_ends_it_at_once() -> None:

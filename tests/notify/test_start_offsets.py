@@ -1,13 +1,21 @@
 """Start offsets on a real Apache Kafka: the end of the topic only once, and never past available records."""
 
 from typing import Any, Literal
+from unittest.mock import MagicMock, Mock
 
 import pytest
-from kafka.errors import RebalanceInProgressError
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka.errors import NoOffsetForPartitionError, RebalanceInProgressError
+from kafka.structs import (
+    MemberState,  # pyright: ignore[reportAttributeAccessIssue] - outdated stubs
+    OffsetAndMetadata,
+    TopicPartition,
+)
 
 from pipelines.bus.clients import admin_client, consumer
 from pipelines.emit.producer import Record
+from pipelines.errors import TransientError
+from pipelines.notify import branch
+from pipelines.notify.progress import Watch
 from pipelines.notify.start_offsets import seek_after_data_loss, seek_without_checkpoint
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
@@ -131,6 +139,7 @@ class _Reader:
         """Checkpoints that another member commits then."""
         self.sought: dict[int, int] = {}
         self.is_rebalancing = False
+        self.known: set[int] | None = {0, 1}
 
     def assignment(self) -> set[TopicPartition]:
         return {TopicPartition("t", self.assigned)}
@@ -141,8 +150,8 @@ class _Reader:
     def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 40)
 
-    def partitions_for_topic(self, _: str) -> set[int]:
-        return {0, 1}
+    def partitions_for_topic(self, _: str) -> set[int] | None:
+        return self.known
 
     def committed(self, place: TopicPartition) -> int | None:
         found = self.checkpoints.get(place.partition)
@@ -160,22 +169,54 @@ class _Reader:
         self.sought[place.partition] = at
 
 
-def _seek(reader: _Reader, begin: Literal["now", "earliest"] = "now") -> None:
+def _seek(reader: _Reader, begin: Literal["now", "earliest"] = "now") -> bool:
     member: Any = reader
-    seek_without_checkpoint(member, {TopicPartition("t", reader.assigned)}, begin)
+    return seek_without_checkpoint(member, {TopicPartition("t", reader.assigned)}, begin)
 
 
 def test_the_owner_of_the_first_topic_partition_begins_for_the_group() -> None:
     """The others wait: were each to look at the ends, the later one would skip what came in between."""
     other = _Reader(assigned=1)
-    _seek(other)
+    assert _seek(other)
     assert (other.checkpoints, other.sought) == ({}, {})
     owner = _Reader(assigned=0)
-    _seek(owner)
+    assert not _seek(owner)
     assert (owner.checkpoints, owner.sought) == ({0: 40, 1: 40}, {})
     owner = _Reader(assigned=0)
     _seek(owner, "earliest")
     assert (owner.checkpoints, owner.sought) == ({}, {0: 5})
+
+
+@pytest.mark.parametrize("known", [None, set[int](), {1}])
+def test_a_member_with_incomplete_metadata_waits(known: set[int] | None) -> None:
+    """It is not the owner of the first topic partition because it knows no other."""
+    reader = _Reader(assigned=1)
+    reader.known = known
+    assert _seek(reader)
+    assert (reader.checkpoints, reader.sought) == ({}, {})
+
+
+def test_a_member_that_waits_polls_seldom_and_reports_a_long_wait(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each poll asks for the checkpoint of every topic partition."""
+    reader, lanes = MagicMock(), MagicMock(failure=None, in_flight=0)
+    reader.group_metadata.return_value.state = MemberState.STABLE
+    reader.partitions_for_topic.return_value, reader.committed.return_value = {0, 1}, None
+    reader.assignment.return_value = {TopicPartition("t", 1)}
+    lanes.poll_results.return_value = []
+    missing = NoOffsetForPartitionError([TopicPartition("t", 1)])
+    monkeypatch.setattr(branch, "poll_group_member", Mock(side_effect=missing))
+    plan: Any = MagicMock(kafka=settings.kafka, max_in_flight=10)
+    plan.is_quiet.return_value, plan.destination.begin = False, "now"
+    watch = Watch(settings.kafka, "g.ops")
+    waiting = branch._Branch(plan, settings, reader, MagicMock(), lanes, watch)
+    branch._turn(waiting, MagicMock())
+    lanes.poll_results.assert_called_with(branch._POLL_MS / 1000)
+    assert watch.waits_since is not None
+    watch.waits_since -= 3 * settings.kafka.request_timeout_seconds
+    with pytest.raises(TransientError, match=r"the group g\.ops waits for its first checkpoints"):
+        branch._turn(waiting, MagicMock())
 
 
 def test_a_beginning_that_was_not_committed_is_none() -> None:

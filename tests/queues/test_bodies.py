@@ -42,11 +42,15 @@ def test_a_body_of_sqs_is_judged_by_the_contract(body: str, take: object) -> Non
 class _Nothing:
     name = "sqs:q"
     place = "here"
+    max_wait_seconds = 1.0
 
     def receive(self, most: int, wait_seconds: float) -> list[Message]:
         raise AssertionError(most, wait_seconds)
 
     def acknowledge(self, receipts: list[object]) -> None:
+        raise AssertionError(receipts)
+
+    def release(self, receipts: list[object]) -> None:
         raise AssertionError(receipts)
 
     def waiting(self) -> int:

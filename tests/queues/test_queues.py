@@ -13,7 +13,8 @@ from pipelines import drain as drain_module
 from pipelines.drain import Ingest, drain_once, open_ingest
 from pipelines.errors import KarmalakeError, TransientError
 from pipelines.ingest import rabbitmq
-from pipelines.ingest.queue import QueueSource
+from pipelines.ingest.queue import QueueSource, open_queue
+from pipelines.ingest.sqs import SQS
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import QueueSettings, Settings
@@ -68,6 +69,16 @@ def test_a_crash_between_commit_and_acknowledgement(queue: Queue, monkeypatch: p
     assert_verified(queue.settings)
 
 
+def test_messages_that_were_only_read_go_back_at_once(queue: Queue) -> None:
+    """The next process need not wait for the visibility timeout of SQS (`nothing-lost`)."""
+    queue.send(_values(range(25)))
+    with open_queue(queue.settings) as source:
+        batch = source.poll(lambda _id, _partition: None)
+        assert batch is not None
+        assert len(batch.records) == 25
+    assert _total(drain_all(queue.settings), "accepted") == 25
+
+
 def _drain(ingest: Ingest) -> None:
     while drain_once(ingest):
         pass
@@ -104,6 +115,27 @@ def test_small_batches(queue: Queue) -> None:
     assert len(records) >= 6
     assert [(r.start_offset, r.next_offset) for record in records for r in record.ranges][-1][1] == 40
     assert_verified(small)
+
+
+class _EmptyQueue:
+    """A boto3 client whose requests take as long as they may."""
+
+    def __init__(self) -> None:
+        self.now, self.waits = 0.0, list[int]()
+
+    def receive_message(self, *, WaitTimeSeconds: int, **_: object) -> dict[str, object]:  # noqa: N803 - boto3's name
+        self.now += WaitTimeSeconds
+        self.waits.append(WaitTimeSeconds)
+        return {}
+
+
+def test_a_wait_for_sqs_is_one_request(settings: Settings) -> None:
+    """Each request is paid for."""
+    empty = _EmptyQueue()
+    ingest = settings.ingest.model_copy(update={"max_wait_seconds": 20})
+    source = QueueSource(SQS("sqs:q", "here", empty, is_json=True), ingest, settings.contract, clock=lambda: empty.now)
+    assert source.poll(lambda _id, _partition: None) is None
+    assert empty.waits == [20]
 
 
 @pytest.mark.parametrize("queue", ["sqs"], indirect=True)

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.reputation import database_file
 from pipelines.reputation.derive import Draft, open_draft
+from pipelines.reputation.draft_tables import DraftTables
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation.history import NOW, Event, at
 from tests.reputation.policies import policy
@@ -211,3 +212,25 @@ def test_leaving_completes_a_publication(tmp_path: Path, copier: Copier) -> None
         copier.finish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, [_FIRST]), policy(), NOW)
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("step", [Draft.write, Draft.publish])
+def test_a_full_disk_while_rows_are_written_discards_the_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[[Draft], None]
+) -> None:
+    """DuckDB takes it for fatal, and refuses the file from then on; a retry begins with the published warehouse."""
+    path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]
+
+    def fail(_: DraftTables) -> None:
+        raise duckdb.FatalException("No space left on device")
+
+    with refreshed(path) as draft:
+        draft.publish()
+        draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
+        with monkeypatch.context() as patch:
+            patch.setattr(DraftTables, "write_changes", fail)
+            with pytest.raises(duckdb.IOException, match="No space left"):
+                step(draft)
+        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)

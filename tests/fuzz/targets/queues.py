@@ -62,12 +62,16 @@ class _Broker:
     bodies: list[bytes]
     name: str = field(default="rabbitmq:q", init=False)
     place: str = field(default="here", init=False)
+    max_wait_seconds: float = field(default=1.0, init=False)
 
     def receive(self, max_messages: int, _wait_seconds: float) -> list[Message]:
         found, self.bodies = self.bodies[:max_messages], self.bodies[max_messages:]
         return [Message(body, _SENT_MS, number) for number, body in enumerate(found)]
 
     def acknowledge(self, receipts: list[Any]) -> None:
+        """Do nothing."""
+
+    def release(self, receipts: list[Any]) -> None:
         """Do nothing."""
 
     def waiting(self) -> int:
