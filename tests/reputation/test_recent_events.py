@@ -20,7 +20,7 @@ _SECOND = [Event(f"n-{name}", name, "DriverRated", NOW - DAY // 2, {"rating": "4
 @pytest.mark.parametrize("users", [["ann", "bob", "cid", "dan"], ["ann"], ["bob"], ["dan"]], ids="+".join)
 @pytest.mark.parametrize("current", ["bob", "cid"])
 def test_what_happened_to_merged_users(tmp_path: Path, users: list[str], current: str) -> None:
-    """The histories say what a scan of the lake says, under current user_ids, whoever is asked for.
+    """The histories say what a scan of the lake says, under current user_ids, for any users.
 
     A former user alone is asked for where the merge changes no row of the current one.
     """
