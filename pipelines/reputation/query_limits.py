@@ -40,11 +40,16 @@ def limit_queries(connection: duckdb.DuckDBPyConnection, limits: QueriesSettings
     connection.execute("SET max_temp_directory_size = ?", [f"{limits.max_spill_bytes} bytes"])
 
 
+def spilled_folders(folder: Path) -> list[Path]:
+    """Return the spill folders beside a warehouse that hold rows: of running queries, or of killed processes."""
+    return sorted({rows.parent for rows in folder.glob(f"{_SPILL.format('*')}/*storage*")})
+
+
 def _remove_abandoned(folder: Path) -> None:
-    for spill in folder.glob(_SPILL.format("*")):
+    for spill in spilled_folders(folder):
         with suppress(OSError):  # another process removes it, too, or owns it
-            rows = [place.stat().st_mtime for place in spill.glob("*storage*")]  # none while no query spills
-            if rows and time.time() - max(rows) > _ABANDONED_SECONDS:
+            newest = max((rows.stat().st_mtime for rows in spill.glob("*storage*")), default=time.time())
+            if time.time() - newest > _ABANDONED_SECONDS:
                 shutil.rmtree(spill)
 
 

@@ -13,6 +13,8 @@ from pipelines.boundary.database import connect
 from pipelines.boundary.private_files import is_private
 from pipelines.dashboard import health
 from pipelines.errors import UsageError
+from pipelines.lake.mentions import Mentions
+from pipelines.operate.erase_limits import list_unreached
 from pipelines.reputation import query_limits
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
@@ -120,11 +122,16 @@ def test_the_limits_of_the_settings_apply(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_an_abandoned_spill_folder_is_removed(folder: Path) -> None:
-    """What a killed process left is removed after a day, and not before."""
+    """What a killed process left is removed after a day, and not before; an erasure names it meanwhile."""
     old, young = folder / "queries-old.tmp", folder / "queries-young.tmp"
     for spill in (old, young):
         spill.mkdir()
         (spill / "duckdb_temp_1_0_storage_DEFAULT-0.tmp").write_bytes(b"rows")
+    assert [
+        line
+        for line in list_unreached(Settings(data_dir=folder), Mentions())
+        if "queries-old.tmp, queries-young.tmp" in line
+    ]
     _age(old)
     with _open(folder):
         assert (old.exists(), young.exists()) == (False, True)
