@@ -1,5 +1,7 @@
 """Failures with an actionable message: what happened, where to read more, and whether a retry may help."""
 
+import logging
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -12,6 +14,7 @@ from pipelines.errors import KarmalakeError, explain_command
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_logger = logging.getLogger(__name__)
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """Retries of transient errors, such as an unresponsive service; other failures are not retried."""
 
@@ -23,7 +26,9 @@ class Terminated(dg.DagsterError, dg.DagsterExecutionInterruptedError):
 def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
     """Decorate an asset or check to fail with the message and code of an error instead of a traceback.
 
-    An interrupt ends the run: Dagster would start a step again that has a retry policy, and finish it.
+    Dagster would show the raw texts of an exception and of its causes, so they do not reach it: the traceback of a
+    cause, or of an exception that is not of our tree, is logged, escaped. An interrupt ends the run: Dagster would
+    start a step again that has a retry policy, and finish it.
     """
 
     @wraps(compute)
@@ -31,9 +36,17 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
         try:
             return compute(*args, **kwargs)
         except KarmalakeError as error:
-            raise failure(error) from None  # Dagster would show the raw texts of the error and of its causes
+            if error.__cause__ is not None:
+                _log_traceback(error.__cause__)
+            raise failure(error) from None
         except dg.DagsterExecutionInterruptedError as interrupt:
             raise Terminated from interrupt
+        except (dg.DagsterError, dg.Failure, dg.RetryRequested):
+            raise
+        except Exception as error:  # noqa: BLE001 - any text is escaped
+            _log_traceback(error)
+            kind = type(error).__name__
+            raise dg.Failure(escape_lines(f"{kind}: {error}"), metadata={"kind": kind}) from None
 
     return wrapper
 
@@ -50,3 +63,7 @@ def failure(error: KarmalakeError, text: str | None = None) -> dg.Failure:
         "trying_again": "may help" if error.transient else "will not help until this is fixed",
     }
     return dg.Failure(escape_lines(text or str(error)), metadata=metadata, allow_retries=error.transient)
+
+
+def _log_traceback(error: BaseException) -> None:
+    _logger.error("%s", escape_lines("".join(traceback.format_exception(error))))

@@ -27,6 +27,7 @@ from pipelines.reputation.by_day import by_day
 from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.reputation.warehouse_file import Access
 from pipelines.settings import Settings
 
 _DAYS = """
@@ -161,7 +162,8 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
 
     `karmalake trend NAME` shows the users. Dagster stores no user_ids, since erasure does not cover its storage.
     """
-    with Warehouse(karmalake.settings.warehouse_path) as warehouse:
+    settings = karmalake.settings
+    with Warehouse(settings.warehouse_path, access=Access(limits=settings.queries)) as warehouse:
         alarms = {name: warehouse.trend(name) for name in _ANOMALIES}
     counts = {name: rows.height for name, rows in alarms.items()}
     shown = [(name, *row) for name, rows in alarms.items() for row in rows.select(_EVIDENCE).rows()]

@@ -4,6 +4,10 @@
 Some events are probes, each for a new user, which a reader polls until the document appears. Meanwhile a notebook
 queries the warehouse and the lake once a second, and small files are compacted as usual. One machine runs everything,
 including the broker, the cache, the producer (librdkafka, which needs little CPU) and the reader.
+
+The other policies show less than their names say: no rating of the earlier events shares a ride with a completed one,
+so `ride-hailing-last-50` has no mean of 50; a step of `decayed-karma` is an hour; and the earlier events end at
+`lakes.AS_OF`.
 """
 
 import json
@@ -94,7 +98,7 @@ class Case:
 
 
 def run(folder: Path) -> None:
-    """Measure the default policy at four rates, and at one those whose scores change by time or by other events."""
+    """Measure the default policy at four rates, and at one those with decay and with ratings of completed rides."""
     rows = measure(folder / "default", Case(), (1_000, 3_000, 5_000, 10_000))
     for policy in ("decayed-karma", "ride-hailing-last-50"):
         rows += measure(folder / policy, Case(policy), (1_000,))

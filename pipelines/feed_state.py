@@ -43,7 +43,8 @@ _MOVE = "UPDATE position SET number = ? WHERE number = ?"
 _STORED = ["user_id", "after", "lake_version", "as_of", "policy"]
 _BUSY_SECONDS = 60.0
 _MAPPED_BYTES = 1 << 40
-"""SQLite reads so much of the file through a mapping, without a copy, or as much of it as its own limit allows."""
+"""SQLite reads so much of the file through a mapping, without a copy, or as much of it as its own limit allows. That is
+safe where no process shortens a file: none vacuums it, and one that is replaced is unlinked, which leaves mappings."""
 
 
 class FeedState:

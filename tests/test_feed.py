@@ -1,8 +1,9 @@
 """The feed: what changed of what is published, each change once (`feed-equals-reputation`)."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from pipelines import feed as feed_module
 from pipelines.errors import ConfigurationError, FencedError
 from pipelines.feed import Feed, Shown, open_feed
+from pipelines.feed_state import FeedState
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.score_changes import append_changes, read_changes
@@ -330,6 +332,22 @@ def test_erased_users_leave_the_feed(settings: Settings) -> None:
     assert erased.score_changes == 1
     assert changes(settings) == [(2, "bob", None, "1"), (3, "bob", "1", "2")]
     assert b"ann" not in b"".join(path.read_bytes() for path in settings.data_dir.glob("score_changes.sqlite*"))
+
+
+def test_a_state_of_an_older_format_is_rebuilt(settings: Settings) -> None:
+    """Files of number 1 lack an index that look-ups name."""
+    with opened(settings) as feed:
+        record(feed, 1, ann=1, bob=1)
+    with closing(sqlite3.connect(settings.feed_path)) as older:
+        older.executescript("DROP INDEX said_since; PRAGMA user_version = 1")
+    with opened(settings) as feed:
+        record(feed, 2, ann=2, bob=1)
+    with closing(FeedState(settings.feed_path)) as state:
+        assert dict(state.since(pl.Series(["ann", "bob"])).select("user_id", "lake_version").rows()) == {
+            "ann": 2,
+            "bob": 1,
+        }
+    assert changes(settings) == [(1, "ann", None, "1"), (2, "bob", None, "1"), (3, "ann", "1", "2")]
 
 
 def test_a_compaction_changes_nothing(settings: Settings) -> None:

@@ -79,7 +79,7 @@ def simulate(
     events: Annotated[int, typer.Option(min=200, help="Number of distinct valid events.")] = 200_000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed generates the same events.")] = 1,
     days: Annotated[int, typer.Option(min=1, help="Number of days that the events cover.")] = 90,
-    end: Annotated[str | None, typer.Option(help="End of the simulated time, ISO 8601; now by default.")] = None,
+    end: Annotated[str | None, typer.Option(help="End of the simulated time, ISO 8601 or now (default).")] = None,
 ) -> None:
     """Publish simulated events of rides and a marketplace, with realistic faults, and print what was injected."""
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415

@@ -71,7 +71,7 @@ class _Asked:
 def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     user: Annotated[str, typer.Argument(help="The user_id.")],
     as_of: Annotated[
-        str | None, typer.Option(help="Explain the score as of this time, ISO 8601; now by default.")
+        str | None, typer.Option(help="Explain the score as of a time, ISO 8601 or now (default).")
     ] = None,
     known_at: Annotated[
         str | None,

@@ -182,7 +182,7 @@ def refresh() -> None:
 
 
 def rebuild(
-    as_of: Annotated[str | None, typer.Option(help="Derive scores as of this time, ISO 8601; now by default.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Derive scores as of a time, ISO 8601 or now (default).")] = None,
     engine: Annotated[
         Literal["duckdb", "spark"], typer.Option(help="The engine: spark for data beyond one machine.")
     ] = "duckdb",

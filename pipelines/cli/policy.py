@@ -67,7 +67,7 @@ policy.command("test")(check_cases)
 def diff(
     before: Annotated[str, typer.Argument(help="A shipped policy or a policy file.")],
     after: Annotated[str, typer.Argument(help="The policy to compare it with.")],
-    as_of: Annotated[str | None, typer.Option(help="Compare scores as of this time, ISO 8601; now by default.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Compare scores as of a time, ISO 8601 or now (default).")] = None,
     form: Annotated[
         Format, typer.Option("--format", help="Output format; except for table, one row per user.")
     ] = Format.TABLE,

@@ -71,7 +71,7 @@ def leaderboard(
 
 
 def scores(
-    as_of: Annotated[str | None, typer.Option(help="Compute scores as of this time, ISO 8601; now by default.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Compute scores as of a time, ISO 8601 or now (default).")] = None,
     known_at: Annotated[
         str | None,
         typer.Option(help="Use only what was committed before this time; also the default of --as-of."),

@@ -21,7 +21,8 @@ def replay(
         bool, typer.Option("--from-beginning", help="Replay everything that the topics hold.")
     ] = False,
     from_time: Annotated[
-        str | None, typer.Option(help="Replay records that reached the brokers at or after this time, ISO 8601.")
+        str | None,
+        typer.Option(help="Replay records that reached the brokers at or after a time: ISO 8601 or now."),
     ] = None,
     from_offset: Annotated[
         list[str] | None,

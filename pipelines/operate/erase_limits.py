@@ -15,6 +15,7 @@ from pipelines.lake.tombstones import open_tombstones
 from pipelines.notify.rule_file import load_rules
 from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.refresh import policy_in_force
+from pipelines.reputation.query_limits import spilled_folders
 from pipelines.settings import Settings
 
 
@@ -111,6 +112,9 @@ def _in_other_copies(settings: Settings) -> Iterator[str]:
         )
     if settings.spark_staging:
         yield f"what a killed `rebuild --engine spark` left in {settings.spark_staging}: have the bucket expire it"
+    if spilled := spilled_folders(settings.data_dir):
+        names = ", ".join(each.name for each in spilled)
+        yield f"what readers' queries spilled ({names}): removed when they end; delete what killed processes left"
     yield (
         "backups, other data_dirs of the same lake, copies by `karmalake copy`, `replay --into`, `dead-letters "
         "export` and `user export`, notebook outputs: erase or delete them there. After a restore, the next "

@@ -48,7 +48,8 @@ def recent_in_histories(
     shifts = _window_shifts(policy) + _expiry_shifts(policy)
 
     def is_wanted(hashes: np.ndarray, times: np.ndarray, versions: np.ndarray) -> np.ndarray:
-        at = np.searchsorted(users["user_hash"], hashes)
+        # A former user_id alone brings the events of its person, who was not asked for: the join leaves them out.
+        at = np.minimum(np.searchsorted(users["user_hash"], hashes), len(users["user_hash"]) - 1)
         start = users["as_of_us"][at]
         wanted = (versions > users["lake_version"][at]) | (times >= start)
         for shift in shifts:

@@ -102,7 +102,8 @@ def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = Fa
     queries that you write yourself.
     The limits of the settings apply: queries.max_memory_share, queries.max_spill_bytes.
     Raises UsageError when no warehouse has been published there or an earlier release wrote it, NewerFormatError when a
-    newer one did, TransientError when S3 does not answer or refuses the credentials.
+    newer one did, TransientError when S3 does not answer or refuses the credentials, and ConfigurationError for a wrong
+    setting, as in a broken karmalake.toml.
     """
     settings = load_settings()
     access = Access(all_files=allow_files, limits=settings.queries)

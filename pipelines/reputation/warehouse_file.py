@@ -4,7 +4,7 @@ The largest part of it is in another file, its base (`base.py`); the lake's even
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.query_guard import lock_connection
-from pipelines.reputation.query_limits import limit_queries
+from pipelines.reputation.query_limits import limit_queries, spill_beside
 from pipelines.reputation.sql import statement
 from pipelines.settings import QueriesSettings
 
@@ -62,7 +62,8 @@ class Access:
     """Whether SQL may read any file and load extensions."""
     output: Path | None = None
     """A file that karmalake writes rows to."""
-    limits: QueriesSettings = field(default_factory=QueriesSettings)
+    limits: QueriesSettings | None = None
+    """Those of a reader's queries; our own commands have DuckDB's."""
 
 
 NO_FILES = Access()
@@ -90,7 +91,9 @@ def attach(path: Path, access: Access = NO_FILES) -> duckdb.DuckDBPyConnection:
 
 def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
     connection = connect()
-    limit_queries(connection, path.parent.absolute(), access.limits)
+    spill_beside(connection, path.parent.absolute())
+    if access.limits is not None:
+        limit_queries(connection, access.limits)
     connection.execute(statement("attach_warehouse", path=literal(str(path))))
     connection.execute(_METADATA_CACHE)
     connection.execute(USE_WAREHOUSE)

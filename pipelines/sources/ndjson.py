@@ -214,7 +214,7 @@ def _remedy(line: str, error: Exception) -> str:
     if line.startswith("\x1e"):
         return "it is a JSON text sequence (RFC 7464): remove its separators, tr -d '\\036' < IN > OUT.ndjson"
     if line.lstrip().startswith(("//", "#")):
-        return "it is a comment, which JSON has none of: remove those lines, grep -vE '^ *(//|#)' IN > OUT.ndjson"
+        return "it is a comment, which JSON lacks: remove those lines, grep -vE '^[[:space:]]*(//|#)' IN > OUT.ndjson"
     if line.lstrip().startswith("{'"):
         return "it is a Python dict: write it with json.dumps, or convert the file: " + _CONVERT
     if line.lstrip().startswith("{"):

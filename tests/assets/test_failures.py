@@ -35,7 +35,7 @@ def test_a_failure_has_a_remedy_and_a_help_link(instance: dg.DagsterInstance, tm
 
 @pytest.mark.parametrize(("error", "again"), [(TransientError("gone"), True), (RejectedError("all"), False)])
 def test_only_transient_failures_are_retried(error: KarmalakeError, again: bool) -> None:
-    """The failure controls retries; other exceptions pass through unchanged."""
+    """The failure controls retries."""
 
     @explain_failures
     def compute() -> None:
@@ -61,6 +61,27 @@ def test_text_from_outside_is_escaped(instance: dg.DagsterInstance) -> None:
     assert data.user_failure_data.description == "no column\\x1b]0;x\\x07\\u202e\nat line 1"
     assert data.error is not None
     assert set(map(ord, data.error.to_string())) & set(CONTROL_CHARS) <= {ord("\n")}
+
+
+def test_any_exception_is_escaped(instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture) -> None:
+    """The failure has type and text; the log has the traceback with its causes."""
+
+    @dg.asset
+    @explain_failures
+    def broken() -> None:
+        raise ValueError("no column\x1b]0;x\x07") from OSError("\x1b[2Jcause")
+
+    result = dg.materialize([broken], instance=instance, raise_on_error=False)
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    data = event.step_failure_data
+    assert data.user_failure_data is not None
+    assert data.user_failure_data.description == "ValueError: no column\\x1b]0;x\\x07"
+    assert data.error is not None
+    assert set(map(ord, data.error.to_string())) & set(CONTROL_CHARS) <= {ord("\n")}
+    [logged] = [record.getMessage() for record in caplog.records if record.name == "assets.failures"]
+    assert "OSError: \\x1b[2Jcause" in logged
+    assert "in broken" in logged
+    assert set(map(ord, logged)) & set(CONTROL_CHARS) <= {ord("\n")}
 
 
 def test_a_terminated_step_does_not_start_again(instance: dg.DagsterInstance) -> None:

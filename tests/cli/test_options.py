@@ -8,7 +8,7 @@ from pipelines.cli.options import instant, time_of
 from pipelines.errors import UsageError
 
 
-def test_every_time_option_reads_now() -> None:
+def test_now_is_a_time() -> None:
     """`now` is this moment; days and ISO 8601 are read as before, and an option that is not given has no time."""
     before = datetime.now(UTC)
     assert before <= time_of("now") <= datetime.now(UTC)

@@ -115,6 +115,18 @@ def ledger(answer: Answer) -> list[dict[str, object]]:
     return [json.loads(line) for line in answer.out.splitlines()]
 
 
+_TIMES = ("scores --as-of", "scores --known-at", "explain ann --as-of", "explain ann --known-at", "explain ann --from")
+
+
+@pytest.mark.parametrize("option", [*_TIMES, "policy diff default decayed-karma --as-of"])
+def test_a_time_option_reads_now(run: Run, option: str) -> None:
+    """`now` is a time for every option that takes one; another word is refused."""
+    answer = run(*option.split(), "now")
+    assert "is not a time" not in answer.err
+    assert answer.code == (2 if "--from" in option else 0), answer.err  # --from now is not before the end, which is now
+    assert "'yesterday' is not a time: write it like" in " ".join(run(*option.split(), "yesterday").err.split())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["votes", "default", "decayed-karma", "stackexchange-2018"])
 def test_the_explanation_ends_with_the_score(run: Run, rules: str, policy: str) -> None:
