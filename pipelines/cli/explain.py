@@ -134,7 +134,7 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
             ledger = _ledger(connection, rules, asked, end, known)
             _explain(ledger, asked, end)
             if not asked.wants_rows:
-                if asked.view == _ALL_TIME:
+                if asked.view == _ALL_TIME and asked.scope is None:  # levels are of the overall score
                     _print_level(rules.at(end).rules.levels, ledger)
                 if rules.at(end).rules.raters is not None:
                     print_note("  --rater NAME says through whom a rater is trusted")

@@ -177,6 +177,14 @@ def _settings_not_pinned() -> "Settings":
     return settings
 
 
+def _require_publishable(rules: "Policy", settings: "Settings") -> None:
+    """Raise ConfigurationError for a policy whose documents cannot be published, before it is recorded."""
+    from pipelines.reputation.documents import require_ranked  # noqa: PLC0415
+
+    if settings.has_document_store:
+        require_ranked(settings.document_store.leaderboards, rules.at(datetime.now(UTC)))
+
+
 def _start_canary(rules: "Policy", operator: str | None, why: str | None) -> None:
     """Serve a policy beside the one in force, on the record."""
     from pipelines.canary import canary_settings, follow_canary  # noqa: PLC0415
@@ -189,6 +197,7 @@ def _start_canary(rules: "Policy", operator: str | None, why: str | None) -> Non
     beside = canary_settings(settings)
     if rules == policy_in_force(settings):
         raise UsageError(f"{rules.name}, version {rules.version}, is in force already: a canary is another policy")
+    _require_publishable(rules, beside)
     if settings.has_document_store:
         published(beside)  # a store that is down, or refuses this prefix, raises before anything is recorded
     is_new = start_canary(create_lake(settings.lake_root), rules, *record)
@@ -226,6 +235,7 @@ def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
     from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
 
     settings, record = _settings_not_pinned(), _who_and_why(operator, why)
+    _require_publishable(rules, settings)
     if not activate_policy(create_lake(settings.lake_root), rules, *record):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
         if present := follow_canary(settings):  # completes what a killed command left

@@ -191,6 +191,12 @@ class _Ranked:
     value: str
 
 
+def require_ranked(leaderboards: Sequence[str], policy: EffectivePolicy) -> None:
+    """Raise ConfigurationError unless a policy has what the leaderboards rank."""
+    for name in leaderboards:
+        _find_ranked(name, policy)
+
+
 def _find_ranked(name: str, policy: EffectivePolicy) -> _Ranked:
     view, _, within = name.partition(".")
     scope, _, value = within.partition("=")

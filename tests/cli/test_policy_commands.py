@@ -208,9 +208,21 @@ def test_a_scope_is_explained(run: Run, rules: str) -> None:
     assert scores.filter(user_id="ann").select("value", "all_time_score").rows() == [(4, 35)]
     answer = run("explain", "ann", *chosen, "--scope", "stars=\x1b[31m")
     assert r"0 contributions add up to a score of 0 with stars=\x1b[31m as of" in answer.out
+    assert (answer.code, answer.err) == (0, "")
     answer = run("explain", "ann", *chosen, "--scope", "star=4")
     assert (answer.code, answer.out) == (2, "")
     assert "the policy votes has no scope 'star': did you mean 'stars'?" in answer.err
+
+
+def test_levels_are_of_the_overall_score(run: Run, tmp_path: Path) -> None:
+    """Within a scope, as in a view, there is none, whether the user has events there or not."""
+    path = tmp_path / "levels.toml"
+    path.write_text(f"{RULES}\n[levels.bronze]\nat = 20\n", encoding="utf-8")
+    chosen = ["explain", "ann", "--policy", str(path), "--as-of", "2026-03-12"]
+    assert "level: bronze" in run(*chosen).out
+    for value in ("4", "9"):
+        answer = run(*chosen, "--scope", f"stars={value}")
+        assert (answer.code, "level:" in answer.out) == (0, False), answer.err
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +329,25 @@ def test_a_canary(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert run("policy", "activate", "default", "--canary").code == 0
     again = run("policy", "activate", rules)
     assert (again.code, "is already in force\nthe canary remains: default, version" in again.out) == (0, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--canary"]])
+def test_a_policy_that_cannot_be_published_is_not_recorded(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """One that lacks what a leaderboard ranks: each publication would fail until another one is in force."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setenv("KARMALAKE_REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv("KARMALAKE_REDIS_LEADERBOARDS", "all_time.city=berlin")
+    create_lake(tmp_path / "new" / "lake")
+    answer = run("policy", "activate", rules, *options)
+    assert (answer.code, answer.out) == (78, "")
+    assert "names 'all_time.city=berlin', but the policy has no such scope: it has stars" in " ".join(
+        answer.err.split()
+    )
+    listed = run("policy", "list").out
+    assert "votes, version" not in listed
+    assert "in force: default" in listed
 
 
 def test_a_canary_that_cannot_be_served_is_not_recorded(
