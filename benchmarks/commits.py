@@ -86,6 +86,7 @@ class _Arrivals:
     values: Iterator[bytes]
     name: str = "queue:simulated"
     place: str = "here"
+    max_wait_seconds: float = 0.1
     seconds: float = 0.0
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
 
@@ -100,6 +101,9 @@ class _Arrivals:
         return [Message(next(self.values), int(AS_OF.timestamp() * 1000), None) for _ in range(count)]
 
     def acknowledge(self, receipts: list[object]) -> None:
+        """Do nothing."""
+
+    def release(self, receipts: list[object]) -> None:
         """Do nothing."""
 
     def waiting(self) -> int:

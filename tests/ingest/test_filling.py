@@ -122,6 +122,7 @@ class Queue:
     clock: Clock
     name: str = "queue:test"
     place: str = "here"
+    max_wait_seconds: float = 0.1
     waits: list[float] = field(default_factory=list[float])
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
@@ -131,6 +132,9 @@ class Queue:
         return [Message(b"{}", 0, len(self.waits))] if wait_seconds >= 0.1 else []
 
     def acknowledge(self, receipts: list[object]) -> None:
+        """Do nothing."""
+
+    def release(self, receipts: list[object]) -> None:
         """Do nothing."""
 
     def waiting(self) -> int:
