@@ -24,6 +24,8 @@ from pipelines.reputation.warehouse_file import Info, attach, stored_info
 
 _PART_USERS = 50_000
 """Users of one part: some 70 MB of documents."""
+SHOWN = ",\n    shown_json AS shown"
+"""A column for `documents_of`: that of `shown_rows`, by the same statement."""
 ORIGIN = frozenset({"as_of", "decayed_to", "lake_version"})
 """Members that say what a document was computed from; a document that differs only in them is not published again."""
 
@@ -66,39 +68,15 @@ def documents_of(
     users: pl.Series | None,
     leaderboards: Sequence[str],
     scopes: Mapping[str, str] | None = None,
+    more: str = "",
 ) -> Generator[pl.DataFrame]:
     """Yield documents like `document_parts`, from rows of `reputation`; at least one part, which may be empty.
 
     info: the row of `snapshot_info`.
     source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
     scopes: the same for each scope by its name; None: the tables or views of the warehouse.
+    more: further columns as SQL, each after a comma.
     """
-    return _parts(connection, info, source, users, leaderboards, scopes, "")
-
-
-def documents_and_shown(
-    connection: duckdb.DuckDBPyConnection,
-    info: Info,
-    source: str,
-    users: pl.Series | None,
-    leaderboards: Sequence[str],
-    scopes: Mapping[str, str] | None = None,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the documents of users, and what `shown_rows` does, by one statement. Arguments as of `documents_of`."""
-    frame = pl.concat(_parts(connection, info, source, users, leaderboards, scopes, ",\n    shown_json AS shown"))
-    return frame.drop("shown"), frame.select("user_id", "shown")
-
-
-def _parts(
-    connection: duckdb.DuckDBPyConnection,
-    info: Info,
-    source: str,
-    users: pl.Series | None,
-    leaderboards: Sequence[str],
-    scopes: Mapping[str, str] | None,
-    more: str,
-) -> Generator[pl.DataFrame]:
-    """Yield what `documents_of` does, and more columns."""
     in_force = info.policy.at(info.as_of)
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     of_scopes = map(_scope_members, in_force.rules.scopes)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
-from pipelines.reputation.documents import documents_and_shown, documents_of, shown_rows
+from pipelines.reputation.documents import SHOWN, documents_of, shown_rows
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
 from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
 from pipelines.reputation.scopes import scope_query, scope_table
@@ -86,7 +86,8 @@ class DraftTables:
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return the documents of users, and what is shown of them like `documents.shown_rows`."""
         with self._loaded(users) as (source, scopes):
-            return documents_and_shown(self.connection, self.info, source, users, leaderboards, scopes)
+            rows = pl.concat(documents_of(self.connection, self.info, source, users, leaderboards, scopes, SHOWN))
+        return rows.drop("shown"), rows.select("user_id", "shown")
 
     def shown_rows(self, users: pl.Series | None = None) -> pl.DataFrame:
         """Return what is shown of users, or of all, like `documents.shown_rows`."""

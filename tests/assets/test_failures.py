@@ -46,6 +46,17 @@ def test_only_transient_failures_are_retried(error: KarmalakeError, again: bool)
     assert failed.value.allow_retries is again
 
 
+def _escaped_failure(instance: dg.DagsterInstance, asset: dg.AssetsDefinition) -> str | None:
+    """Return the text of the failure of an asset, which Dagster shows without control characters."""
+    result = dg.materialize([asset], instance=instance, raise_on_error=False)
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    data = event.step_failure_data
+    assert data.error is not None
+    assert set(map(ord, data.error.to_string())) & set(CONTROL_CHARS) <= {ord("\n")}
+    assert data.user_failure_data is not None
+    return data.user_failure_data.description
+
+
 def test_text_from_outside_is_escaped(instance: dg.DagsterInstance) -> None:
     """No control character of a server or a file reaches Dagster's page or terminal, not even by the error's cause."""
 
@@ -54,13 +65,7 @@ def test_text_from_outside_is_escaped(instance: dg.DagsterInstance) -> None:
     def refused() -> None:
         raise TransientError("no column\x1b]0;x\x07\u202e\nat line 1") from OSError("\x1b[2J")
 
-    result = dg.materialize([refused], instance=instance, raise_on_error=False)
-    [event] = [event for event in result.all_events if event.is_step_failure]
-    data = event.step_failure_data
-    assert data.user_failure_data is not None
-    assert data.user_failure_data.description == "no column\\x1b]0;x\\x07\\u202e\nat line 1"
-    assert data.error is not None
-    assert set(map(ord, data.error.to_string())) & set(CONTROL_CHARS) <= {ord("\n")}
+    assert _escaped_failure(instance, refused) == "no column\\x1b]0;x\\x07\\u202e\nat line 1"
 
 
 def test_any_exception_is_escaped(instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,13 +76,7 @@ def test_any_exception_is_escaped(instance: dg.DagsterInstance, caplog: pytest.L
     def broken() -> None:
         raise ValueError("no column\x1b]0;x\x07") from OSError("\x1b[2Jcause")
 
-    result = dg.materialize([broken], instance=instance, raise_on_error=False)
-    [event] = [event for event in result.all_events if event.is_step_failure]
-    data = event.step_failure_data
-    assert data.user_failure_data is not None
-    assert data.user_failure_data.description == "ValueError: no column\\x1b]0;x\\x07"
-    assert data.error is not None
-    assert set(map(ord, data.error.to_string())) & set(CONTROL_CHARS) <= {ord("\n")}
+    assert _escaped_failure(instance, broken) == "ValueError: no column\\x1b]0;x\\x07"
     [logged] = [record.getMessage() for record in caplog.records if record.name == "assets.failures"]
     assert "OSError: \\x1b[2Jcause" in logged
     assert "in broken" in logged
