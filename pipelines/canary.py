@@ -13,7 +13,7 @@ from shutil import rmtree
 from pipelines.clock import MonotonicClock
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, open_lake
-from pipelines.refresh import publish_draft, publish_warehouse, refresh_draft
+from pipelines.refresh import publish_draft, publish_everything, publish_warehouse, refresh_draft
 from pipelines.reputation.activation import Activation, canary, had_canary
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.steps import epoch_us
@@ -38,12 +38,13 @@ def canary_settings(settings: Settings) -> Settings:
     return settings.model_copy(update=update)
 
 
-def follow_canary(settings: Settings, *, has_documents: bool = True) -> Activation | None:
+def follow_canary(settings: Settings, *, has_documents: bool = True, repair: bool = False) -> Activation | None:
     """Bring what is served of the canary to the newest commit of the lake and to now, and return the canary.
 
     Without a canary, what is left of the last one is removed. has_documents: whether there may be documents to write
-    or delete, if a document store is configured. Does nothing for a pinned policy, since its lake is another
-    configuration's. Safe to kill and to repeat. Raises like `refresh_warehouse` and `publish_warehouse`.
+    or delete, if a document store is configured. repair: write every document, like `publish_everything`. Does nothing
+    for a pinned policy, since its lake is another configuration's. Safe to kill and to repeat. Raises like
+    `refresh_warehouse` and `publish_warehouse`.
     """
     lake, beside = open_lake(settings.lake_root), canary_settings(settings)
     has_documents = has_documents and settings.has_document_store
@@ -59,7 +60,7 @@ def follow_canary(settings: Settings, *, has_documents: bool = True) -> Activati
         refresh_draft(draft, lake, beside, present.policy)
         publish_draft(draft, beside)
         if has_documents:
-            publish_warehouse(beside)
+            (publish_everything if repair else publish_warehouse)(beside)
         else:
             delete_digest_cache(beside.published_dir)
     return present

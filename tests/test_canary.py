@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.canary import canary_settings, follow_canary
+from pipelines.cli.pipeline import publish
 from pipelines.errors import PolicyError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase, erase_without_documents
@@ -135,6 +136,20 @@ def test_a_canary_that_cannot_be_served_delays_nothing(served: Settings, caplog:
         finally:
             stopping.set()
         running.result(PATIENCE_SECONDS)
+
+
+def test_publish_full_repairs_a_canary_too(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another client deleted is missing until `publish --full`, under either prefix."""
+    start_canary(open_lake(served.lake_root), FIVE)
+    follow_canary(served)
+    with connect(served.redis) as client:
+        for prefix in (served.redis.prefix, canary_settings(served).redis.prefix):
+            client.delete(f"{prefix}:u-0")
+    monkeypatch.setattr("pipelines.cli.pipeline.current_settings", lambda: served)
+    publish(full=False)
+    assert scores(served) == (None, None)
+    publish(full=True)
+    assert scores(served) == (3, 5)
 
 
 def test_an_erasure_reaches_a_canary(served: Settings) -> None:

@@ -241,7 +241,7 @@ def publish(
     with progress("publishing"):
         published = engine(settings)
     show_published(published)
-    follow_canary(settings)
+    follow_canary(settings, repair=full)
 
 
 def show_published(published: "PublishResult") -> None:
