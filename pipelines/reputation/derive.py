@@ -74,7 +74,13 @@ from pipelines.reputation.merged_users import (
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.priors import update_priors, use_stored_priors
-from pipelines.reputation.raters import needs_rebuild, use_stored_weights
+from pipelines.reputation.raters import (
+    EarlierWeights,
+    compute_weights,
+    earlier_weights,
+    first_outdated_day,
+    use_stored_weights,
+)
 from pipelines.reputation.recent_events import recent_in_histories, recent_in_lake
 from pipelines.reputation.refresh_steps import (
     Counts,
@@ -115,7 +121,8 @@ HEAVY_USER_EVENTS = 100_000
 _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
-_WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day, or users were merged"
+_WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day"
+_RATERS_MERGED = "raters have weights, and users were merged"
 _PRIORS_CHANGED = "a late rating, or the end of an earlier one, changed the priors of many users"
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
@@ -250,7 +257,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, engine: Engine = derive_in_duckdb
     ) -> DerivationResult:
         """Compute everything from a snapshot. Raises UsageError for an as_of without a time zone, and like `engine`."""
-        return self._rebuild(snapshot, policy, as_of, "requested", engine)
+        return self._rebuild(snapshot, policy, as_of, "requested", engine=engine)
 
     def refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> DerivationResult:
         """Update the draft, or a copy of the published warehouse: the result has the rows of a rebuild.
@@ -303,20 +310,22 @@ class Draft:
             histories = self._resolved_histories(connection)
             since = (before.lake_version, epoch_us(before.as_of))
             changed = changed_events(histories, in_force, since, epoch_us(as_of), removed, moved)
-            if in_force.rules.raters is not None and (
-                before.merges != merges_mark(merges) or needs_rebuild(connection, in_force, changed)
-            ):
-                return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
+            has_weights = in_force.rules.raters is not None
+            if has_weights and before.merges != merges_mark(merges):
+                return self._rebuild(snapshot, policy, as_of, _RATERS_MERGED)
+            if has_weights and (day := first_outdated_day(connection, in_force, changed, removed)):
+                return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED, earlier_weights(connection, day))
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of), changed)
             if days := due_days(in_force, since[1], epoch_us(as_of)):
                 affected = union(affected, users_due(self.connection, days))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
-                return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
+                reason = f"{len(affected):,} of {users:,} users are affected"
+                return self._rebuild(snapshot, policy, as_of, reason, self._weights(in_force))
             affected = self._defer(histories, affected, max_events)
             if in_force.rules.has_global_prior:
                 affected = self._with_other_priors(histories, in_force, affected, removed, as_of, max_events)
                 if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
-                    return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED)
+                    return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED, self._weights(in_force))
             with threads_for(connection, len(affected)):
                 loaded = load_affected_events(connection, histories, in_force, affected, removed)
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
@@ -461,8 +470,18 @@ class Draft:
         if self._publication is not None:
             wait([self._publication])
 
+    def _weights(self, in_force: EffectivePolicy) -> EarlierWeights | None:
+        """Return the weights of the draft, none of which is outdated; None where raters have none."""
+        return None if in_force.rules.raters is None else earlier_weights(self.connection)
+
     def _rebuild(
-        self, snapshot: Snapshot, policy: Policy, as_of: datetime, reason: str, engine: Engine = derive_in_duckdb
+        self,
+        snapshot: Snapshot,
+        policy: Policy,
+        as_of: datetime,
+        reason: str,
+        weights: EarlierWeights | None = None,
+        engine: Engine = derive_in_duckdb,
     ) -> DerivationResult:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
@@ -474,7 +493,8 @@ class Draft:
             read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
             known = aliases_in(connection)
-            engine(connection, snapshot, define_steps(connection, policy, as_of, known=known), as_of)
+            weigh = partial(compute_weights, earlier=weights)
+            engine(connection, snapshot, define_steps(connection, policy, as_of, known=known, weigh=weigh), as_of)
             self._describe(connection, snapshot, policy, as_of)
             counts = count_all(connection)
             connection.close()  # writes the file

@@ -3,12 +3,14 @@
 Owns when weights are computed and where they are: in the temporary table `rater_weight`, which step 15 joins; the
 warehouse stores it as `rater_weights`. The formula is `sql/raters.sql`, whole numbers throughout. The weights of a day
 come from the ratings given before the day begins, and not retracted by then, so neither as_of nor what is decided later
-changes them: only a late event does (`needs_rebuild`).
+changes them: only a late event does (`first_outdated_day`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Iterable
+from datetime import date, timedelta
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -24,6 +26,14 @@ from pipelines.reputation.sql import arrow_rows, one_row, statement
 
 _SCALE = pa.schema([("action_type", pa.string()), ("minimum", pa.int64()), ("maximum", pa.int64())])
 _PARTS = ("raters_given", "raters_numbers", "raters_opinions", "raters_seeds")
+
+
+class EarlierWeights(NamedTuple):
+    """The weights of all days before one, from a warehouse of the same policy and history up to there."""
+
+    before: date
+    rows: pa.Table
+    """Columns day, user_id, weight."""
 
 
 def define_trust(connection: duckdb.DuckDBPyConnection) -> None:
@@ -46,10 +56,16 @@ def weight_of_rating(policy: EffectivePolicy) -> str:
     return statement("weight_of_both", of_rater=of_rater) if policy.reads_weights else of_rater
 
 
-def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:
-    """Fill `rater_weight` for every day with ratings; costs the rounds of the policy over all opinions for each.
+def compute_weights(
+    connection: duckdb.DuckDBPyConnection,
+    policy: EffectivePolicy,
+    steps: Iterable[str],
+    earlier: EarlierWeights | None = None,
+) -> None:
+    """Fill `rater_weight` for every day with ratings; each day that is computed costs the rounds over all opinions.
 
     steps: the statements that define the steps up to `emitted` over all events, without corrections.
+    earlier: weights that need not be computed again; None: all are computed.
     The tables, variables and macros of the policy must exist.
     """
     define_trust(connection)
@@ -62,9 +78,19 @@ def compute_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePoli
         connection.execute(statement(part))
     whole = "true" if policy.rules.correction.actions else "false"
     of_day = statement("raters_of_day", whole=whole, opinions=statement("raters_opinions_in_force"))
-    for (day,) in connection.execute(statement("raters_days")).fetchall():
-        connection.execute("SET VARIABLE weighed_day = CAST(? AS DATE)", [day])
-        connection.execute(of_day)
+    days = [day for (day,) in connection.execute(statement("raters_days")).fetchall()]
+    if earlier is not None:
+        with arrow_rows(connection, earlier.rows):
+            connection.execute(statement("raters_earlier", whole=whole))
+        days = [day for day in days if day >= earlier.before or day == days[-1]]
+    for day in days:
+        _weigh(connection, of_day, day)
+
+
+def _weigh(connection: duckdb.DuckDBPyConnection, of_day: str, day: date) -> None:
+    """Fill `rater_weight` for a day."""
+    connection.execute("SET VARIABLE weighed_day = CAST(? AS DATE)", [day])
+    connection.execute(of_day)
 
 
 def use_stored_weights(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, steps: Iterable[str]) -> None:  # noqa: ARG001 - as compute_weights
@@ -73,16 +99,35 @@ def use_stored_weights(connection: duckdb.DuckDBPyConnection, policy: EffectiveP
     connection.execute(statement("raters_stored_weights"))
 
 
-def needs_rebuild(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, changed: pa.Table) -> bool:
-    """Return whether events (ROWS) that were added or removed change the weights of a warehouse.
+def first_outdated_day(
+    connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, changed: pa.Table, removed: pa.Table
+) -> date | None:
+    """Return the first day whose weights in a warehouse are outdated; None if there is none.
 
-    Those of the newest day with weights do not: they come from the days before. A rating of a later day needs the
-    weights of that day, and an earlier rating or retraction changes those of all days after it.
+    A rating needs the weight of its rater on its day, and changes all days after it, like a retraction. The newest day
+    with weights has them of all users, so nothing changes for a rating that is added to it; one that is removed from it
+    may have been the last.
+
+    changed: the events (ROWS) that were added or removed. removed: those of them that were removed.
     """
-    actions = pa.array([*_rated(policy), *policy.rules.retraction.actions], pa.large_string())
-    times = changed.filter(pc.is_in(changed["action_type"], actions))["t"].to_numpy()
+    days = _days_of_opinions(policy, changed)
     (newest_us,) = one_row(connection.execute("SELECT epoch_us(max(day)) FROM rater_weights"))
-    return bool(np.any(times // DAY_US * DAY_US != newest_us)) if len(times) else False
+    are_of_newest = not len(days) or (newest_us is not None and bool(np.all(days == newest_us // DAY_US)))
+    if are_of_newest and not len(_days_of_opinions(policy, removed)):
+        return None
+    return date(1970, 1, 1) + timedelta(days=int(days.min()))
+
+
+def _days_of_opinions(policy: EffectivePolicy, events: pa.Table) -> np.ndarray:
+    """Return the day of each rating and retraction, counted from 1970."""
+    actions = pa.array([*_rated(policy), *policy.rules.retraction.actions], pa.large_string())
+    return events.filter(pc.is_in(events["action_type"], actions))["t"].to_numpy() // DAY_US
+
+
+def earlier_weights(connection: duckdb.DuckDBPyConnection, before: date = date.max) -> EarlierWeights:
+    """Return the weights of a warehouse on the days before one."""
+    rows = connection.sql(statement("raters_stored_before"), params=[before]).to_arrow_table()
+    return EarlierWeights(before, rows)
 
 
 def _rated(policy: EffectivePolicy) -> dict[str, Rating]:

@@ -1,15 +1,17 @@
 """Raters' weights: by hand, against the naive implementation, and a refresh that leaves the rows of a rebuild."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import PolicyError
+from pipelines.reputation import raters as raters_module
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
@@ -126,31 +128,50 @@ def test_the_sql_agrees_with_the_naive_implementation(history: list[Event], befo
 
 
 @pytest.mark.slow
-def test_a_refresh_leaves_the_rows_of_a_rebuild() -> None:
+@pytest.mark.parametrize("removed", ["", 'correction = { actions = ["Corrected"], target = "target" }\n'])
+def test_a_refresh_leaves_the_rows_of_a_rebuild(removed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ratings of the newest day are added to it; a late one, a late retraction and a new day rebuild, with a reason.
 
-    Compared after each: the scores and the weights (`incremental-equals-rebuild`).
+    Such a rebuild computes the weights of that day and of later ones, not of all days. Compared after each: the scores
+    and the weights (`incremental-equals-rebuild`). With corrections, the weights of all users are kept.
     """
-    rules = parse_policy(RULES)
+    rules, weighed = parse_policy(RULES.replace(removed, "")), record_weighed_days(monkeypatch)
     today, tomorrow = rated("bob", "dan", 4, 0.25), rated("cyd", "bob", 5, -0.5)
     late = rated("dan", "cyd", 5, 3.25)
     withdrawal = Event("w", "bob", "Withdrawn", NOW - 2 * DAY, {"target": HISTORY[0].event_id})
     points = Event("p", "ann", "Voted", NOW - 3 * DAY, {})
-    steps = [([today], 0, False), ([tomorrow], DAY, True), ([late], DAY, True), ([withdrawal], DAY, True)]
+    steps = [([today], 0, []), ([tomorrow], DAY, [1]), ([late], DAY, [-3, -2, -1, 0, 1])]
+    steps += [([withdrawal], DAY, [-1, 0, 1]), ([], 2 * DAY, []), ([points], 2 * DAY, [-2, -1, 0, 1])]
     commits = [HISTORY]
     with scratch() as folder, open_draft(folder / "warehouse.duckdb") as draft:
         draft.refresh(lake(folder / "lake", commits), rules, AS_OF)
-        for added, later, rebuilds in [*steps, ([], 2 * DAY, False), ([points], 2 * DAY, True)]:
+        assert weighed == [-4, -3, -2, -1, 0]
+        for added, later, days in steps:
+            weighed.clear()
             commits.append(added)
             snapshot, as_of = lake(folder / "lake", commits), at(NOW + later)
             result = draft.refresh(snapshot, rules, as_of)
-            assert (result.rebuild_reason is not None) == rebuilds, added
+            assert weighed == days
+            assert (result.rebuild_reason is not None) == bool(days), added
             draft.publish()
             derive(snapshot, rules, as_of, folder / "other" / "warehouse.duckdb")
             for table in ("reputation", "rater_weights", "user_days", "rating_priors", "user_ratings_given"):
                 assert rows_of(folder / "warehouse.duckdb", table).equals(
                     rows_of(folder / "other" / "warehouse.duckdb", table)
                 )
+
+
+def record_weighed_days(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each day is added whose weights are computed from now on, counted from that of NOW."""
+    weighed: list[int] = []
+    weigh, today = raters_module._weigh, at(NOW - 1).date()
+
+    def recorded(connection: duckdb.DuckDBPyConnection, of_day: str, day: date) -> None:
+        weighed.append((day - today).days)
+        weigh(connection, of_day, day)
+
+    monkeypatch.setattr(raters_module, "_weigh", recorded)
+    return weighed
 
 
 def stories() -> st.SearchStrategy[list[tuple[list[Event], int]]]:

@@ -202,6 +202,10 @@ _RIDES = [
 ]
 
 
+_BY_ANN = {"rating": "5", "rater_id": _ANN}
+_RATED = [(3, _CID), (1, _BOB), (1, _CID)]
+
+
 def _publish_first(here: Place, rules: Policy, events: Sequence[Event] = _RIDES) -> None:
     """Commit events, and publish a warehouse with histories."""
     here.commit(events)
@@ -248,6 +252,24 @@ def test_only_dependent_users_are_recomputed(here: Place, monkeypatch: pytest.Mo
     assert sorted(derived.changed_users) == [_ANN, _BOB]
     assert computed == [(_ANN,), (_BOB,)]
     assert built == []
+    here.assert_rebuilt(rules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remaining", [True, False])
+def test_weights_of_the_newest_day(here: Place, *, remaining: bool) -> None:
+    """Bob's ratings of the newest day are erased; other users were rated on it, or it is no longer a day with ratings.
+
+    Either way the weights are those of a rebuild (`incremental-equals-rebuild`).
+    """
+    seeds = {"weight": "trust", "seeds": _ANN}
+    rules = policy(raters=seeds, measures={"mean": {"formula": "mean", "digits": 2}})
+    rated = [Event(f"r{n}-{user}", user, "Rated", NOW - n * DAY, _BY_ANN) for n, user in _RATED]
+    _publish_first(here, rules, rated if remaining else rated[:-1])
+    here.erase(_BOB)
+    with open_draft(here.warehouse) as draft:
+        here.refresh(draft, rules)
+        draft.publish()
     here.assert_rebuilt(rules)
 
 

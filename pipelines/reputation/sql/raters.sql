@@ -136,6 +136,22 @@ INSERT INTO rater_weight
 SELECT day, user_id, weight
 FROM rater_weights
 
+-- name: raters_stored_before
+-- The weights that a warehouse holds of the days before one.
+SELECT day, user_id, weight
+FROM rater_weights
+WHERE day < ?
+
+-- name: raters_earlier
+-- Weights of earlier days (arrow_rows), as `raters_of_day` makes them: one of them was the last day.
+INSERT INTO rater_weight
+SELECT day, user_id, weight
+FROM arrow_rows
+WHERE day < (SELECT max(day) FROM opinion_given) AND (
+    $whole
+    OR (day, user_id) IN (SELECT (day, rater_id) FROM opinion_given)
+)
+
 -- name: raters_days
 -- The days with ratings, oldest first.
 SELECT DISTINCT day
