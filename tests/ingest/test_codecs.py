@@ -79,7 +79,7 @@ _ATTACKS: dict[str, tuple[Attack, str]] = {
     "null values": (_records_of(lambda _: b"".join(_record(delta, None) for delta in range(3))), "ddd ddd ddd ddd ddd"),
     "many headers": (_records_of(lambda values: _records(values, headers=_MANY_HEADERS)), "3 3 3 3 3"),
     "huge headers": (_records_of(lambda values: _records(values, headers=_HUGE_HEADER)), "3 3 3 3 3"),
-    "headers that are no text": (_records_of(lambda values: _records(values, headers=_NOT_TEXT)), "3 3 3 3 3"),
+    "header keys beyond UTF-8": (_records_of(lambda values: _records(values, headers=_NOT_TEXT)), "3 3 3 3 3"),
 }
 """What is attacked, how, and what becomes of a batch of three events in none, gzip, snappy, lz4 and zstd: `-` if the
 broker refuses it, 3 for three events, a `d` for each dead letter."""
