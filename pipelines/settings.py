@@ -449,12 +449,12 @@ class MetricsSettings(_Section):
 
 
 class QueriesSettings(_Section):
-    """Limits of readers' queries: `sql`, `trend`, `open_warehouse()`, a session of the dashboard, asset `anomalies`."""
+    """Limits of readers' queries: `sql`, `trend`, `open_warehouse()`, sessions of the dashboard, asset `anomalies`."""
 
     max_memory_share: float = Field(default=0.5, ge=0.001, le=1)
-    """The share of the memory of the machine, or of its control group, that the queries of an opened warehouse may use;
-    rows that were returned do not count, and one large value can exceed it. The default leaves
-    the other half to ingest and refreshes beside them."""
+    """The share of the memory of the machine, or of its control group, that the queries of an opened warehouse may use,
+    and all sessions of the dashboard that show the same publication; rows that were returned do not count, and one
+    large value can exceed it. The default leaves the other half to ingest and refreshes beside them."""
     max_spill_bytes: int = Field(default=16 * 1024 * 1024 * 1024, ge=0, le=2**63 - 1)
     """The maximum of bytes that those queries may write when the memory is used up, to a folder beside the warehouse,
     or a temporary one if the data folder is read-only."""

@@ -12,7 +12,7 @@ _ACTORS = {
     "Topic writer",
     "Schema registry",
     "Webhook receiver",
-    "Impostor at the address of Redis or a broker",
+    "Impostor at the address of Redis, a broker or an object store",
     "Author of a file of history",
     "Web page in an operator's browser",
     "Dashboard reader",

@@ -110,12 +110,18 @@ def _unzstd(data: memoryview) -> Iterator[bytes]:
 
 
 def _unsnappy(data: memoryview) -> Iterator[bytes]:
-    """Yield the blocks of Xerial framing, which Kafka clients use, or the single block of unframed Snappy."""
+    """Yield the blocks of Xerial framing, which Kafka clients use, or the single block of unframed Snappy.
+
+    Several framed streams may follow each other, as brokers and Java's clients read them.
+    """
     if bytes(data[: len(_XERIAL)]) != _XERIAL:
         yield _snappy_block(data)
         return
-    at = _XERIAL_HEADER_BYTES
+    at = 0
     while at < len(data):
+        if bytes(data[at : at + len(_XERIAL)]) == _XERIAL:
+            at += _XERIAL_HEADER_BYTES
+            continue
         size = int.from_bytes(data[at : at + _SIZE_BYTES], "big", signed=True)
         at += _SIZE_BYTES
         if not 0 < size <= len(data) - at:

@@ -14,10 +14,10 @@ with app.setup:
     import polars as pl
 
     from pipelines.dashboard import health, queries, sections
+    from pipelines.dashboard.sessions import open_session
     from pipelines.errors import KarmalakeError
     from pipelines.local.services import with_local_endpoints
     from pipelines.reputation.warehouse import Warehouse
-    from pipelines.reputation.warehouse_file import Access
     from pipelines.settings import Settings, load_settings
 
 
@@ -25,7 +25,7 @@ with app.setup:
 def _():
     settings = health.with_short_timeouts(with_local_endpoints(load_settings()))
     try:
-        warehouse = Warehouse(settings.warehouse_path, access=Access(limits=settings.queries))
+        warehouse = open_session(settings)
     except KarmalakeError as error:
         mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {error}"))
         raise  # unreachable: stop() ends the cell

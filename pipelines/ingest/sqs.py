@@ -26,6 +26,8 @@ _MAX_REQUEST_MESSAGES = 10
 """Messages that one request can receive or delete: SQS's limit."""
 _MAX_WAIT_SECONDS = 20
 """SQS's limit. Each request is paid for, and a stop does not wait for its end (`cli/signals.py`)."""
+_CONTENT_TYPE = "application/x-amz-json"
+"""How the content type of each answer begins: https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html."""
 _NOT_FOUND = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 _REFUSED = {"AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "SignatureDoesNotMatch"}
 
@@ -92,13 +94,32 @@ def open_sqs(settings: Settings) -> Generator[SQS]:
         raise ConfigurationError("queue.url is missing: https://sqs.REGION.amazonaws.com/ACCOUNT/QUEUE")
     url = settings.queue.url.get_secret_value()
     with _translate_errors(url):
-        client = boto3.client("sqs")
-        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-        _ = attributes["Attributes"]["QueueArn"]  # boto3 takes the page of a proxy for an empty answer
+        client = checked_client()
+        client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     try:
         yield SQS(f"sqs:{url.rpartition('/')[2]}", url, client, settings.contract.format == "json")
     finally:
         client.close()
+
+
+def checked_client() -> Any:
+    """Return a client of SQS that raises ValueError for an answer that is not SQS's.
+
+    boto3 takes any body with status 200 for an answer without members, which is what an empty queue sends.
+    """
+    client = boto3.client("sqs")
+    client.meta.events.register("after-call.sqs", _check_answer)
+    return client
+
+
+def _check_answer(http_response: Any, parsed: dict[str, Any], **_: object) -> None:
+    """Accept an error, an answer with a member, and one of the protocol's content type, which web servers do not send.
+
+    Servers that imitate SQS may have another type, with the members of each answer.
+    """
+    content_type = http_response.headers.get("content-type", "")
+    if parsed.keys() <= {"ResponseMetadata"} and not content_type.lower().startswith(_CONTENT_TYPE):
+        raise ValueError(f"its content type is {content_type!r} instead of {_CONTENT_TYPE!r}")
 
 
 def _decode_base64(body: str) -> bytes:

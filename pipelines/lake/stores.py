@@ -149,6 +149,17 @@ def any_exists(locations: list[str]) -> bool:
     return any(info.is_file for info in store.get_file_info([resolve_store(location)[1] for location in locations]))
 
 
+def require_object_store(folder: str) -> None:
+    """Raise TransientError if what answers for an object store has any object, as a proxy that sends a page does."""
+    unknown = f"{folder}/{uuid4().hex}"
+    with translate_store_errors(folder):
+        if is_remote(folder) and any_exists([unknown]):
+            raise TransientError(
+                f"{folder} cannot be reached: what answers there is no object store, since it has any object; check "
+                "AWS_ENDPOINT_URL, and whether a proxy answers with a page of its own"
+            )
+
+
 def list_files(folder: str, suffix: str) -> list[str]:
     """Return the files in a folder whose names end with `suffix`, in a fixed order.
 

@@ -22,7 +22,14 @@ from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
 from pipelines.lake.lake_format import configuration, is_current, replaced_files, require_known_format, upgrade
 from pipelines.lake.log_files import list_log
-from pipelines.lake.stores import absolute, any_exists, ensure_parent_folder, read_text, translate_store_errors
+from pipelines.lake.stores import (
+    absolute,
+    any_exists,
+    ensure_parent_folder,
+    read_text,
+    require_object_store,
+    translate_store_errors,
+)
 from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_torn_entry, require_intact_entries
 
 EVENTS = pa.schema([*EVENT, *POSITION, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
@@ -268,12 +275,14 @@ class Lake:
         """Open one of TABLES.
 
         A last log entry or checkpoint that a power cut tore is quarantined first. Raises CorruptionError when the log
-        cannot be read, NewerFormatError when a newer release wrote the table, UsageError when it is not one of ours.
+        cannot be read, NewerFormatError when a newer release wrote the table, UsageError when it is not one of ours,
+        TransientError when an object store does not answer.
         """
         try:
             with translate_store_errors(self.root):
                 table = DeltaTable(self.folder(name))
         except DeltaError as error:
+            require_object_store(self.root)
             if quarantine_torn_entry(self.folder(name)) or quarantine_torn_checkpoint(self.folder(name)):
                 return self.table(name)
             if _opens(self.folder(name)):  # now: another process has set aside what was torn

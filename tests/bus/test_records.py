@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from kafka.codec import snappy_encode
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -126,6 +127,12 @@ def test_decompression_of_any_bytes_returns_or_raises_value_error(data: bytes, c
 def test_declared_size_of_a_snappy_block_is_checked() -> None:
     """Five bytes that declare four gigabytes allocate nothing."""
     assert inflate_module.inflate(2, memoryview(b"\xff\xff\xff\xff\x0f")) is None
+
+
+def test_framed_streams_of_snappy_may_follow_each_other() -> None:
+    """A broker accepts them, and Java's clients read them: their records are not lost (`nothing-lost`)."""
+    streams = snappy_encode(b"first ") + snappy_encode(b"second")
+    assert inflate_module.inflate(2, memoryview(streams)) == b"first second"
 
 
 @given(RECORDS, st.integers(0, 1), st.integers(0, 3), st.integers(0, 2**40))

@@ -2,7 +2,6 @@
 
 import struct
 
-import boto3
 import pytest
 from pika import frame, spec
 from pydantic import SecretStr
@@ -11,7 +10,7 @@ from pipelines.contract.decode import decode
 from pipelines.errors import TransientError
 from pipelines.ingest import rabbitmq
 from pipelines.ingest.queue import Message, QueueSource
-from pipelines.ingest.sqs import SQS, _decode_base64, _unwrap, open_sqs
+from pipelines.ingest.sqs import SQS, _decode_base64, _unwrap, checked_client, open_sqs
 from pipelines.settings import ContractSettings, IngestSettings, QueueSettings, Settings
 from tests.fuzz.loopback_server import respond_with
 
@@ -118,18 +117,39 @@ def test_an_invalid_answer_of_sqs_is_an_outage(answer: bytes, monkeypatch: pytes
     with respond_with(answer) as port:
         url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        queue = SQS("sqs:q", f"{url}/1/q", boto3.client("sqs"), is_json=True)
+        queue = SQS("sqs:q", f"{url}/1/q", checked_client(), is_json=True)
         with pytest.raises(TransientError, match=f"{url}/1/q sent an invalid answer") as raised:
             queue.receive(10, 0.1)
     assert len(str(raised.value)) < 1_000
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_page_at_the_address_of_sqs_is_not_an_empty_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that answers with its sign-in page is an outage at the start."""
-    with respond_with(_http("<html>sign in</html>")) as port:
+@pytest.mark.parametrize("body", ["<html>sign in</html>", "", "{}", '{"status": "ok"}'])
+def test_a_page_at_the_address_of_sqs_is_not_an_empty_queue(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a proxy or another server answers is an outage: at the start, and for every later request."""
+    with respond_with(_http(body)) as port:
         url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         settings = Settings(queue=QueueSettings(kind="sqs", url=SecretStr(f"{url}/1/q")))
-        with pytest.raises(TransientError, match="sent an invalid answer"), open_sqs(settings):
-            pass
+        queue = SQS("sqs:q", f"{url}/1/q", checked_client(), is_json=True)
+        for request in (
+            open_sqs(settings).__enter__,
+            lambda: queue.receive(10, 0.1),
+            lambda: queue.acknowledge(["r"]),
+            lambda: queue.release(["r"]),
+            queue.waiting,
+        ):
+            with pytest.raises(TransientError, match=r"sent an invalid answer.*its content type is ''"):
+                request()
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    ("body", "content_type"), [("{}", "application/x-amz-json-1.0"), ('{"Messages": []}', "application/json")]
+)
+def test_an_empty_queue_of_sqs(body: str, content_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The protocol's content type suffices, and so does a member of the answer, as ElasticMQ sends it."""
+    header = f"Content-Type: {content_type}\r\nContent-Length"
+    with respond_with(_http(body).replace(b"Content-Length", header.encode())) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        assert SQS("sqs:q", "http://q/1/q", checked_client(), is_json=True).receive(10, 0.1) == []
