@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from pipelines.contract.avro import OWN_SCHEMA
 from pipelines.contract.decode import decode
+from pipelines.contract.schemas import _schemas
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import ContractSettings
 from tests.fuzz.loopback_server import respond_with
@@ -58,6 +59,7 @@ def _may_be_unknown(data: bytes) -> bool:
 
 def check(data: bytes) -> str:
     """Decode a value with a schema id among bare ones, with a new registry client."""
+    _schemas.cache_clear()  # a process keeps the client of each address, and each input has an address of its own
     with respond_with(data) as port:
         url = SecretStr(f"http://user:password@127.0.0.1:{port}")
         contract = ContractSettings(format="avro", schema_registry_url=url)
