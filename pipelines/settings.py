@@ -528,6 +528,11 @@ class Settings(_Section):
                 "reputation.pinned needs lake.uri, the place of the lake whose policy in force others serve, and a "
                 "data_dir of its own"
             )
+        if self.reputation.pinned and self.feed.enabled:
+            raise ValueError(
+                "feed.enabled and reputation.pinned are both set: a lake has one feed, of the policy in force; set "
+                "feed.enabled = false where another policy is served beside it"
+            )
         default = type(self.document_store)().prefix
         if self.reputation.pinned and self.has_document_store and self.document_store.prefix == default:
             raise ValueError(

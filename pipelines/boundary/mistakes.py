@@ -111,14 +111,19 @@ class FileFormat:
 
     def explain(self, error: ValidationError, text: str, place: str) -> str:
         """Return the sentences about the mistakes in a file's text, one per line; `place` names the file."""
-        problems, lines = error.errors(include_url=False), key_lines(text)
-        return format_problems((self._sentence(each, place, lines) for each in problems), len(problems))
+        problems = [(self.clean(path_of(problem)), problem) for problem in error.errors(include_url=False)]
+        return self.report([(path, self.remedy(problem, path)) for path, problem in problems], text, place)
 
-    def _sentence(self, problem: ErrorDetails, place: str, lines: Lines) -> str:
-        path = self.clean(path_of(problem))
+    def report(self, problems: Sequence[tuple[Place, str]], text: str, place: str) -> str:
+        """Return sentences about what is wrong at paths of the model, one per line, each with the line in the text."""
+        lines = key_lines(text)
+        sentences = (self._sentence(path, problem, place, lines) for path, problem in problems)
+        return format_problems(sentences, len(problems))
+
+    def _sentence(self, path: Place, problem: str, place: str, lines: Lines) -> str:
         written = self.shorten(path, lines)
         line = line_of(written, lines) or 1
-        return f"{place}:{line}: {'.'.join(map(abbreviate, written)) or self.title}: {self.remedy(problem, path)}"
+        return f"{place}:{line}: {'.'.join(map(abbreviate, written)) or self.title}: {problem}"
 
     def remedy(self, problem: ErrorDetails, path: Place) -> str:
         """Return what is wrong with the value at a path of the model, and what to write."""

@@ -11,6 +11,7 @@ from pipelines.boundary.mistakes import ELEMENT, FileFormat, Lines, Place
 from pipelines.boundary.toml import abbreviate, exists, parse_toml, read_toml
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy.model import Policy
+from pipelines.reputation.policy_contradictions import contradictions
 
 _SHIPPED = Path(__file__).parent / "policies"
 _ABBREVIATED = {("fixed",), ("equals",), ("at",)}
@@ -37,11 +38,14 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
     Raises PolicyError naming place, line and remedy of every mistake.
     """
     values = parse_toml(text, place, PolicyError)
+    form = _WITH_VERSIONS if "versions" in values else _WITH_ONE_VERSION
     try:
-        return Policy.model_validate(values)
+        policy = Policy.model_validate(values)
     except ValidationError as error:
-        form = _WITH_VERSIONS if "versions" in values else _WITH_ONE_VERSION
         raise PolicyError(form.explain(error, text, place)) from None
+    if found := list(contradictions(policy)):
+        raise PolicyError(form.report(found, text, place))
+    return policy
 
 
 def locate_policy(name_or_path: str | Path) -> Path:
