@@ -14,7 +14,7 @@ from typing import NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from pipelines.errors import ConfigurationError, FencedError, TransientError
+from pipelines.errors import FencedError, TransientError
 from pipelines.feed_causes import merge_count, with_causes
 from pipelines.feed_state import FeedState, as_said
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
@@ -103,18 +103,10 @@ class Feed:
 
 @contextmanager
 def open_feed(settings: Settings) -> Generator[Feed | None]:
-    """Yield the feed of a lake; None if `feed.enabled` is not set.
-
-    Raises ConfigurationError for a publisher of a pinned policy: a lake has one feed, of the policy in force.
-    """
+    """Yield the feed of a lake; None if `feed.enabled` is not set."""
     if not settings.feed.enabled:
         yield None
         return
-    if settings.reputation.pinned:
-        raise ConfigurationError(
-            "feed.enabled and reputation.pinned are both set: a lake has one feed, of the policy in force; set "
-            "feed.enabled = false where another policy is served beside it"
-        )
     lake = CachedLake(create_lake(settings.lake_root).root)
     with closing(FeedState(settings.feed_path)) as state:
         yield Feed(lake, state, open_tombstones(lake, settings))

@@ -21,6 +21,8 @@ from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
 from pipelines.reputation.documents import document_parts, shown_rows
+from pipelines.reputation.known_users import unknown_seeds
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.merged_users import merges_mark, merges_of
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
@@ -127,6 +129,15 @@ def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Pol
     if not is_lake(settings.lake_root):
         return load_policy(settings.reputation.policy)
     return _policy(open_lake(settings.lake_root), settings, known_at)
+
+
+def unknown_seeds_in_force(settings: Settings) -> list[str]:
+    """Return a sentence for each seed of the policy in force whom no event of the lake names; reads all events."""
+    policy = policy_in_force(settings).at(datetime.now(UTC))
+    if policy.rules.raters is None or not is_lake(settings.lake_root):
+        return []
+    with open_lake_views(snapshot_of(open_lake(settings.lake_root), settings)) as connection:
+        return unknown_seeds(connection, policy)
 
 
 def _policy(lake: Lake, settings: Settings, known_at: datetime | None = None) -> Policy:

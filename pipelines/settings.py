@@ -7,7 +7,6 @@ docs/decisions/0012-settings-sources.md.
 Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doctor`.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -26,20 +25,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import exists, format_problems, parse_toml, read_toml
+from pipelines.boundary.mistakes import FileFormat, Lines, path_of, spelled
+from pipelines.boundary.toml import did_you_mean, exists, format_problems, key_lines, line_of, parse_toml, read_toml
 from pipelines.errors import ConfigurationError
 
 _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"
 _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What the lake's library takes for a separator or an escape in a path, and DuckDB for the end of one."""
-_MESSAGES = {
-    "extra_forbidden": "is not a setting",
-    "model_type": "is a section of settings, not one setting",
-    "too_short": "is too short: at least {min_length} characters",  # of a secret, in pydantic's words items
-}
-"""By pydantic's type of error, whose context fills the braces."""
 
 
 def _comma_separated(value: object) -> object:
@@ -52,6 +47,23 @@ def _comma_separated(value: object) -> object:
 
 
 _Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
+_Topic = Annotated[
+    str, spelled(r"[A-Za-z0-9._-]{1,249}", "has to be the name of a topic: at most 249 letters, digits, ., _ and -")
+]
+_Prefix = Annotated[str, spelled(r"[A-Za-z0-9._-]{1,64}", "has to be 1 to 64 letters, digits, ., _ and -")]
+_Keyspace = Annotated[
+    str, spelled(r"[A-Za-z][A-Za-z0-9_]{0,47}", "has to be a letter, then at most 47 letters, digits and _")
+]
+_LakeUri = Annotated[
+    str, spelled(r"(s3://[^/]+)?/.*[^/]", "has to be an absolute path or s3://BUCKET/PATH, without / at its end")
+]
+_StagingUri = Annotated[str, spelled(r"s3://[^/]+/.*[^/]", "has to be s3://BUCKET/PATH, without / at its end")]
+_TopicOrNone = Annotated[
+    str,
+    spelled(
+        r"[A-Za-z0-9._-]{0,249}", "has to be the name of a topic: at most 249 letters, digits, ., _ and -, or empty"
+    ),
+]
 
 
 def _require_usable(path: str) -> None:
@@ -71,7 +83,7 @@ class KafkaSettings(_Section):
 
     bootstrap_servers: str | None = None
     """Comma-separated list of host:port."""
-    topic: str = Field(default="karmalake.events", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    topic: _Topic = "karmalake.events"
     """The topic with the events, keyed by user_id."""
     group_id: str = "karmalake"
     """The consumer group to which offsets are committed after the lake commit: for lag tools only, never read."""
@@ -158,7 +170,7 @@ class RedisSettings(_Section):
     url: SecretStr | None = None
     """The redis://, rediss:// or unix:// URL, or redis+cluster:// or redis+sentinel://; a secret, since it may contain
     a password."""
-    prefix: str = Field(default="reputation", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    prefix: _Prefix = "reputation"
     """The document of a user is at `{prefix}:{user_id}`; keys for bookkeeping start with `{prefix}.`."""
     socket_timeout_seconds: float = Field(default=10.0, gt=0)
     """The timeout of a command to Redis."""
@@ -187,9 +199,9 @@ class CassandraSettings(_Section):
     """The contact points, all in one data center; comma-separated in the environment."""
     port: int = Field(default=9042, ge=1, le=65_535)
     """The CQL port of the nodes."""
-    keyspace: str = Field(default="karmalake", pattern=r"^[A-Za-z][A-Za-z0-9_]{0,47}$")
+    keyspace: _Keyspace = "karmalake"
     """The keyspace. It must exist, since you choose its replication; karmalake creates the tables."""
-    prefix: str = Field(default="reputation", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    prefix: _Prefix = "reputation"
     """Distinguishes deployments that share a keyspace."""
     user: str | None = None
     """User name; unset means no authentication."""
@@ -359,7 +371,7 @@ class HistorySettings(_Section):
 class LakeSettings(_Section):
     """The location of the Delta tables, and their maintenance."""
 
-    uri: str | None = Field(default=None, pattern=r"^(s3://[^/]+)?/.*[^/]$")
+    uri: _LakeUri | None = None
     """s3://bucket/folder, or the absolute path of a folder, instead of lake/ in data_dir. Credentials and endpoint of
     S3 come from the AWS_* variables."""
     compact_after_files: int = Field(default=8, ge=2)
@@ -388,7 +400,7 @@ class LakeSettings(_Section):
 class SparkSettings(_Section):
     """Apache Spark as the engine of `karmalake rebuild --engine spark`; its own configuration sets the rest."""
 
-    staging_uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
+    staging_uri: _StagingUri | None = None
     """s3://bucket/folder, where Spark hands its tables to DuckDB. Unset means {lake.uri}-staging if the lake is on S3,
     else a folder beside the warehouse."""
 
@@ -416,7 +428,7 @@ class FeedSettings(_Section):
 
     enabled: bool = False
     """Whether publications record what they changed. The first one then records a row for each user."""
-    topic: str = Field(default="karmalake.scores", pattern=r"^[A-Za-z0-9._-]{0,249}$")
+    topic: _TopicOrNone = "karmalake.scores"
     """The topic to which `karmalake stream` and `karmalake serve` relay the changes, keyed by user_id. A missing one
     is created, compacted, with `kafka.partitions`. Empty, in the file: the changes stay in the lake."""
     keep_days: int | None = Field(default=None, ge=1)
@@ -516,6 +528,11 @@ class Settings(_Section):
                 "reputation.pinned needs lake.uri, the place of the lake whose policy in force others serve, and a "
                 "data_dir of its own"
             )
+        if self.reputation.pinned and self.feed.enabled:
+            raise ValueError(
+                "feed.enabled and reputation.pinned are both set: a lake has one feed, of the policy in force; set "
+                "feed.enabled = false where another policy is served beside it"
+            )
         default = type(self.document_store)().prefix
         if self.reputation.pinned and self.has_document_store and self.document_store.prefix == default:
             raise ValueError(
@@ -591,7 +608,7 @@ def load_settings(environment: dict[str, str] | None = None, working_dir: Path |
     Raises ConfigurationError with the source of each unknown key and invalid value.
     """
     environment = dict(os.environ) if environment is None else environment
-    values, sources = _from_file(environment, working_dir or Path.cwd())
+    values, sources, lines = _from_file(environment, working_dir or Path.cwd())
     for name, value in environment.items():
         if name.startswith(_ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE and value:
             _set(values, sources, name, value)
@@ -599,18 +616,18 @@ def load_settings(environment: dict[str, str] | None = None, working_dir: Path |
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError(_format(error, sources)) from None
+        raise ConfigurationError(_format(error, sources, lines)) from None
 
 
-def _from_file(environment: dict[str, str], working_dir: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values of the configuration file, and the file as the source of every key."""
+def _from_file(environment: dict[str, str], working_dir: Path) -> tuple[dict[str, Any], dict[str, str], Lines]:
+    """Return the values of the configuration file, the file as the source of every key, and the line of each."""
     path = _config_path(environment, working_dir)
     if not exists(path):
         if environment.get(_CONFIG_VARIABLE):
             raise ConfigurationError(f"{_CONFIG_VARIABLE} names {path}, which does not exist")
-        return {}, {}
+        return {}, {}, {}
     text = read_toml(path, ConfigurationError)
-    return parse_toml(text, str(path), ConfigurationError, float), {"": str(path)}
+    return parse_toml(text, str(path), ConfigurationError, float), {"": str(path)}, key_lines(text)
 
 
 def _config_path(environment: dict[str, str], working_dir: Path) -> Path:
@@ -636,22 +653,31 @@ def _set(values: dict[str, Any], sources: dict[str, str], name: str, value: str)
         inner[field], sources[f"{section}.{field}"] = value, name
 
 
-def _format(error: ValidationError, sources: dict[str, str]) -> str:
-    lines: list[str] = []
-    for problem in error.errors(include_input=False, include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        source = sources.get(key) or sources.get("") or "the settings"
-        ours = _MESSAGES.get(problem["type"])
-        message = ours.format(**problem.get("ctx", {})) if ours else problem["msg"].removeprefix("Value error, ")
-        hint = _suggestion(key) if problem["type"] == "extra_forbidden" else ""
-        lines.append(": ".join(part for part in (source, key, f"{message}{hint}") if part))
-    return format_problems(lines, len(lines))
+def _format(error: ValidationError, sources: dict[str, str], lines: Lines) -> str:
+    """Return the sentences about mistakes, each with the variable or the line; values may be secrets."""
+    problems = error.errors(include_input=False, include_url=False)
+    return format_problems((_sentence(each, sources, lines) for each in problems), len(problems))
 
 
-def _suggestion(key: str) -> str:
-    """Return the most similar setting as the end of a message, or an empty string."""
-    close = difflib.get_close_matches(key, list(_setting_names()), 1)
-    return f": do you mean {close[0]}?" if close else ""
+def _sentence(problem: ErrorDetails, sources: dict[str, str], lines: Lines) -> str:
+    path = path_of(problem)
+    key = ".".join(path)
+    variable, file, line = sources.get(key), sources.get(""), line_of(path, lines)
+    if problem["type"] == "model_type":
+        remedy = "is a section of settings, not one setting"
+    elif variable and problem["type"] == "extra_forbidden":
+        remedy = f"is not a setting{_closest(variable)}"
+    else:
+        remedy = FileFormat(Settings, "settings", unknown="is not a setting").remedy(problem, path)
+    place = variable or (f"{file}:{line}" if file and line else file) or "the settings"
+    return ": ".join(part for part in (place, key, remedy) if part)
+
+
+def _closest(variable: str) -> str:
+    """Return the end of a message that asks for the most similar variable, or an empty string."""
+    known = [name.replace(".", "_").upper() for name in _setting_names()]
+    meant = did_you_mean(variable.removeprefix(_ENVIRONMENT_PREFIX), known)
+    return meant.replace("'", f"'{_ENVIRONMENT_PREFIX}", 1)
 
 
 def _setting_names() -> Iterator[str]:

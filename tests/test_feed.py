@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
 from pipelines import feed as feed_module
-from pipelines.errors import ConfigurationError, FencedError
+from pipelines.errors import FencedError
 from pipelines.feed import Feed, Shown, open_feed
 from pipelines.feed_state import FeedState
 from pipelines.lake.erasure import erase_users
@@ -390,20 +390,6 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     with open_feed(Settings(data_dir=tmp_path)) as feed:
         assert feed is None
     assert not list(tmp_path.iterdir())
-
-
-def test_a_pinned_policy_has_no_feed(tmp_path: Path) -> None:
-    """Two publishers with different policies would record each other's scores as changes."""
-    settings = Settings.model_validate(
-        {
-            "data_dir": tmp_path,
-            "feed": {"enabled": True},
-            "reputation": {"pinned": True},
-            "lake": {"uri": str(tmp_path)},
-        }
-    )
-    with pytest.raises(ConfigurationError, match="one feed"), open_feed(settings):
-        pass
 
 
 def test_retention_keeps_a_whole_feed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

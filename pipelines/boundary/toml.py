@@ -99,9 +99,12 @@ def abbreviate(value: object) -> str:
     return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that asks for the known name most like a name; empty if none is."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return the end of a message that asks for the known name most like a name; empty if none is.
+
+    likeness: from 0 to 1, the least ratio of difflib's SequenceMatcher.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return f": did you mean {close[0]!r}?" if close else ""
 
 
@@ -170,7 +173,8 @@ def _line_at(text: str, position: int) -> int:
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
     """Return the line number (from 1) of every table header and key that starts a line, by key path.
 
-    Elements of an array of tables are numbered from "0". Keys within inline tables have the line of their parent.
+    A table without a header of its own has the first line in which it is part of a key or header. Elements of an array
+    of tables are numbered from "0". Keys within inline tables have the line of their parent.
     """
     lines: dict[tuple[str, ...], int] = {}
     counts: dict[tuple[str, ...], int] = {}
@@ -182,9 +186,13 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
                 array = _with_indexes(table[:-1], counts) + table[-1:]
                 counts[array] = counts.get(array, -1) + 1
             table = _with_indexes(table, counts)
-            lines.setdefault(table, number)
+            path = table
         elif assignment := _ASSIGNMENT.match(line):
-            lines.setdefault(table + _split(assignment[1]), number)
+            path = table + _split(assignment[1])
+        else:
+            continue
+        for end in range(1, len(path) + 1):
+            lines.setdefault(path[:end], number)
     return lines
 
 

@@ -179,6 +179,8 @@ def refresh() -> None:
         derived = refresh_warehouse(settings)
     show_derived(derived)
     _warn_of_uncounted(derived.path)
+    if derived.rebuild_reason is not None:  # which has read all events, too
+        _warn_of_unknown_seeds(settings)
 
 
 def rebuild(
@@ -196,6 +198,15 @@ def rebuild(
         derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine, settings))
     show_derived(derived)
     _warn_of_uncounted(derived.path)
+    _warn_of_unknown_seeds(settings)
+
+
+def _warn_of_unknown_seeds(settings: "Settings") -> None:
+    """Name the seeds of the policy in force whom no event names."""
+    from pipelines.refresh import unknown_seeds_in_force  # noqa: PLC0415
+
+    for sentence in unknown_seeds_in_force(settings):
+        print_warning(sentence)
 
 
 def _warn_of_uncounted(warehouse: Path) -> None:

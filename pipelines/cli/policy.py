@@ -3,7 +3,6 @@
 Owns their output; `reputation/policy` defines the language, `reputation/compare.py` the comparison.
 """
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 
     from pipelines.reputation.activation import Activation
     from pipelines.reputation.diff_gates import Gate
-    from pipelines.reputation.policy import Policy, Rules
-    from pipelines.reputation.policy.actions import Adjustment
+    from pipelines.reputation.policy import Policy
     from pipelines.settings import Settings
 
 _MAX_MOVERS = 10
@@ -52,12 +50,13 @@ def list_policies() -> None:
 
 @policy.command()
 def check(file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")]) -> None:
-    """Check a policy file: report errors by file and line, or summarize its rules."""
+    """Check a policy file: report errors by file and line, or show everything that it says."""
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+    from pipelines.reputation.policy_summary import summarize  # noqa: PLC0415
 
     rules = load_policy(file)
     print_line(f"{file} is a valid policy.")
-    print_fields([("name", rules.name), ("description", rules.description or "(no description)"), *_versions(rules)])
+    print_fields(summarize(rules))
 
 
 policy.command("test")(check_cases)
@@ -147,7 +146,7 @@ def rollback(
     if canary:
         _end_canary(operator, why, dry_run=dry_run)
         return
-    settings = current_settings()
+    settings = _settings_not_pinned()
     before = policy_before(open_lake(settings.lake_root), lambda: load_policy(settings.reputation.policy))
     if dry_run:
         print_line(f"would be in force: {before.name}, version {before.version}\nnothing was changed")
@@ -346,48 +345,3 @@ def _distribution(values: "pl.Series") -> list[float]:
     numbers = values.to_numpy().astype(float)
     quantiles = (values.quantile(share, "nearest") for share in (0, 0.1, 0.5, 0.9, 1))
     return [*(float(quantile or 0) for quantile in quantiles), float(numbers.mean())]
-
-
-def _versions(rules: "Policy") -> list[tuple[str, str]]:
-    """Return the rules of each version as lines of name and text."""
-    lines: list[tuple[str, str]] = []
-    if len(rules.versions) > 1:
-        lines.append(("mode", rules.mode))
-    for version in rules.versions:
-        since = f", from {version.effective_from:%Y-%m-%d %H:%M %Z} on" if version.effective_from else ""
-        lines.append(("version", f"{version.version}{since}"))
-        lines += [(name, text) for name, text in _rules(version) if text]
-    return lines
-
-
-def _rules(rules: "Rules") -> list[tuple[str, str]]:
-    decay = f"; points decay every {rules.decay_step_minutes} minutes" if rules.decays else ""
-    bounds = {"start": rules.score.start or None, "floor": rules.score.floor, "ceiling": rules.score.ceiling}
-    adjustment = rules.adjustment
-    caps = (
-        f"{name}: {cap.maximum:f} {f'per {cap.period}' if cap.period else 'in all'}" for name, cap in rules.caps.items()
-    )
-    return [
-        ("  views", _join(("all time", *(f"{days} days" for days in rules.windows_days)))),
-        ("  actions", f"{_join(rules.actions)}{decay}"),
-        ("  score", _join(f"{name} {value:f}" for name, value in bounds.items() if value is not None)),
-        ("  conditions", _join(f"{key} of {action}" for action, key, _ in rules.conditions)),
-        ("  completion", _join(rules.completion)),
-        ("  once", _join(rules.once)),
-        ("  caps", _join(caps)),
-        ("  time", _join(f"{name}: {each.points:f} each {each.every}" for name, each in rules.time.items())),
-        ("  measures", _join(rules.all_measures)),
-        ("  levels", _join(f"{name} from {level.at:f}" for name, level in rules.levels.items())),
-        ("  suspension", rules.status.rule if rules.status.suspend else ""),
-        ("  retraction", _join(rules.retraction.actions)),
-        ("  correction", _join(rules.correction.actions)),
-        ("  adjustment", f"{adjustment.action}: {_bounds(adjustment)}" if adjustment else ""),
-    ]
-
-
-def _bounds(adjustment: "Adjustment") -> str:
-    return f"{adjustment.points.minimum:f} to {adjustment.points.maximum:f} points"
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(names)

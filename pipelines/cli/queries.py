@@ -93,7 +93,7 @@ def scores(
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation import scores as engine  # noqa: PLC0415
     from pipelines.reputation.lake_views import open_lake_views  # noqa: PLC0415
-    from pipelines.reputation.scopes import find_value  # noqa: PLC0415
+    from pipelines.reputation.scopes import find_value, rows_of_value  # noqa: PLC0415
     from pipelines.reputation.uncounted import OF_STEPS, explain_uncounted  # noqa: PLC0415
 
     settings = current_settings()
@@ -105,7 +105,7 @@ def scores(
     with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         rows = engine.scores(connection, rules, moment, known, name)
         uncounted = explain_uncounted(connection, rules.at(moment), OF_STEPS)
-    write(rows if value is None else rows.filter(rows["value"] == value), form, output)
+    write(rows if name is None or value is None else rows_of_value(rows, name, value), form, output)
     for sentence in uncounted:
         print_warning(sentence)
 

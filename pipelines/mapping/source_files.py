@@ -12,20 +12,12 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
-from pipelines.boundary.toml import (
-    abbreviate,
-    did_you_mean,
-    format_problems,
-    key_lines,
-    line_of,
-    parse_toml,
-    read_toml,
-)
+from pipelines.boundary.mistakes import FileFormat
+from pipelines.boundary.toml import did_you_mean, parse_toml, read_toml
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import ENVELOPE, MapperConfig
 from pipelines.mapping.proto_files import DESCRIPTOR_SET, descriptor_set_text
@@ -308,9 +300,7 @@ def read_source(path: Path) -> SourceFile:
     try:
         keys = _Keys.model_validate(values)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        sentences = (_explain(problem, path, key_lines(text)) for problem in problems)
-        raise ConfigurationError(format_problems(sentences, len(problems))) from None
+        raise ConfigurationError(_FORMAT.explain(error, text, str(path))) from None
     schema, content = _schema(path, keys)
     digest = blake2b(f"{len(text.encode())}:{text}".encode() + content, digest_size=_DIGEST_BYTES).hexdigest()
     topics = (keys.topic,) if keys.topic else tuple(keys.topics or ())
@@ -536,29 +526,4 @@ def _is_zone(name: str) -> bool:
         return False
 
 
-def _explain(problem: ErrorDetails, path: Path, lines: dict[tuple[str, ...], int]) -> str:
-    place = tuple(str(part) for part in problem["loc"])
-    line = line_of(place, lines)
-    where = f"{path}:{line}" if line else str(path)
-    return f"{where}: {'.'.join(place)}{': ' if place else ''}{_remedy(problem)}"
-
-
-_SENTENCES = {
-    "string_too_short": "is empty: give a value, or remove it",
-    "too_short": "is empty: give a value, or remove it",
-    "string_type": "is not a text: write it in quotes",
-    "list_type": "is not a list: write it in square brackets",
-    "dict_type": 'is not a table: write { name = "path" }',
-}
-"""What to do, by the type of a mistake."""
-
-
-def _remedy(problem: ErrorDetails) -> str:
-    if problem["type"] == "extra_forbidden":
-        known = [each.alias or name for name, each in _Keys.model_fields.items()]
-        return f"is not a key here{did_you_mean(str(problem['loc'][-1]), known) or ': remove it'}"
-    if problem["type"] in _SENTENCES:
-        return _SENTENCES[problem["type"]]
-    message = problem["msg"].removeprefix("Value error, ")
-    given: Any = problem["input"]
-    return message if isinstance(given, dict | list) else f"{message}, not {abbreviate(given)}"
+_FORMAT = FileFormat(_Keys, "source")

@@ -2,22 +2,13 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from pipelines.boundary.toml import (
-    abbreviate,
-    did_you_mean,
-    format_problems,
-    key_lines,
-    line_of,
-    parse_toml,
-    read_toml,
-)
+from pipelines.boundary.mistakes import FileFormat, Place
+from pipelines.boundary.toml import parse_toml, read_toml
 from pipelines.errors import ConfigurationError
-from pipelines.notify.rules import Condition, Quiet, RedisStream, Rule, RuleFile, Webhook
+from pipelines.notify.rules import RuleFile
 
-_TABLES: tuple[type[BaseModel], ...] = (RuleFile, Rule, Condition, Webhook, RedisStream, Quiet)
 _KINDS = ("webhook", "redis_stream")
 
 
@@ -35,28 +26,13 @@ def parse_rules(text: str, place: str = "rules") -> RuleFile:
     try:
         return RuleFile.model_validate(values)
     except ValidationError as error:
-        lines = key_lines(text)
-        problems = error.errors(include_url=False)
-        sentences = (_explain(problem, place, lines) for problem in problems)
-        raise ConfigurationError(format_problems(sentences, len(problems))) from None
+        raise ConfigurationError(_FORMAT.explain(error, text, place)) from None
 
 
-def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
-    path = tuple(str(part) for part in problem["loc"])
-    if path[:1] == ("destinations",) and path[2:3] and path[2] in _KINDS:
-        path = path[:2] + path[3:]  # pydantic inserts the kind that it validated by
-    return f"{place}:{line_of(path, lines) or 1}: {'.'.join(path) or 'rules'}: {_remedy(problem)}"
+def _clean(path: Place) -> Place:
+    """Return a path without the kind of the destination, by which pydantic validates it."""
+    is_of_kind = path[:1] == ("destinations",) and path[2:3] and path[2] in _KINDS
+    return path[:2] + path[3:] if is_of_kind else path
 
 
-def _remedy(problem: ErrorDetails) -> str:
-    if problem["type"] == "extra_forbidden":
-        known = sorted({name for table in _TABLES for name in table.model_fields})
-        return f"is not a key here{did_you_mean(str(problem['loc'][-1]), known) or ': remove it'}"
-    if problem["type"] == "missing":
-        return "is missing: add it"
-    if problem["type"].startswith("union_tag"):
-        return f'needs a kind: write kind = "{_KINDS[0]}" or kind = "{_KINDS[1]}"'
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    is_hidden = isinstance(given, dict | list | tuple | BaseModel) or problem["loc"][-1:] == ("url",)
-    return message if is_hidden else f"{message}, not {abbreviate(given)}"
+_FORMAT = FileFormat(RuleFile, "rules", clean=_clean, hidden=frozenset({"url"}))

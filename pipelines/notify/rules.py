@@ -11,13 +11,21 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipelines.boundary.mistakes import spelled
 from pipelines.notify import template
 from pipelines.notify.changes import DEFAULT_COLUMN, Change, Kind, as_number
 from pipelines.notify.template import Event
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Name = Annotated[str, spelled(r"[A-Za-z0-9_-]{1,64}", "has to be 1 to 64 letters, digits, _ and -")]
+ClockTime = Annotated[str, spelled(r"([01][0-9]|2[0-3]):[0-5][0-9]", "has to be hours and minutes, such as 22:00")]
 """Hours and minutes, such as 22:00."""
+Column = Annotated[
+    str,
+    spelled(
+        r"(all_time|last_[1-9][0-9]*_days)_\w+",
+        "has to be a column of `reputation`, such as all_time_score or last_30_days_score",
+    ),
+]
 Number = Annotated[Decimal, Field(allow_inf_nan=False)]
 
 
@@ -147,7 +155,7 @@ class Rule(_Table):
     """Types of events; a rule has either these or `changes`."""
     changes: tuple[Kind, ...] = ()
     """Kinds of changes of the feed; the first that applies is the event's type."""
-    column: str = Field(default=DEFAULT_COLUMN, pattern=r"^(all_time|last_[1-9]\d*_days)_\w+$")
+    column: Column = DEFAULT_COLUMN
     """The column of `reputation` that `score.changed` is about."""
     falls_below: Number | None = None
     """Only changes of the column from at least this number to less, or with `rises_above` from at most to more."""

@@ -19,7 +19,7 @@ from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import required_extras
 from pipelines.operate.lag.measure import measure_lags, summarize
-from pipelines.refresh import policy_in_force
+from pipelines.refresh import policy_in_force, unknown_seeds_in_force
 from pipelines.reputation.uncounted import uncounted_in_warehouse
 from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.read import published
@@ -201,7 +201,8 @@ def _notify(settings: Settings) -> str:
 
 def _policy(settings: Settings) -> str:
     policy = policy_in_force(settings)
-    return f"{policy.name}, version {policy.version}"
+    sentence = f"{policy.name}, version {policy.version}"
+    return "; ".join([sentence, *unknown_seeds_in_force(settings)])
 
 
 def _warehouse(settings: Settings) -> str:

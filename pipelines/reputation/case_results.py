@@ -111,10 +111,11 @@ class _Run:
         return decoded.events
 
     def _require_known_columns(self, columns: list[str]) -> None:
+        known = [*columns, *Expected.model_fields]
         for user, expected in self.case.expect.items():
             for name in expected.model_extra or {}:
                 if name not in columns:
-                    problem = f"is not a column of `reputation` under this policy{did_you_mean(name, columns)}"
+                    problem = f"is not a column of `reputation` under this policy{did_you_mean(name, known)}"
                     raise PolicyError(self._at(("expect", user, name), problem))
 
     def _require_known_rules(self) -> None:

@@ -8,18 +8,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from pipelines.boundary.toml import (
-    abbreviate,
-    did_you_mean,
-    format_problems,
-    key_lines,
-    line_of,
-    parse_toml,
-    read_toml,
-)
+from pipelines.boundary.mistakes import FileFormat
+from pipelines.boundary.toml import did_you_mean, key_lines, parse_toml, read_toml
 from pipelines.contract.time_like import to_utc
 from pipelines.errors import PolicyError, UsageError
 from pipelines.reputation.policy.numbers import RuleError, Section
@@ -29,14 +21,22 @@ SUFFIX = ".test.toml"
 _MAX_REPEAT = 10_000
 _LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 Lines = dict[tuple[str, ...], int]
-Value = int | Decimal | str
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
+        raise ValueError('must be a number or a text; write no value as "none"')  # noqa: TRY004 - a mistake in a file
+    return value
+
+
+Value = Annotated[int | Decimal | str, PlainValidator(_value)]
 
 
 def _moment(value: Any) -> datetime:
     try:
         return to_utc(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
+    except UsageError:
+        raise ValueError("has to be a time, such as 2026-01-31 or 2026-01-31T12:00:00Z") from None
 
 
 def _text(value: Any) -> Any:
@@ -88,6 +88,20 @@ class Expected(BaseModel):
     """By rule of `[time]`, the points that all its contributions earned."""
     scopes: dict[str, dict[str, Value]] = {}
     """By scope and value, such as `city=berlin`, columns of the table of the scope."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_something(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if not value:
+            raise ValueError("expects nothing: name a column such as all_time_score, or remove it")
+        for key, inner in value.items():
+            if isinstance(inner, dict) and key not in cls.model_fields:
+                raise RuleError((key,), f"is not a key here{did_you_mean(key, cls.model_fields) or ': remove it'}")
+            if key in cls.model_fields and inner in ({}, []):
+                raise RuleError((key,), "expects nothing: remove it")
+        return value
 
 
 class Case(Section):
@@ -177,26 +191,7 @@ def parse_cases(text: str, place: str = "cases") -> tuple[tuple[Case, ...], Line
     try:
         return _File.model_validate(values).cases, lines
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        sentences = (_explain(problem, place, lines) for problem in problems)
-        raise PolicyError(format_problems(sentences, len(problems))) from None
+        raise PolicyError(_FORMAT.explain(error, text, place)) from None
 
 
-def _explain(problem: ErrorDetails, place: str, lines: Lines) -> str:
-    path = tuple(str(part) for part in problem["loc"])
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, RuleError):
-        path += cause.path
-    return f"{place}:{line_of(path, lines) or 1}: {'.'.join(path) or 'cases'}: {_remedy(problem, path)}"
-
-
-def _remedy(problem: ErrorDetails, path: tuple[str, ...]) -> str:
-    if problem["type"] == "extra_forbidden":
-        known = sorted({name for table in (_File, Case, CaseEvent) for name in table.model_fields})
-        return f"is not a key here{did_you_mean(path[-1], known) or ': remove it'}"
-    if problem["type"] == "missing":
-        return "is missing: add it"
-    if "expect" in path and problem["type"].endswith("_type"):
-        return 'must be a number or a text; write no value as "none"'
-    message, given = problem["msg"].removeprefix("Value error, "), problem["input"]
-    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {abbreviate(given)}"
+_FORMAT = FileFormat(_File, "cases")

@@ -5,6 +5,7 @@ import polars as pl
 
 from pipelines.errors import KarmalakeError
 from pipelines.reputation.merged_users import aliases_in
+from pipelines.reputation.policy import EffectivePolicy
 
 _HAS_EVENTS = "SELECT 1 FROM events WHERE list_contains($names, user_id) LIMIT 1"
 # A slip of the pen, or another case: one edit in four characters at most.
@@ -15,6 +16,12 @@ _CLOSEST = """
     ORDER BY user_id = $user_id DESC, damerau_levenshtein(lower(user_id), lower(trim($user_id))), user_id
     LIMIT 1
 """
+_NAMED_BY_EVENTS = """
+    SELECT user_id FROM events WHERE user_id IN (SELECT unnest($names))
+    UNION
+    SELECT metadata[$key] FROM events WHERE metadata[$key] IN (SELECT unnest($names))
+"""
+_USERS_AND_RATERS = "(SELECT user_id FROM events UNION SELECT metadata[$key] AS user_id FROM events)"
 
 
 def require_events(connection: duckdb.DuckDBPyConnection, user_id: str) -> None:
@@ -44,3 +51,25 @@ def closest_user(connection: duckdb.DuckDBPyConnection, user_id: str) -> str:
     except duckdb.CatalogException:
         rows = connection.execute(_CLOSEST.format(users="events"), {"user_id": user_id}).fetchall()
     return f"; did you mean {rows[0][0]!r}?" if rows and rows[0][0] != user_id else ""
+
+
+def unknown_seeds(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> list[str]:
+    """Return a sentence for each seed of `[raters]` whom no event names, as user or as rater: it passes no trust on.
+
+    The connection has the views of the lake; all events are read, if the policy has seeds.
+    """
+    raters = policy.rules.raters
+    if raters is None:
+        return []
+    known = aliases_in(connection)
+    current = {seed: known.at_key(raters.key, seed) for seed in raters.seeds}
+    asked = {"names": sorted({*current, *current.values()}), "key": raters.key}
+    named = {name for (name,) in connection.execute(_NAMED_BY_EVENTS, asked).fetchall()}
+    unknown = [seed for seed, name in current.items() if not named & {seed, name}]
+    hints = {seed: _closest_rater(connection, seed, raters.key) for seed in unknown}
+    return [f"no event names {seed!r} of raters.seeds: check the spelling{hint}" for seed, hint in hints.items()]
+
+
+def _closest_rater(connection: duckdb.DuckDBPyConnection, name: str, key: str) -> str:
+    rows = connection.execute(_CLOSEST.format(users=_USERS_AND_RATERS), {"user_id": name, "key": key}).fetchall()
+    return f"; did you mean {rows[0][0]!r}?" if rows else ""

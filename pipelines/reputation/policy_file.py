@@ -4,35 +4,16 @@ Owns where policies are found and the messages about invalid ones; `policy/` def
 """
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from pipelines.boundary.toml import (
-    abbreviate,
-    exists,
-    format_problems,
-    key_lines,
-    line_of,
-    parse_toml,
-    read_toml,
-)
+from pipelines.boundary.mistakes import ELEMENT, FileFormat, Lines, Place
+from pipelines.boundary.toml import abbreviate, exists, parse_toml, read_toml
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy.model import Policy
-from pipelines.reputation.policy.numbers import RuleError
-from pipelines.reputation.policy_keys import misplaced
+from pipelines.reputation.policy_contradictions import contradictions
 
 _SHIPPED = Path(__file__).parent / "policies"
-_KINDS = {
-    "model_type": "a table",
-    "dict_type": "a table",
-    "tuple_type": "an array",
-    "decimal_type": "a number",
-    "decimal_parsing": "a number",
-    "string_type": "a text",
-}
-"""What a value of a wrong type has to be, as TOML calls it."""
 _ABBREVIATED = {("fixed",), ("equals",), ("at",)}
 """Keys of which a file writes only the value, in place of their table."""
 
@@ -57,13 +38,14 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
     Raises PolicyError naming place, line and remedy of every mistake.
     """
     values = parse_toml(text, place, PolicyError)
+    form = _WITH_VERSIONS if "versions" in values else _WITH_ONE_VERSION
     try:
-        return Policy.model_validate(values)
+        policy = Policy.model_validate(values)
     except ValidationError as error:
-        lines = key_lines(text)
-        problems = error.errors(include_url=False)
-        sentences = (_explain(problem, place, lines) for problem in problems)
-        raise PolicyError(format_problems(sentences, len(problems))) from None
+        raise PolicyError(form.explain(error, text, place)) from None
+    if found := list(contradictions(policy)):
+        raise PolicyError(form.report(found, text, place))
+    return policy
 
 
 def locate_policy(name_or_path: str | Path) -> Path:
@@ -80,31 +62,25 @@ def locate_policy(name_or_path: str | Path) -> Path:
     return path
 
 
-def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
-    path = tuple(str(part) for part in problem["loc"] if part != "[key]")
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, RuleError):
-        path += cause.path
-    written = _written(path, lines)
-    remedy = _remedy(problem, path, has_versions=any(line[0] == "versions" for line in lines))
-    return f"{place}:{line_of(written, lines) or 1}: {'.'.join(written) or 'policy'}: {remedy}"
-
-
-def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
+def _shorten(path: Place, lines: Lines) -> Place:
     """Return the path as written in the file: without the index of an array, or a key, that the file abbreviates."""
     for array in ("versions", "emit"):
         for i in range(len(path) - 1):
             if path[i : i + 2] == (array, "0") and path[: i + 2] not in lines and path[: i + 1] not in lines:
-                return _written(path[:i] + path[i + 2 :], lines)
+                return _shorten(path[:i] + path[i + 2 :], lines)
     return path[:-1] if path[-1:] in _ABBREVIATED and path not in lines else path
 
 
-def _remedy(problem: ErrorDetails, path: tuple[str, ...], *, has_versions: bool) -> str:
-    if problem["type"] == "extra_forbidden":
-        return misplaced(path, has_versions=has_versions)
-    if problem["type"] == "missing":
-        return "is missing: add it"
-    kind = _KINDS.get(problem["type"])
-    message = f"has to be {kind}" if kind else problem["msg"].removeprefix("Value error, ")
-    given: Any = problem["input"]
-    return message if isinstance(given, dict | BaseModel) else f"{message}, not {abbreviate(given)}"
+def _without_emission(place: Place) -> Place:
+    """Return a place as a file writes that of an action's only emission."""
+    end = place.index("emit") if "emit" in place else len(place)
+    return place[:end] + place[end + 2 :]
+
+
+def _without_version(place: Place) -> Place:
+    """Return a place as a file with one version writes it."""
+    return _without_emission(place[2:] if place[:2] == ("versions", ELEMENT) else place)
+
+
+_WITH_VERSIONS = FileFormat(Policy, "policy", _without_emission, _shorten)
+_WITH_ONE_VERSION = FileFormat(Policy, "policy", _without_version, _shorten)

@@ -9,9 +9,10 @@ these columns and tables.
 from dataclasses import replace
 
 import duckdb
+import polars as pl
 
 from pipelines.boundary.toml import did_you_mean
-from pipelines.errors import UsageError
+from pipelines.errors import KarmalakeError, UsageError
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.scopes import MAX_VALUE_CHARS
 from pipelines.reputation.sql import statement
@@ -125,6 +126,15 @@ def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:
     if not value:
         raise UsageError(f"the scope {text!r} has no value: write it as {found}=VALUE")
     return found, value
+
+
+def rows_of_value(rows: pl.DataFrame, scope: str, value: str) -> pl.DataFrame:
+    """Return the rows of a scope with one value. Raises KarmalakeError, naming the closest value, if there are none."""
+    found = rows.filter(pl.col("value") == value)
+    if found.is_empty():
+        known = rows["value"].unique().sort().to_list()
+        raise KarmalakeError(f"no user has {scope}={value}: check the spelling{did_you_mean(value, known)}")
+    return found
 
 
 def _summed_query(policy: EffectivePolicy, scope: str) -> str:

@@ -10,8 +10,10 @@ from decimal import Decimal
 import duckdb
 import polars as pl
 
+from pipelines.boundary.toml import did_you_mean
 from pipelines.errors import UsageError
 from pipelines.reputation.explain import EXPLAINED, load_explained_events
+from pipelines.reputation.known_users import require_events
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.numbers import MICRO_DIGITS
@@ -41,7 +43,8 @@ def trust_paths(
     that a seed has from the start, and a weight that is the policy's minimum. The parts of a day add up to the weight.
     user_id: a former one stands for the current one of the person.
     rater_id: as the ratings name the rater; of a key in `contract.personal_keys` a former user_id, too.
-    Raises UsageError for a policy without weights of raters, and for a rater who has not rated the user.
+    Raises UsageError for a policy without weights of raters, and for a rater who has not rated the user, naming the
+    closest one who has; KarmalakeError for a user without events.
     """
     raters = policy.at(as_of).rules.raters
     if raters is None:
@@ -52,7 +55,10 @@ def trust_paths(
     connection.execute("SET VARIABLE explained_rater = ?", [known.at_key(raters.key, rater_id)])
     days = [day for (day,) in connection.execute(statement("trust_path_days")).fetchmany(_DAYS)]
     if not days:
-        raise UsageError(f"{rater_id!r} has not rated {user_id!r}: the metadata of ratings name the raters")
+        require_events(connection, user_id)
+        raters_of_user = [name for (name,) in connection.execute(statement("trust_path_raters")).fetchall()]
+        meant = did_you_mean(rater_id, raters_of_user) or ": the metadata of ratings name the raters"
+        raise UsageError(f"{rater_id!r} has not rated {user_id!r}{meant}")
     return pl.DataFrame([row for day in days for row in _of_day(connection, in_force, day)], _PARTS, orient="row")
 
 

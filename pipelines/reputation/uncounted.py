@@ -38,27 +38,42 @@ def explain_uncounted(connection: duckdb.DuckDBPyConnection, policy: EffectivePo
 
 
 def _sentence(reason: str, action: str, events: int, policy: EffectivePolicy) -> str:
-    rules = [edition.rules.all_actions for edition in policy.editions]
     of_action = f"{events:,} of {escape_text(action)}"
     if reason == "no rule":
-        actions = [name for each in rules for name in each]
+        actions = [name for edition in policy.editions for name in edition.rules.all_actions]
         return f"{of_action}: no rule in the policy {policy.name}{did_you_mean(action, actions)}"
-    needs = filter(None, (_needs(each[action]) for each in reversed(rules) if action in each))
-    return f"{of_action}: unreadable, since the policy needs {next(needs)}"
+    needs: dict[str, list[str]] = {}
+    for edition in policy.editions:
+        if need := _needs(edition.rules.all_actions.get(action, Action())):
+            needs.setdefault(need, []).append(edition.rules.version)
+    if len(needs) > 1:
+        needs = {f"{need} (version {', '.join(versions)})": versions for need, versions in needs.items()}
+    return f"{of_action}: unreadable, since the policy needs {', or '.join(needs)}"
 
 
 def _needs(action: Action) -> str:
-    """Return the numbers that an action reads, empty if none: another edition may read one."""
+    """Return the numbers of an action that may be unreadable, empty if none: another edition may have one."""
     rating = action.rating
     numbers = [rating, rating and rating.weight, *(emission.points for emission in action.emissions)]
-    return " and ".join(dict.fromkeys(_need(each) for each in numbers if each is not None and each.key is not None))
+    return " and ".join(dict.fromkeys(filter(None, (_need(each) for each in numbers if each is not None))))
 
 
 def _need(number: Points | Rating | Weight) -> str:
+    """Return what a policy needs at a metadata key; empty if it reads none, or does with anything."""
+    replaces = isinstance(number, Weight) and number.unreadable is not None
+    if number.key is None or (replaces and number.missing is not None):
+        return ""
+    if replaces:
+        return f"{number.key!r}"
+    key = f"{number.key!r}" if number.missing is None else f"{number.key!r}, if there is one,"
+    return f"{key} to be {_values(number)}"
+
+
+def _values(number: Points | Rating | Weight) -> str:
     """Return the values that a policy reads at a metadata key."""
     if not isinstance(number, Weight) and number.map is not None:
         values = [str(value) for value in number.map]
         more = f" and {len(values) - _MAX_VALUES} more" if len(values) > _MAX_VALUES else ""
-        return f"{number.key!r} to be one of {', '.join(values[:_MAX_VALUES])}{more}"
+        return f"one of {', '.join(values[:_MAX_VALUES])}{more}"
     digits = f"at most {number.digits} digits after the point" if number.digits else "no digits after the point"
-    return f"{number.key!r} to be a number from {number.minimum:f} to {number.maximum:f} with {digits}"
+    return f"a number from {number.minimum:f} to {number.maximum:f} with {digits}"

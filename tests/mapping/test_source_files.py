@@ -79,11 +79,11 @@ def test_the_digest_covers_the_schema(tmp_path: Path) -> None:
         (_GOOD + 'columns = { a = "INT", A = "INT" }\n', "record has a column A already"),
         (_GOOD + "topic = 1\n", " is not TOML"),
         (_GOOD.replace('"rides"', '""'), ":1: topic: is empty: give a value"),
-        (_GOOD.replace('"rides"', "1"), ":1: topic: is not a text: write it in quotes"),
+        (_GOOD.replace('"rides"', "1"), ":1: topic: has to be a text in quotes, not 1"),
         (_GOOD.replace("driver.id", "driver..id"), ": user_id: 'driver..id' is not a path"),
         (_GOOD + 'event_id_from = [""]\n', ": event_id_from.0: '' is not a path"),
         (_GOOD + 'metadata = { rating = "" }\n', ": metadata.rating: '' is not a path"),
-        (_GOOD + 'metadata = ["stars"]\n', ":6: metadata: is not a table"),
+        (_GOOD + 'metadata = ["stars"]\n', ":6: metadata: has to be a table"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

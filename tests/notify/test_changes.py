@@ -104,7 +104,7 @@ def test_a_rule_has_the_first_kind_that_applies() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('["level.changed"]', '["level.changes"]', r"rules\.0\.changes\.0: Input should be 'score\.changed'"),
+        ('["level.changed"]', '["level.changes"]', r"rules\.0\.changes\.0: has to be 'score\.changed'"),
         ('changes = ["level.changed"]', "", r"rules\.0: needs either actions, for events, or changes"),
         ('["score.changed"]', '["level.changed"]', r'rules\.1: has column, which needs changes = \["score\.changed"\]'),
         ("all_time_stars", "stars", r"rules\.1\.column: "),

@@ -196,7 +196,9 @@ def test_no_java_for_spark(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["KARMALAKE_KAFKA_TOPIK", "KARMALAKE_DATA_DIRECTORY"])
 def test_a_misspelled_setting(name: str, tmp_path: Path) -> None:
     """The message suggests the correct name."""
-    with pytest.raises(ConfigurationError, match=r"is not a setting: do you mean (kafka\.topic|data_dir)\?"):
+    with pytest.raises(
+        ConfigurationError, match=r"is not a setting: did you mean 'KARMALAKE_(KAFKA_TOPIC|DATA_DIR)'\?"
+    ):
         load_settings({name: "x"}, tmp_path)
 
 
@@ -213,6 +215,20 @@ def test_events_that_earn_nothing_are_counted(healthy: Settings, tmp_path: Path)
     assert found.ok
     for sentence in ("3 of Rated: unreadable, since the policy needs ", "5 of A: no rule in the policy r"):
         assert f"; events that earn nothing: {sentence}" in found.message
+
+
+def test_seeds_whom_no_event_names(healthy: Settings, tmp_path: Path) -> None:
+    """A misspelt seed leaves all raters without trust: the closest user or rater is named."""
+    policy = tmp_path / "trust.toml"
+    policy.write_text(
+        'name = "t"\nversion = "1"\nactions.A.rating = 1\n'
+        'raters = { weight = "trust", seeds = ["u-00", "u-1", "2", "nowhere"], key = "n" }\n'
+    )
+    found = next(f for f in diagnose(_with(healthy, "reputation", policy=str(policy))) if f.subject == "policy")
+    assert found.message == (
+        "t, version 1; no event names 'u-00' of raters.seeds: check the spelling; did you mean 'u-0'?; "
+        "no event names 'nowhere' of raters.seeds: check the spelling"
+    )
 
 
 def test_a_warehouse_behind_the_lake(healthy: Settings) -> None:

@@ -140,14 +140,20 @@ _HEAD = 'as_of = 2026-03-11\n[[cases]]\nname = "c"\n'
     ("text", "message"),
     [
         ("", "f:1: cases: is missing: add it"),
-        ("cases = []", "f:1: cases: Tuple should have at least 1 item"),
+        ("cases = []", "f:1: cases: is empty: give a value, or remove it"),
         (f"{_HEAD}event = [{_EVENT}]", "f:4: cases.0.event: is not a key here: did you mean 'events'?"),
         (f'[[cases]]\nname = "c"\nevents = [{_EVENT}]\nexpect.ann.x = 1', "f:1: cases.0.as_of: is missing: add it"),
         (f"{_HEAD}events = [{_EVENT}]\n", "f:2: cases.0.expect: is missing: add it"),
+        (
+            f"{_HEAD}events = [{_EVENT}]\n[cases.expect.ann]\nx = 1\nreason = {{ a = 'granted' }}",
+            "f:7: cases.0.expect.ann.reason: is not a key here: did you mean 'reasons'?",
+        ),
+        (f"{_HEAD}events = [{_EVENT}]\nexpect.ann = {{}}", "f:5: cases.0.expect.ann: expects nothing: name a column"),
+        (f"{_HEAD}events = [{_EVENT}]\nexpect.ann.reasons = {{}}", "f:5: cases.0.expect.ann.reasons: expects nothing"),
         (f"{_HEAD}events = [{_EVENT}]\nexpect.ann.x = [1]", "must be a number or a text; write no value as"),
         (
             f"{_HEAD}events = [{_EVENT.replace('2026-03-01', '7')}]\nexpect.ann.x = 1",
-            "f:4: cases.0.events.0.timestamp: 7 is not a time: write it like 2026-01-31",
+            "f:4: cases.0.events.0.timestamp: has to be a time, such as 2026-01-31",
         ),
         (
             f"{_HEAD}events = [{_EVENT.replace('2026-03-01', '9999-12-31T23:59:58Z, repeat = 3')}]\nexpect.ann.x = 1",
@@ -174,6 +180,11 @@ def test_a_mistake_is_named_with_its_line(text: str, message: str) -> None:
             ":5: cases.0.expect.ann.all_time_scor: is not a column of `reputation` under this",
         ),
         (_EVENT, "all_time_scor = 1", "did you mean 'all_time_score'?"),
+        (
+            _EVENT,
+            "reason = 'granted'",
+            ":5: cases.0.expect.ann.reason: is not a column of `reputation` under this policy: did you mean 'reasons'?",
+        ),
         (_EVENT, 'scopes."star=4".status = "active"', "has no scope 'star': did you mean 'stars'?"),
         (_EVENT, "time.membrship = 1", "is not a rule of [time] in this policy: did you mean 'membership'?"),
         (_EVENT, 'scopes."stars=4".events = 1', "is not a column of `reputation_by_stars` under this policy"),

@@ -451,7 +451,7 @@ effective_from = 2024-02-20T00:00:00Z
 actions.Up.points = 5
 caps.votes = { period = "day", maximum = 7 }
 once.rater = { actions = ["Up"], per = "rater_id", keep = "first", period = "day" }
-score.floor = 100
+score.ceiling = 3
 """
 
 
@@ -459,9 +459,9 @@ score.floor = 100
     ("mode", "as_of", "score"),
     [
         ("retroactive", MIDNIGHT - 1, 10),
-        ("retroactive", MIDNIGHT + 3, 100),
+        ("retroactive", MIDNIGHT + 3, 3),
         ("prospective", MIDNIGHT - 1, 10),
-        ("prospective", MIDNIGHT + 3, 100),
+        ("prospective", MIDNIGHT + 3, 3),
     ],
 )
 def test_bounds_follow_the_version_in_force(mode: str, as_of: int, score: int) -> None:

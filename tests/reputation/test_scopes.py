@@ -122,10 +122,10 @@ def test_mistakes_are_named(warehouse: Warehouse) -> None:
     [
         ('[scopes.city]\nfrm = "city"', "did you mean 'from'"),
         ("[scopes.city]\nlimit = 3", "is missing: add it"),
-        ('[scopes.city]\nfrom = "city"\nlimit = 0', "greater than or equal to 1"),
+        ('[scopes.city]\nfrom = "city"\nlimit = 0', "scopes.city.limit: has to be at least 1, not 0"),
         ('[scopes.city_omitted]\nfrom = "city"', "choose another name"),
-        ('[scopes."City; --"]\nfrom = "city"', "pattern"),
-        ("\n".join(f'[scopes.s{n}]\nfrom = "s"' for n in range(9)), "at most 8"),
+        ('[scopes."City; --"]\nfrom = "city"', "the name of a scope is a small letter"),
+        ("\n".join(f'[scopes.s{n}]\nfrom = "s"' for n in range(9)), "scopes: has more than 8 entries"),
     ],
 )
 def test_a_policy_says_what_is_wrong_with_a_scope(scope: str, message: str) -> None:

@@ -118,7 +118,7 @@ def test_refuses_what_has_no_answer(warehouse: Warehouse) -> None:
     """A policy whose raters weigh alike, and a rater who has not rated the user."""
     with pytest.raises(UsageError, match="under the policy default all raters weigh alike"):
         warehouse.trust_paths("ann", "eve", "default")
-    with pytest.raises(UsageError, match="'zoe' has not rated 'ann'"):
+    with pytest.raises(UsageError, match="'zoe' has not rated 'ann': the metadata of ratings name the raters"):
         warehouse.trust_paths("ann", "zoe")
 
 
@@ -127,6 +127,7 @@ def test_refuses_what_has_no_answer(warehouse: Warehouse) -> None:
     [
         (["--rater", "eve"], 0, "2024-02-27  0.050000  0.050000  other paths"),
         (["--rater", "eve", "--format", "csv"], 0, "2024-02-27,0.050000,0.050000,\n"),
+        (["--rater", "evee"], 2, "'evee' has not rated 'ann': did you mean 'eve'?"),
         (["--rater", "eve", "--scope", "city=berlin"], 2, "leave out --scope"),
         ([], 0, "--rater NAME says through whom a rater is trusted"),
     ],

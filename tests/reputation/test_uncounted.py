@@ -80,6 +80,66 @@ actions.Rated.points = 1
     assert sentences == [f"{_NOTHING} 1 of Rated: unreadable, since the policy needs {_STARS}"]
 
 
+_OTHER = "'grade' to be a number from 1 to 3 with no digits after the point"
+_BOUNDS = "minimum = 0, maximum = 1"
+_NEVER_UNREADABLE = f'rating = {{ fixed = 1, weight = {{ from = "w", {_BOUNDS}, missing = 1, unreadable = 0 }} }}'
+
+
+@pytest.mark.parametrize(
+    ("action", "metadata", "needs"),
+    [
+        ('points = { from = "p", minimum = 1, maximum = 3, missing = 0 }', {"p": "x"}, "'p', if there is one, to be a"),
+        ('points = { from = "p", map = { up = 1 }, missing = 0 }', {"p": "x"}, "'p', if there is one, to be one of up"),
+        ('rating = { from = "r", map = { up = 1 } }', {}, "'r' to be one of up"),
+        ('rating = { from = "r", minimum = 1, maximum = 3, missing = 1 }', {"r": "4"}, "'r', if there is one, to be a"),
+        (f'rating = {{ fixed = 1, weight = {{ from = "w", {_BOUNDS}, unreadable = 0 }} }}', {}, "'w'"),
+        (
+            f'rating = {{ fixed = 1, weight = {{ from = "w", {_BOUNDS} }} }}',
+            {"w": "2"},
+            "'w' to be a number from 0 to 1",
+        ),
+        (
+            f'points.from = "p"\npoints.map = {{ up = 1 }}\n{_NEVER_UNREADABLE}',
+            {"w": "x"},
+            "'p' to be one of up",
+        ),
+        ('where = { v = "x" }\npoints = { from = "p", map = { up = 1 } }', {"v": "x"}, "'p' to be one of up"),
+    ],
+)
+def test_only_what_can_be_unreadable_is_named(action: str, metadata: dict[str, str], needs: str) -> None:
+    """Not a number that the policy replaces where it is missing or another text."""
+    policy = parse_policy(f'name = "p"\nversion = "1"\nscopes.v.from = "v"\n[actions.A]\n{action}\n')
+    with connect() as connection:
+        connection.register("events", events_table([Event("e", "ann", "A", NOW - 1, metadata)]))
+        scores(connection, policy, AS_OF)
+        (sentence,) = explain_uncounted(connection, policy.at(AS_OF), OF_STEPS)
+    found = sentence.removeprefix(f"{_NOTHING} 1 of A: unreadable, since the policy needs ")
+    assert found.startswith(needs)
+    assert found.count("'") == 2
+
+
+def test_versions_that_read_other_keys() -> None:
+    """An event of the earlier version does not lack the key of the later one: each is named with its version."""
+    policy = parse_policy(
+        """
+name = "p"
+mode = "prospective"
+[[versions]]
+version = "1"
+actions.Rated = { rating = { from = "stars", minimum = 1, maximum = 5 } }
+[[versions]]
+version = "2"
+effective_from = 2024-02-20T00:00:00Z
+actions.Rated = { rating = { from = "grade", minimum = 1, maximum = 3 } }
+"""
+    )
+    with connect() as connection:
+        connection.register("events", events_table([Event("e", "ann", "Rated", NOW - 20 * DAY, {"stars": "4.5"})]))
+        scores(connection, policy, at(NOW))
+        (sentence,) = explain_uncounted(connection, policy.at(at(NOW)), OF_STEPS)
+    assert sentence.endswith(f"unreadable, since the policy needs {_STARS} (version 1), or {_OTHER} (version 2)")
+
+
 @pytest.mark.slow
 def test_a_warehouse(tmp_path: Path) -> None:
     """By the policy that it was derived with; nothing to say of a lake whose events all have a rule."""

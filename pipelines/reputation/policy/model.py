@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from pipelines.boundary.mistakes import spelled
 from pipelines.reputation.policy.decay import HalfLife, end_of_step, half_life
 from pipelines.reputation.policy.numbers import MINUTE_US, RuleError, Section
 from pipelines.reputation.policy.rules import Rules
@@ -75,7 +76,7 @@ class Policy(Section):
     A file with one version may have its keys at the top level instead of in an array `versions`.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    name: Annotated[str, spelled(r"[a-z0-9][a-z0-9-]{0,63}", "has 1 to 64 small letters, digits and hyphens")]
     description: str = ""
     mode: Literal["retroactive", "prospective"] = "retroactive"
     """`retroactive`: the version in force rescores everything. `prospective`: each event's points, rating, gates and

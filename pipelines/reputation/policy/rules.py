@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from pipelines.boundary.mistakes import spelled
 from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission, EventNumber
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
@@ -15,7 +16,12 @@ from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.scopes import Scope, ScopeName
 from pipelines.reputation.policy.time import TimePoints
 
-ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+ColumnName = Annotated[
+    str,
+    spelled(
+        r"[a-z][a-z0-9_]{0,62}", "the name of a column is a small letter, then at most 62 small letters, digits and _"
+    ),
+]
 _TAKEN = {"score", "events", "rating_count"}
 _DAY_MINUTES = 1_440
 _MAX_SCOPES = 8

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from pipelines.boundary.mistakes import spelled
 from pipelines.reputation.policy.numbers import Name, Section, Whole
 
 MAX_VALUE_CHARS = 100
@@ -18,7 +19,13 @@ def _no_count(name: str) -> str:
     return name
 
 
-ScopeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$"), AfterValidator(_no_count)]
+ScopeName = Annotated[
+    str,
+    spelled(
+        r"[a-z][a-z0-9_]{0,31}", "the name of a scope is a small letter, then at most 31 small letters, digits and _"
+    ),
+    AfterValidator(_no_count),
+]
 """Part of the names of tables and columns."""
 
 

@@ -8,6 +8,13 @@ FROM opinion_given
 WHERE user_id = getvariable('explained_user') AND rater_id = getvariable('explained_rater')
 ORDER BY day DESC
 
+-- name: trust_path_raters
+-- Who rated the explained user.
+SELECT DISTINCT rater_id
+FROM opinion_given
+WHERE user_id = getvariable('explained_user') AND rater_id IS NOT NULL
+ORDER BY rater_id
+
 -- name: trust_path_weight
 -- What the rater's ratings of the day weigh, and how much of that comes from trust: nothing where it is the minimum.
 SELECT coalesce(weight, getvariable('trust_minimum')), coalesce(weight, 0)
