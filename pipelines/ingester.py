@@ -12,8 +12,10 @@ from functools import partial
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
+from pipelines.boundary.stopping import ending_all
 from pipelines.delivery import delivering
 from pipelines.drain import drain_once, open_ingest
+from pipelines.errors import is_transient
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.commit import CommitRecord
 from pipelines.retries import OnIteration, Retries
@@ -57,17 +59,18 @@ def ingest_until(
     on_commit = best_effort(on_commit, "reporting a commit")
     on_halted = best_effort(on_halted, "reporting what is halted")
     retries = Retries("ingest", stopping, best_effort(on_iteration, "reporting a turn"))
-    while not stopping.is_set():
-        try:
-            with open_ingest(settings, stopping=stopping) as opened:
-                while not stopping.is_set():
-                    record = drain_once(opened)
-                    if record is not None:
-                        on_commit(record)
-                    on_halted(opened.halted())
-                    retries.succeeded()
-        except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
-            retries.failed(error)
+    with ending_all(stopping):
+        while not stopping.is_set():
+            try:
+                with open_ingest(settings, stopping=stopping) as opened, ending_all(stopping, unless=is_transient):
+                    while not stopping.is_set():
+                        record = drain_once(opened)
+                        if record is not None:
+                            on_commit(record)
+                        on_halted(opened.halted())
+                        retries.succeeded()
+            except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
+                retries.failed(error)
 
 
 @contextmanager

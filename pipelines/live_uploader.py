@@ -31,10 +31,11 @@ class LiveUploader:
             self._submit(publication, erasures)
 
     def finish(self, publication: "Future[None]", erasures: int) -> None:
-        """Upload the warehouse after the last publication, and wait for it."""
+        """Wait for the upload in progress; upload the warehouse after the last publication if an erasure needs it."""
         if self._running is not None:
             wait([self._running])
-        self._submit(publication, erasures)
+        if erasures != self._erasures:
+            self._submit(publication, erasures)
         if self._running is not None:
             wait([self._running])
 

@@ -414,11 +414,11 @@ class ReputationSettings(_Section):
     """Whether `policy` is served whatever is activated: beside the policy in force of a lake, by a configuration with a
     data_dir and a prefix of its own, and with `lake.uri` for the lake of the other one."""
     derive_interval_seconds: float = Field(default=30.0, gt=0)
-    """How often `karmalake stream` refreshes warehouse.duckdb and moves the time windows."""
+    """How often `karmalake stream` refreshes warehouse.duckdb and moves the time windows. Its end replaces the file
+    only after an erasure; the next start does, and `karmalake refresh`."""
     upload_interval_seconds: float = Field(default=300.0, ge=0)
     """How often at most `karmalake stream` uploads the warehouse to a lake on S3, for readers on other machines: what
-    changed since its base, and the base when it is a new one. `refresh`, `rebuild`, an erasure and the end of `stream`
-    always do."""
+    changed since its base, and the base when it is a new one. `refresh`, `rebuild` and an erasure always do."""
     max_staleness_seconds: float = Field(default=900.0, gt=0)
     """The maximum staleness; above it, served scores are reported as stale."""
 

@@ -7,6 +7,9 @@ to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very 
 that, so that the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors
 that may be temporary (`retries.py`, `isolated`). Small files are merged halfway between two replacements of the
 warehouse, so that they do not accumulate, and scores do not wait for both at once.
+
+The end publishes to Redis what is committed. It replaces the warehouse only after an erasure: the first refresh of the
+next start does it, and `karmalake refresh`.
 """
 
 import logging
@@ -21,6 +24,7 @@ from math import inf
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
+from pipelines.boundary.stopping import ending_all
 from pipelines.canary import follow_canary
 from pipelines.clock import MonotonicClock
 from pipelines.errors import PolicyError, TransientError
@@ -109,6 +113,7 @@ def serve(
         _switching_often(),
         relayed_feed(settings, on_relayed, on_iteration) as changed,
         _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as (committed, refreshing),
+        ending_all(stopping),
     ):
         retries = Retries("follow", stopping, on_iteration)
         lake, seen = CachedLake(create_lake(settings.lake_root).root), -1
@@ -159,9 +164,13 @@ def _refreshed(
         ended.set()
     on_refresh = best_effort(on_refresh, "reporting a refresh")
     on_iteration = best_effort(on_iteration, "reporting a turn of the refresh")
+
+    def refresh() -> bool:
+        with ending_all(stopping):
+            return _refresh_loop(settings, ended, committed, on_refresh, on_iteration)
+
     with ThreadPoolExecutor(1, "refresh") as pool:
-        refreshing = pool.submit(_refresh_loop, settings, ended, committed, on_refresh, on_iteration)
-        refreshing.add_done_callback(lambda _: stopping.set())
+        refreshing = pool.submit(refresh)
         try:
             yield committed.set, refreshing
         finally:
@@ -237,17 +246,20 @@ class _RefreshLoop:
         self._publication: Future[None] | None = None
         self._replaced: Info | None = None
         """What the warehouse of `_publication` reflects."""
+        self._derived: Info | None = None
+        """What the draft reflects; None after a refresh that failed."""
 
     def turn(self, *, last: bool) -> None:
-        """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse.
+        """Serve the affected users; when due, also deferred users, and replace the warehouse.
 
-        If nothing was recorded in the lake since the last replacement, the last turn only waits for what was begun.
+        The `last` turn serves all of them, unless nothing was recorded in the lake since the last refresh, and replaces
+        a warehouse that has erased events.
         """
         due = last or self._has_failed() or time.monotonic() >= self.due
         if last:
             self._publisher.settle()
             if self._has_everything():
-                self._finish_publication()
+                self._finish()
                 return
         derived = self._derive(Draft.refresh_light_users)
         try:
@@ -260,12 +272,15 @@ class _RefreshLoop:
             else:
                 self._work_ahead()
         finally:
-            if due:
-                self._replace_warehouse(last=last)
+            if last:
+                self._finish()
+            elif due:
+                self._replace_warehouse()
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
         self._lake = self._lake or CachedLake(create_lake(self._settings.lake_root).root)
+        self._derived = None
         try:
             derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
         except BaseException as error:
@@ -273,7 +288,7 @@ class _RefreshLoop:
             if isinstance(error, PolicyError) and self.has_derived:  # an edit of a file ends no ingest
                 raise TransientError(f"{error}; scores stay as they are until it is corrected") from error
             raise
-        self.has_derived = True
+        self.has_derived, self._derived = True, self._draft.tables.info
         self._publisher.add(derived.changed_users)
         return derived
 
@@ -286,20 +301,14 @@ class _RefreshLoop:
                 derived = self._derive(Draft.refresh)
         self._publisher.publish(derived, self._draft.tables)
 
-    def _replace_warehouse(self, *, last: bool) -> None:
-        """Start a publication, unless one is in progress; wait for it on the `last` turn, and after one that failed."""
-        if last or self._publication is None or self._publication.done():
+    def _replace_warehouse(self) -> None:
+        """Start a publication, unless one is in progress; wait for it after one that failed."""
+        if self._publication is None or self._publication.done():
             wait_for_it = self._has_failed()
-            if self._draft.deferred_users():
-                self._derive(Draft.refresh)
-            self._publication = self._draft.start_publication()
-            self._replaced = self._draft.tables.info
-            if last:  # the end does not wait for upkeep
-                self._finish_publication()
-                return
-            self._uploader.offer(self._publication, self._draft.tables.info.erasures)
+            publication, replaced = self._start_publication()
+            self._uploader.offer(publication, replaced.erasures)
             if wait_for_it:
-                self._publication.result()
+                publication.result()
         interval = self._settings.reputation.derive_interval_seconds
         self.due = time.monotonic() + interval
         if self._upkeep_due <= time.monotonic():
@@ -323,19 +332,30 @@ class _RefreshLoop:
         if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
 
-    def _finish_publication(self) -> None:
-        """Wait for the last publication and its upload."""
-        assert self._publication is not None  # noqa: S101 - tells the type checker
-        self._uploader.finish(self._publication, self._draft.tables.info.erasures)
-        self._publication.result()
+    def _start_publication(self) -> tuple["Future[None]", Info]:
+        """Start a publication of all users; return it with what it reflects."""
+        if self._draft.deferred_users():
+            self._derive(Draft.refresh)
+        self._publication, self._replaced = self._draft.start_publication(), self._draft.tables.info
+        return self._publication, self._replaced
+
+    def _finish(self) -> None:
+        """Wait for the publication in progress and its upload; repeat one that failed, or has erased events."""
+        if self._derived is None:  # a refresh failed, whose error is raised
+            return
+        publication, replaced = self._publication, self._replaced
+        if publication is not None:
+            wait([publication])
+        if publication is None or replaced is None or self._has_failed() or replaced.erasures != self._derived.erasures:
+            publication, replaced = self._start_publication()
+        self._uploader.finish(publication, replaced.erasures)
+        publication.result()
 
     def _has_everything(self) -> bool:
-        """Return whether the store, and the warehouse once it is replaced, have all that the lake has."""
-        if self._lake is None or self._publication is None or self._replaced is None or self._draft.deferred_users():
+        """Return whether the store has all that the lake has."""
+        if self._lake is None or self._derived is None or self._draft.deferred_users():
             return False
-        wait([self._publication])
-        is_served = self._publisher.is_complete() and not self._has_failed()
-        return is_served and reflects_lake(self._replaced, self._lake, self._settings)
+        return self._publisher.is_complete() and reflects_lake(self._derived, self._lake, self._settings)
 
     def _has_failed(self) -> bool:
         """Return whether the last publication failed; its error is that of the next one, which repeats it."""

@@ -284,6 +284,7 @@ def test_a_plain_consumer_rebuilds_reputation_after_kills(
                 wait_for("changes on the topic", lambda before=before: _relayed_records(reader, settings) > before)
                 process.send_signal(signal.SIGKILL if kill < kills else signal.SIGTERM)
                 process.wait(PATIENCE_SECONDS)
+    refresh_warehouse(settings)
     assert rebuilt_from(settings) == reputation(settings)
     assert len(rebuilt_from(settings)) == 7
 
@@ -306,6 +307,7 @@ def test_what_is_refreshed_after_the_signal_is_relayed(fed: Settings) -> None:
 
     send(fed, valid_records(range(7)))
     stream(fed, stopping, on_commit, lambda *_: refreshed.set(), on_relayed=on_relayed)
+    refresh_warehouse(fed)
     assert rebuilt_from(fed) == reputation(fed)
     assert len(rebuilt_from(fed)) == 7
 

@@ -21,7 +21,8 @@ from pydantic import SecretStr
 
 from pipelines import drain
 from pipelines.backfill import backfill
-from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
+from pipelines.boundary.stopping import Stopping
+from pipelines.errors import CommitUnknownError, CorruptionError, FencedError, TransientError, UsageError
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.live_publisher import OnRefresh
@@ -29,7 +30,7 @@ from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
 from pipelines.operate.merge_users import merge_user
 from pipelines.operate.verify import verify
-from pipelines.refresh import rebuild_warehouse, refresh_warehouse
+from pipelines.refresh import publish_warehouse, rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
 from pipelines.reputation.derive import DerivationResult
@@ -79,20 +80,25 @@ def serves(settings: Settings, user_id: str, points: int) -> None:
     wait_for(f"{user_id} to have {points} points", lambda: score(settings, user_id) == points)
 
 
+def assert_served(settings: Settings) -> None:
+    """Assert that the documents are those that a refresh would publish now, and that everything adds up."""
+    refresh_warehouse(settings)
+    assert publish_warehouse(settings).written == 0
+    assert [check for check in verify(settings) if not check.passed] == []
+
+
 def test_sent_events_are_served(streamed: Settings) -> None:
-    """Each commit reaches Redis (`fresh`); at the end warehouse, lake and cache have one version and verify passes."""
+    """Each commit reaches Redis (`fresh`); at the end lake and cache have one version."""
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
         serves(streamed, "u-6", 3)
         send(streamed, valid_records(range(20)))
         serves(streamed, "u-6", 6)
     newest = open_lake(streamed.lake_root).table("events").version()
-    with Warehouse(streamed.warehouse_path) as warehouse:
-        assert warehouse.info.lake_version == newest
     info = published(streamed)
     assert info is not None
     assert (info.stamp.lake_version, info.documents) == (newest, 7)
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert_served(streamed)
 
 
 def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
@@ -145,32 +151,77 @@ def test_what_is_committed_after_the_signal_is_served(streamed: Settings, monkey
     send(streamed, valid_records(range(7)))
     stream(streamed, stopping, lambda _: None, lambda *_: refreshed.release())
     assert score(streamed, "u-6") == 3
-    with Warehouse(streamed.warehouse_path) as warehouse:
-        assert warehouse.sql("SELECT count(*) FROM reputation").rows() == [(7,)]
+    info = published(streamed)
+    assert info is not None
+    assert info.documents == 7
+    assert_served(streamed)
 
 
-def test_the_end_refreshes_only_what_is_new(streamed: Settings) -> None:
-    """An idle process ends at once; what was committed since the warehouse was replaced reaches it at the end."""
+def test_the_end_serves_what_is_new_and_leaves_the_warehouse(streamed: Settings) -> None:
+    """An idle process ends at once. What was committed is served, and the next start replaces the warehouse."""
     reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
     settings = streamed.model_copy(update={"reputation": reputation})
     send(settings, valid_records(range(7)))
     drain_all(settings)
-    for sent, refreshes, points in ((0, 1, 3), (7, 3, 6)):
+    for sent, refreshes, points, in_warehouse in ((0, 1, 3, 3), (7, 2, 6, 3), (0, 1, 6, 6)):
         stopping, refreshed = threading.Event(), list[DerivationResult]()
         with ThreadPoolExecutor(1) as pool:
             on_refresh = _appending(refreshed)
             done = pool.submit(stream, settings, stopping, lambda _: None, on_refresh)
             try:
                 wait_for("a refresh", lambda refreshed=refreshed: refreshed)
+                wait_for("the warehouse", settings.warehouse_path.exists)
                 send(settings, valid_records(range(7, 7 + sent)))
                 serves(settings, "u-0", points)
             finally:
                 stopping.set()
             done.result(PATIENCE_SECONDS)
         assert len(refreshed) == refreshes
-        with Warehouse(settings.warehouse_path) as warehouse:
-            assert warehouse.reputation("u-0")["all_time_score"].to_list() == [points]
-        assert [check for check in verify(settings) if not check.passed] == []
+        assert _points(settings) == [in_warehouse]
+    assert_served(settings)
+
+
+def test_the_end_refreshes_what_was_committed_after_the_last_refresh(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the last turn alone; it does not replace the warehouse either (`fresh`)."""
+    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})
+    settings = streamed.model_copy(update={"reputation": reputation})
+    send(settings, valid_records(range(7)))
+    drain_all(settings)
+    stopping, commit_batch = threading.Event(), drain.commit_batch
+
+    def commit(*arguments: Any) -> CommitRecord:
+        stopping.set()
+        return commit_batch(*arguments)
+
+    refreshed = list[DerivationResult]()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(stream, settings, stopping, lambda _: None, _appending(refreshed))
+        try:
+            wait_for("the warehouse", lambda: refreshed and settings.warehouse_path.exists())
+            monkeypatch.setattr(drain, "commit_batch", commit)
+            send(settings, valid_records(range(7, 14)))
+            assert done.result(PATIENCE_SECONDS)
+        finally:
+            stopping.set()
+    assert score(settings, "u-0") == 6
+    assert _points(settings) == [3]
+    assert_served(settings)
+
+
+def test_the_end_removes_an_erased_user_from_the_warehouse(streamed: Settings) -> None:
+    """The process ends before it would have replaced the warehouse (`erasable`)."""
+    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
+    settings = streamed.model_copy(update={"reputation": reputation})
+    send(settings, valid_records(range(7)))
+    drain_all(settings)
+    with streaming(settings):
+        wait_for("the warehouse", lambda: "u-3" in _users(settings))
+        assert erase(settings, ["u-3"]).refreshed_elsewhere
+    assert _users(settings) == [f"u-{n}" for n in range(7) if n != 3]
+    assert read_reputation("u-3", settings) is None
+    assert_served(settings)
 
 
 def test_a_signal_before_the_first_refresh(streamed: Settings) -> None:
@@ -193,7 +244,7 @@ def _merge(settings: Settings) -> None:
 
 @pytest.mark.parametrize(("record", "points"), [(_activate, 5), (_merge, 6)])
 def test_the_end_applies_what_is_no_commit(streamed: Settings, record: Callable[[Settings], None], points: int) -> None:
-    """An activation or a merge since the warehouse was replaced reaches it and the documents at the end."""
+    """An activation or a merge since the last refresh reaches the documents at the end."""
     reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
     settings = streamed.model_copy(update={"reputation": reputation})
     send(settings, valid_records(range(7)))
@@ -203,8 +254,14 @@ def test_the_end_applies_what_is_no_commit(streamed: Settings, record: Callable[
         assert score(settings, "u-0") == 3
         record(settings)
     assert score(settings, "u-0") == points
+    assert_served(settings)
+    assert _points(settings) == [points]
+
+
+def _points(settings: Settings) -> list[int]:
+    """Return the points of u-0 in the warehouse."""
     with Warehouse(settings.warehouse_path) as warehouse:
-        assert warehouse.reputation("u-0")["all_time_score"].to_list() == [points]
+        return warehouse.reputation("u-0")["all_time_score"].to_list()
 
 
 def _appending(refreshed: list[DerivationResult]) -> OnRefresh:
@@ -231,7 +288,7 @@ def held_copies(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[threading.Ev
 def test_refreshes_do_not_wait_for_the_copy_of_the_warehouse(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a copy takes its time, commits are served (`fresh`); the end waits for it, and publishes the last state."""
+    """While a copy takes its time, commits are served (`fresh`); the end waits for it."""
     stopping = threading.Event()
     send(streamed, valid_records(range(7)))
     with ThreadPoolExecutor(1) as pool, held_copies(monkeypatch) as (begun, released):
@@ -247,9 +304,10 @@ def test_refreshes_do_not_wait_for_the_copy_of_the_warehouse(
         assert not done.done()
         released.set()
         done.result(PATIENCE_SECONDS)
-    with Warehouse(streamed.warehouse_path) as warehouse:
-        assert warehouse.reputation("u-0")["all_time_score"].to_list() == [12]
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert streamed.warehouse_path.exists()
+    assert score(streamed, "u-0") == 12
+    assert_served(streamed)
+    assert _points(streamed) == [12]
 
 
 def _fail_copies(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> None:
@@ -275,9 +333,8 @@ def test_a_copy_that_fails_is_retried(streamed: Settings, monkeypatch: pytest.Mo
         wait_for("the warehouse", streamed.warehouse_path.exists)
         send(streamed, valid_records(range(7, 14)))
         serves(streamed, "u-0", 6)
+        wait_for("the next copy", lambda: _points(streamed) == [6])
     assert errors == []
-    with Warehouse(streamed.warehouse_path) as warehouse:
-        assert warehouse.reputation("u-0")["all_time_score"].to_list() == [6]
 
 
 def _stream_to_its_end(settings: Settings) -> None:
@@ -291,6 +348,35 @@ def test_a_defect_of_a_copy_ends_it(streamed: Settings, monkeypatch: pytest.Monk
     send(streamed, valid_records(range(7)))
     with pytest.raises(ValueError, match="a defect"):
         _stream_to_its_end(streamed)
+
+
+@pytest.mark.parametrize("where", ["pipelines.ingester.drain_once", "pipelines.refresh.take_snapshot_without_feed"])
+def test_an_error_of_one_loop_is_noted_while_the_other_one_hangs(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """So that the command, when it is ended by a signal meanwhile, ends with the error."""
+    error, stopping, released = CorruptionError("damaged"), Stopping(), threading.Event()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def hang(*_: object) -> None:
+        assert released.wait(PATIENCE_SECONDS)
+
+    places = {"pipelines.ingester.drain_once", "pipelines.refresh.take_snapshot_without_feed"}
+    for place in places:
+        monkeypatch.setattr(place, fail if place == where else hang)
+    send(streamed, valid_records(range(7)))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(stream, streamed, stopping, lambda _: None, lambda *_: None)
+        try:
+            assert stopping.wait(PATIENCE_SECONDS)
+            assert stopping.error is error
+            assert not done.done()
+        finally:
+            released.set()
+        with pytest.raises(CorruptionError, match="damaged"):
+            done.result(PATIENCE_SECONDS)
 
 
 def _users(settings: Settings) -> list[str]:
@@ -314,7 +400,7 @@ def test_an_erasure_during_a_copy(streamed: Settings, monkeypatch: pytest.Monkey
         wait_for("the end of the document", lambda: read_reputation("u-3", streamed) is None)
     assert _users(streamed) == [f"u-{n}" for n in range(7) if n != 3]
     assert not list(streamed.data_dir.glob("*.next"))
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert_served(streamed)
 
 
 def test_a_load_is_withdrawn_beside_a_live_stream(streamed: Settings, tmp_path: Path) -> None:
@@ -333,7 +419,7 @@ def test_a_load_is_withdrawn_beside_a_live_stream(streamed: Settings, tmp_path: 
         backfill(streamed, path, mapping)
         serves(streamed, "u-3", 9)
     assert query(streamed, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(21, 21)]
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert_served(streamed)
 
 
 def test_an_activated_policy_is_applied(streamed: Settings) -> None:
@@ -430,7 +516,7 @@ def test_a_clock_set_back_ends_nothing(
         wait_for("time to advance", lambda: _as_of(streamed) > before)
     assert "the clock is" in caplog.text
     assert "it was set back" in caplog.text
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert_served(streamed)
 
 
 def test_a_clock_set_back_between_two_streams(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +531,7 @@ def test_a_clock_set_back_between_two_streams(streamed: Settings, monkeypatch: p
     with streaming(streamed):
         serves(streamed, "u-0", 6)
     assert _as_of(streamed) == before
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert_served(streamed)
 
 
 def _stream_beside_a_newer_publisher(settings: Settings) -> None:
@@ -518,4 +604,4 @@ def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: si
         output = out.read()
     assert "Traceback" not in output
     assert "everything committed is published" in output
-    assert [check for check in verify(streamed) if not check.passed] == []
+    assert_served(streamed)

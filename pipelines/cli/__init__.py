@@ -13,18 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.cli.signals import INTERRUPTED_MESSAGE
-from pipelines.errors import INTERRUPTED, ConfigurationError, KarmalakeError, UsageError, exit_status_of, one_line
+from pipelines.cli.failures import describe_failure
+from pipelines.errors import DEFECT, INTERRUPTED, UsageError
 from pipelines.ingest.malloc import tune_malloc
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 """The exit code after `| head`, like that of shells."""
 _EXPLAINED = {"NoArgsIsHelpError", "Exit"}
 """The types of what ends a command with the exit code of a usage error after a text of its own: help, or an error."""
-_MESSAGES = {
-    "KL-INTERRUPTED": INTERRUPTED_MESSAGE,
-    "KL-DEFECT": "a bug in karmalake: report it with the traceback above; what was committed stands",
-}
 
 
 def main() -> None:
@@ -101,28 +97,12 @@ def _report(error: BaseException) -> int:
     """Print an error; return the exit code of its class."""
     from pipelines.cli.output import print_error, show_traceback  # noqa: PLC0415
 
-    error = _translated(error)
-    status = exit_status_of(error)
-    if status.code == "KL-DEFECT":
+    message, status = describe_failure(error)
+    if status == DEFECT:
         show_traceback(type(error), error, error.__traceback__)
-    print_error(_MESSAGES.get(status.code) or _message(error), status.code)
+    print_error(message, status.code)
     _drop_output()
     return status.exit_code
-
-
-def _message(error: BaseException) -> str:
-    if isinstance(error, OSError):  # a full disk or a missing permission, not an error of ours
-        return f"{error.filename or 'writing'}: {error.strerror or one_line(error)}"
-    return str(error) if isinstance(error, KarmalakeError) else one_line(error)
-
-
-def _translated(error: BaseException) -> BaseException:
-    """Return numba's error about its cache, which occurs where another user installed karmalake, as one of ours."""
-    if isinstance(error, RuntimeError) and "cannot cache function" in str(error):
-        return ConfigurationError(
-            "numba cannot cache compiled functions: set NUMBA_CACHE_DIR to a folder that this user can write to"
-        )
-    return error
 
 
 def _drop_output() -> None:

@@ -123,7 +123,10 @@ def ingest(metrics_port: MetricsPort = None) -> None:
 
 
 def stream(metrics_port: MetricsPort = None) -> None:
-    """Drain, derive and publish continuously. SIGTERM or Ctrl-C stops it cleanly."""
+    """Drain, derive and publish continuously. SIGTERM or Ctrl-C stops it cleanly.
+
+    Then Redis has everything committed; warehouse.duckdb follows at the next start, or by `karmalake refresh`.
+    """
     stopping = stop_on_signals()
     import pipelines.stream as streaming  # noqa: PLC0415
     from pipelines.monitoring.monitor import call_all, monitor_stream  # noqa: PLC0415

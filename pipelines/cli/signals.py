@@ -10,32 +10,25 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from pipelines.errors import INTERRUPTED
-
-INTERRUPTED_MESSAGE = "interrupted; what was committed stands, and the same command continues from there"
+from pipelines.boundary.stopping import Stopping
+from pipelines.boundary.text import escape_lines
+from pipelines.cli.failures import INTERRUPTED_MESSAGE, describe_failure
+from pipelines.errors import DEFECT, INTERRUPTED, explain_command
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-
-class Stopping(threading.Event):
-    """Is set by SIGTERM and Ctrl-C; the process ends within `seconds` of the first one.
-
-    The default is half of what Docker allows before it kills. `karmalake notify` adds `notify.stop_seconds` (10 by
-    default), and then needs longer than Docker's 10 s.
-    """
-
-    seconds = 5.0
 
 
 def stop_on_signals() -> Stopping:
     """Return an event that SIGTERM and Ctrl-C set from now on; from that moment the process has `seconds` to end.
 
     What is not done by then, such as a first rebuild or a request without a response, is left to the next start; the
-    exit code is 0. Another Ctrl-C ends the process at once, with the exit code of an interruption. Another SIGTERM
-    changes nothing: some supervisors send two.
+    exit code is 0. Another Ctrl-C ends the process at once, with the exit code of an interruption. If an error was
+    ending the process (`Stopping.error`), it is ended with the message and the exit code of the error instead. Another
+    SIGTERM changes nothing: some supervisors send two.
 
     A thread does it, woken by the signal itself: Python runs handlers in the main thread, which may be in a long call
     of a library, or hold the lock of the event.
@@ -61,15 +54,29 @@ def _end_on_signals(received: socket.socket, stopping: Stopping) -> None:
         received.settimeout(left)
         with suppress(TimeoutError):
             if received.recv(1)[0] == signal.SIGINT:
-                _end(INTERRUPTED_MESSAGE, INTERRUPTED.exit_code)
-    _end(f"stopped; what took longer than {stopping.seconds:g} s is left to the next start, and nothing is lost", 0)
+                _end(stopping.error, INTERRUPTED_MESSAGE, INTERRUPTED.exit_code)
+    message = f"stopped; what took longer than {stopping.seconds:g} s is left to the next start, and nothing is lost"
+    _end(stopping.error, message, 0)
 
 
-def _end(message: str, exit_code: int) -> NoReturn:
-    """End the process now, with a message unless that would block or fail."""
+def _end(error: BaseException | None, message: str, exit_code: int) -> NoReturn:
+    """End the process now: by an error, if there is one, else with a message and an exit code.
+
+    What is written is left out if that would block or fail.
+    """
     try:
+        if error is not None:
+            exit_code, message = _failure(error)
         _, writable, _ = select.select([], [sys.stderr], [], 0)
         if writable:
-            os.write(sys.stderr.fileno(), f"{message}\n".encode())
+            os.write(sys.stderr.fileno(), f"{message}\n".encode()[-select.PIPE_BUF :])
     finally:
         os._exit(exit_code)
+
+
+def _failure(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of an error, and what a command prints of it."""
+    message, status = describe_failure(error)
+    trace = "".join(traceback.format_exception(error)) if status == DEFECT else ""
+    text = f"{trace}error {status.code}: {message}\n       see {explain_command(status.code)}"
+    return status.exit_code, escape_lines(text)

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, delete, select
 
+from pipelines.boundary.stopping import ending_all
 from pipelines.bus import clients
 from pipelines.emit.outbox import database
 from pipelines.emit.outbox.table import OUTBOX
@@ -146,13 +147,14 @@ def relay(
     attempt, `report` for each batch, `report_poll` for each poll of the outbox, with rows or without. Raises
     ConfigurationError for errors that a retry cannot fix.
     """
-    while not stopping.is_set():
-        try:
-            with open_relay(address, kafka) as opened, open_waiter(opened.engine) as wait:
-                _relay_until_stopped(opened, wait, stopping, report, max_rows, report_poll)
-        except TransientError as error:
-            report_outage(error)
-            stopping.wait(_RETRY_SECONDS)
+    with ending_all(stopping):
+        while not stopping.is_set():
+            try:
+                with open_relay(address, kafka) as opened, open_waiter(opened.engine) as wait:
+                    _relay_until_stopped(opened, wait, stopping, report, max_rows, report_poll)
+            except TransientError as error:
+                report_outage(error)
+                stopping.wait(_RETRY_SECONDS)
 
 
 def _relay_until_stopped(

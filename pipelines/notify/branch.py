@@ -26,6 +26,7 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from pipelines.boundary.stopping import ending_all
 from pipelines.bus.clients import consumer, poll_group_member, translate_errors
 from pipelines.bus.records import DamagedBatchError
 from pipelines.emit.copies import CopyWriter, open_copy_writer
@@ -114,27 +115,28 @@ class Reports:
 
 
 def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Reports) -> None:
-    """Deliver until `stopping` is set.
+    """Deliver until `stopping` is set; set it if an error ends this.
 
     An unresponsive broker or an unexpected error only delays this destination; the others continue (`isolated`).
     Raises ConfigurationError for errors that a retry cannot fix.
     """
-    while not stopping.is_set():
-        try:
-            with _opened(plan, settings) as branch:
-                while not stopping.is_set():
-                    _turn(branch, reports)
-                    reports.turn(plan.name)
-        except TransientError as error:
-            reports.outage(plan.name, error)
-        except KarmalakeError:
-            raise
-        except BaseException as error:  # a Rust panic is not an Exception
-            if is_termination(error):
+    with ending_all(stopping):
+        while not stopping.is_set():
+            try:
+                with _opened(plan, settings) as branch:
+                    while not stopping.is_set():
+                        _turn(branch, reports)
+                        reports.turn(plan.name)
+            except TransientError as error:
+                reports.outage(plan.name, error)
+            except KarmalakeError:
                 raise
-            _LOG.warning("%s: %s", plan.name, describe_error(error), exc_info=error)
-            reports.failure(plan.name, error)
-        stopping.wait(_RETRY_SECONDS)
+            except BaseException as error:  # a Rust panic is not an Exception
+                if is_termination(error):
+                    raise
+                _LOG.warning("%s: %s", plan.name, describe_error(error), exc_info=error)
+                reports.failure(plan.name, error)
+            stopping.wait(_RETRY_SECONDS)
 
 
 @dataclass(slots=True)

@@ -6,13 +6,14 @@ other sources (`ingest/sources.py`) only ingest knows what is an event.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from operator import attrgetter
 
 import redis
 from redis.cluster import RedisCluster
 
+from pipelines.boundary.stopping import ending_all
 from pipelines.bus.topics import ensure_compacted_topic, ensure_topic
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.notify.branch import Plan, Reports, serve
@@ -70,10 +71,8 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
         raise
     with ThreadPoolExecutor(len(planned), "notify") as threads:
         served = [threads.submit(serve, plan, settings, stopping, reports) for plan in planned]
-        try:
-            wait(served, return_when=FIRST_EXCEPTION)
-        finally:
-            stopping.set()
+        with ending_all(stopping):
+            wait(served)
     for ended in served:
         ended.result()
 

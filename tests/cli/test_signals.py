@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.services.process import ended
-from tests.services.waiting import PATIENCE_SECONDS
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _WAITS_FOREVER = """
 import time
@@ -25,6 +25,15 @@ print("ready", flush=True)
 {waiting}
 """
 _IN_PYTHON = "while True: time.sleep(600)"
+_AFTER_AN_ERROR = """
+from pipelines import errors
+from pipelines.boundary.stopping import ending_all
+try:
+    with ending_all(stopping):
+        raise {kind}("the \\x1b[31mlake")
+except {kind}:
+    time.sleep(600)
+"""
 _HANDLES_ANOTHER = """
 import os, signal
 signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
@@ -66,6 +75,38 @@ def test_a_command_whose_error_output_is_closed_is_ended() -> None:
         process.stderr.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "exit_code", "message"),
+    [
+        (
+            "errors.CorruptionError",
+            82,
+            "error KL-CORRUPTION: the \\x1b[31mlake\n       see karmalake errors KL-CORRUPTION",
+        ),
+        ("ValueError", 70, "ValueError: the \\x1b[31mlake\nerror KL-DEFECT: a bug in karmalake"),
+    ],
+)
+def test_a_command_that_has_failed_is_ended_with_its_error(kind: str, exit_code: int, message: str) -> None:
+    """It waits for something else, longer than it may: a supervisor sees no success."""
+    with _running(0.1, _AFTER_AN_ERROR.format(kind=kind)) as process:
+        assert _line(process) == "stopping"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == exit_code
+    assert message in errors
+    assert "nothing is lost" not in errors
+
+
+def test_another_ctrl_c_ends_a_command_that_has_failed_with_its_error() -> None:
+    """The same command does not continue from there."""
+    with _running(3_600, _AFTER_AN_ERROR.format(kind="errors.CorruptionError")) as process:
+        assert _line(process) == "stopping"
+        wait_for("the end", lambda: process.send_signal(signal.SIGINT) or process.poll() is not None)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 82
+    assert "interrupted" not in errors
 
 
 def test_another_signal_with_a_handler_is_no_stop() -> None:

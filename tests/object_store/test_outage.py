@@ -8,6 +8,7 @@ import pytest
 from pipelines.errors import KarmalakeError
 from pipelines.lake.tables import create_lake
 from pipelines.operate.verify import verify
+from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.settings import Settings
@@ -53,4 +54,6 @@ def test_a_store_that_goes_away_for_a_while(settings: Settings, object_store: Ob
         finally:
             stopping.set()
         done.result(_SECONDS)
+    refresh_warehouse(bus)
+    assert publish_warehouse(bus).written == 0
     assert [check for check in verify(bus) if not check.passed] == []

@@ -251,6 +251,8 @@ def test_stream_uploads_seldom(busless: Settings, monkeypatch: pytest.MonkeyPatc
         assert [offer(0), offer(0), offer(0)] == [1, 2, 2], "a failed upload is repeated"
         assert [offer(1), offer(1)] == [3, 3]
         uploader.finish(published, 1)
+        assert len(uploads) == 3, "the end uploads nothing that no erasure needs"
+        uploader.finish(published, 2)
     assert len(uploads) == 4
 
 
