@@ -100,6 +100,11 @@ def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: s
     """Record a publication of what is shown of users: a number each; only those in `changed` may differ, if any."""
     frame = pl.DataFrame({"user_id": [*shown], "shown": [str(score) for score in shown.values()]}, _SHOWN)
     named = pl.Series("user_id", changed, dtype=pl.String) if changed else None
+    feed.record(of_frame(frame), named, info(version, removals, merges))
+
+
+def of_frame(frame: pl.DataFrame) -> Shown:
+    """Return what a publication shows: `user_id` and `shown`."""
 
     def rows_of(users: pl.Series) -> pl.DataFrame:
         return frame.filter(pl.col("user_id").is_in(users.implode()))
@@ -107,7 +112,7 @@ def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: s
     def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema=RECENT)
 
-    feed.record(Shown(lambda: frame["user_id"], rows_of, recent_events), named, info(version, removals, merges))
+    return Shown(lambda: frame["user_id"], rows_of, recent_events)
 
 
 _SHOWN = {"user_id": pl.String, "shown": pl.String}
@@ -446,6 +451,7 @@ def test_a_pinned_policy_has_no_feed(tmp_path: Path) -> None:
             "feed": {"enabled": True},
             "reputation": {"pinned": True},
             "lake": {"uri": str(tmp_path)},
+            "redis": {"prefix": "other"},
         }
     )
     with pytest.raises(ConfigurationError, match="one feed"), open_feed(settings):

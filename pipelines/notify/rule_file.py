@@ -15,7 +15,8 @@ from pipelines.boundary.toml import (
     read_toml,
 )
 from pipelines.errors import ConfigurationError
-from pipelines.notify.rules import Condition, Quiet, RedisStream, Rule, RuleFile, Webhook
+from pipelines.notify.conditions import Condition
+from pipelines.notify.rules import Quiet, RedisStream, Rule, RuleFile, Webhook
 
 _TABLES: tuple[type[BaseModel], ...] = (RuleFile, Rule, Condition, Webhook, RedisStream, Quiet)
 _KINDS = ("webhook", "redis_stream")
