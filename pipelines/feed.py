@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import polars as pl
@@ -38,6 +39,8 @@ class Shown(NamedTuple):
 
 Record = Callable[[pl.Series | None, Info], None]
 """Records the changes of a publication: of the users who may have changed, or (None) of any. See `Feed.record`."""
+Compare = Callable[[pl.Series], pl.DataFrame]
+"""Returns those of some users of whom something else was said. See `Feed._changes`."""
 _ATTEMPTS = 20
 _PART_USERS = 50_000
 """Users to compare, and changes to write, at a time: the rows of all need not fit."""
@@ -81,19 +84,32 @@ class Feed:
         self._state.sync(table, position)
         if changed is None or position.number != self._number:
             changed = pl.concat([shown.users(), self._state.users()]).unique()
-        different = pl.concat([_NO_USERS, *self._different(shown, changed.sort())])
+        compare = self._comparison(shown, changed)
+        different = pl.concat([_NO_USERS, *self._different(compare, changed.sort())])
         reached = _after(position, different.height, info)
         if different.height:
             recent = self._recent(shown, different, position, info)
-            append_changes(self._lake, table, self._rows(shown, different["user_id"], recent, reached, info), reached)
-            table = self._lake.table("score_changes")
-            self._state.sync(table, read_position(table))
+            parts = _rows(compare, different["user_id"], recent, reached, info)
+            held = [*parts] if different.height <= _PART_USERS else None
+            append_changes(self._lake, table, held or parts, reached)
+            if held:
+                self._state.apply(held[0], position.number, reached.number)
+            else:  # more than is to be held: they are read again
+                table = self._lake.table("score_changes")
+                self._state.sync(table, read_position(table))
         self._number = reached.number
 
-    def _different(self, shown: Shown, users: pl.Series) -> Iterator[pl.DataFrame]:
+    def _comparison(self, shown: Shown, users: pl.Series) -> Compare:
+        """Return what compares some of these users, and again for their rows; those of one part are compared once."""
+        if users.len() > _PART_USERS:
+            return partial(self._changes, shown)
+        changes = self._changes(shown, users)
+        return lambda some: changes.join(some.to_frame(), on="user_id", how="semi", maintain_order="left")
+
+    def _different(self, compare: Compare, users: pl.Series) -> Iterator[pl.DataFrame]:
         """Yield the publication (SINCE) that last spoke of each user of whom something else is shown now."""
         for part in users.to_frame("user_id").iter_slices(_PART_USERS):
-            yield _since(self._without_erased(self._changes(shown, part["user_id"])).lazy())
+            yield _since(self._without_erased(compare(part["user_id"])).lazy())
 
     def _changes(self, shown: Shown, users: pl.Series) -> pl.DataFrame:
         """Return users of whom something else was said, by user_id: `before` and `after`, and what SAID says else."""
@@ -110,18 +126,6 @@ class Feed:
         if not position.number:
             return None
         return pl.concat([shown.recent_events(different), *causes_in_lake(self._lake, position, info)])
-
-    def _rows(
-        self, shown: Shown, users: pl.Series, recent: pl.DataFrame | None, reached: FeedPosition, info: Info
-    ) -> Iterator[pa.Table]:
-        """Yield the changes of users as rows of the table, some at a time; the last one has the number reached."""
-        number = reached.number - users.len()
-        for part in users.to_frame().iter_slices(_PART_USERS):
-            changes = self._changes(shown, part["user_id"])
-            if changes.height < part.height:  # another process with this state has taken over newer changes
-                raise FeedMovedError
-            yield _numbered(with_causes(changes, recent, info), number, info)
-            number += changes.height
 
 
 @contextmanager
@@ -168,6 +172,19 @@ def _since(said: pl.LazyFrame) -> pl.DataFrame:
     """Return the publication (SINCE) of each row of what was said; before all of them for users who are new."""
     moments = [pl.col("lake_version").fill_null(-1), pl.col("as_of_us").fill_null(0)]
     return said.select("user_id", *moments).cast(SINCE).collect()
+
+
+def _rows(
+    compare: Compare, users: pl.Series, recent: pl.DataFrame | None, reached: FeedPosition, info: Info
+) -> Iterator[pa.Table]:
+    """Yield the changes of users as rows of the table, some at a time; the last one has the number reached."""
+    number = reached.number - users.len()
+    for part in users.to_frame().iter_slices(_PART_USERS):
+        changes = compare(part["user_id"])
+        if changes.height < part.height:  # another process with this state has taken over newer changes
+            raise FeedMovedError
+        yield _numbered(with_causes(changes, recent, info), number, info)
+        number += changes.height
 
 
 def _numbered(changes: pl.DataFrame, number: int, info: Info) -> pa.Table:

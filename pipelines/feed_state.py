@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import FEED_STATE
 from pipelines.lake.score_changes import FeedPosition, read_in_order
-from pipelines.lake.tables import table_id
+from pipelines.lake.tables import SCORE_CHANGES, table_id
 from pipelines.reputation.recent_events import SINCE
 
 SAID = pl.Schema(
@@ -94,17 +94,17 @@ class FeedState:
         """Take over the changes of a handle's version from one number on to the last one, some at a time."""
         for rows in read_in_order(table, known):
             last = rows["number"][-1].as_py()
-            self._apply(_newest(rows), known, last)
+            self.apply(rows, known, last)
             known = last
         if known < number:  # the last changes were of erased users
-            self._apply(pl.DataFrame(schema=SAID), known, number)
+            self.apply(SCORE_CHANGES.empty_table(), known, number)
 
-    def _apply(self, changes: pl.DataFrame, before: int, number: int) -> None:
-        """Take over changes (SAID; `shown` is null of a user who is gone) from one number to another.
+    def apply(self, rows: pa.Table, before: int, number: int) -> None:
+        """Take over rows of `score_changes`, by number, from one number to another.
 
-        Each user is in them once. Does nothing if another process with this file has taken over other changes: `sync`
-        reads what is missing.
+        Does nothing if another process with this file has taken over other changes: `sync` reads what is missing.
         """
+        changes = _newest(rows)
         said, gone = changes.filter(pl.col("shown").is_not_null()), changes.filter(pl.col("shown").is_null())
         with self._database:
             if self._database.execute(_MOVE, (number, before)).rowcount == 1:

@@ -334,7 +334,7 @@ def test_a_crash_loses_and_repeats_nothing(settings: Settings, lost: str, monkey
     with opened(settings) as feed:
         record(feed, 1, ann=1, bob=1)
         if lost == "last changes":
-            monkeypatch.setattr("pipelines.feed_state.FeedState._apply", lambda *_: None)
+            monkeypatch.setattr("pipelines.feed_state.FeedState.apply", lambda *_: None)
         record(feed, 2, ann=2, bob=1)
     monkeypatch.undo()
     if lost == "state":
