@@ -12,6 +12,8 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
+
 from benchmarks.lakes import AS_OF, add_events, make_lake
 from benchmarks.report import MeasurementError, require_count, save_results
 from pipelines.feed import Feed, Shown
@@ -65,7 +67,7 @@ def _refresh(lake: Lake, draft: Draft, feed: Feed, size: int, minute: int) -> tu
     _, shown = draft.tables.documents_and_shown(users)
     recent = draft.tables.recent_events(feed.since(users))
     gathered = time.process_time()
-    feed.record(Shown(lambda _users: shown, lambda _since: recent), users, draft.tables.info)
+    feed.record(_made(draft, shown, recent), users, draft.tables.info)
     ended = time.process_time()
     require_count("rows of the feed", shown.height, documents.height)
     refresh = refreshed - started
@@ -73,5 +75,15 @@ def _refresh(lake: Lake, draft: Draft, feed: Feed, size: int, minute: int) -> tu
     return refresh + made - warm, on, on + ended - gathered
 
 
+def _made(draft: Draft, shown: pl.DataFrame, recent: pl.DataFrame) -> Shown:
+    def rows_of(users: pl.Series) -> pl.DataFrame:
+        return shown.join(users.to_frame(), on="user_id", how="semi")
+
+    def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
+        return recent
+
+    return Shown(draft.tables.shown_users, rows_of, recent_events)
+
+
 def _shown(draft: Draft) -> Shown:
-    return Shown(draft.tables.shown_rows, draft.tables.recent_events)
+    return Shown(draft.tables.shown_users, draft.tables.shown_rows, draft.tables.recent_events)

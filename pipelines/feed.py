@@ -5,41 +5,46 @@ changes to what the feed said last (`feed_state.py`), not to what the store hold
 nothing is missing and nothing is recorded twice: the next publication finds the rest (`feed-equals-reputation`).
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
 
 from pipelines.errors import FencedError, TransientError
-from pipelines.feed_causes import merge_count, with_causes
-from pipelines.feed_state import FeedState, as_said
+from pipelines.feed_causes import causes_in_lake, merge_count, with_causes
+from pipelines.feed_state import FeedState
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
 from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, create_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
-from pipelines.reputation.recent_events import RECENT, SINCE, RecentEvents
+from pipelines.reputation.recent_events import SINCE, RecentEvents
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse_file import Info
 from pipelines.settings import Settings
-
-ShownRows = Callable[[pl.Series | None], pl.DataFrame]
-"""Returns what is shown of users, or of all (None): `user_id` and `shown` (String), like `documents.shown_rows`."""
 
 
 class Shown(NamedTuple):
     """What a publication shows, as a warehouse or a draft has it."""
 
-    rows_of: ShownRows
+    users: Callable[[], pl.Series]
+    """Returns all users, like `documents.shown_users`."""
+    rows_of: Callable[[pl.Series], pl.DataFrame]
+    """Returns what is shown of users: `user_id` and `shown` (String), like `documents.shown_rows`."""
     recent_events: RecentEvents
 
 
 Record = Callable[[pl.Series | None, Info], None]
 """Records the changes of a publication: of the users who may have changed, or (None) of any. See `Feed.record`."""
+Compare = Callable[[pl.Series], pl.DataFrame]
+"""Returns those of some users of whom something else was said. See `Feed._changes`."""
 _ATTEMPTS = 20
-_NOTHING = pl.DataFrame(schema=RECENT)
+_PART_USERS = 50_000
+"""Users to compare, and changes to write, at a time: the rows of all need not fit."""
+_NO_USERS = pl.DataFrame(schema=SINCE)
 
 
 class Feed:
@@ -59,7 +64,7 @@ class Feed:
         """Record how what is shown differs from what the feed said last, as the changes of one publication.
 
         changed: the only users (String) who may differ since the last call that returned; None: any may. All users are
-        compared the first time, and after another publisher has recorded changes: then `shown.rows_of` gets None.
+        compared the first time, and after another publisher has recorded changes: then `shown.users` is called.
         info: what the publication reflects.
         Users who are erased are left out. Raises FencedError if the feed has changes of a newer publication,
         TransientError if the lake cannot be committed to, and like `shown`.
@@ -77,28 +82,50 @@ class Feed:
         _require_newest(position, info)
         self._tombstones.catch_up_changes(table)
         self._state.sync(table, position)
-        users = changed if position.number == self._number else None
-        changes = self._without_erased(self._changes(shown.rows_of(users), users))
-        reached = _after(position, changes.height, info)
-        if changes.height:
-            recent = shown.recent_events(_since(changes.lazy())) if position.number else _NOTHING
-            changes = with_causes(changes, recent, self._lake, position, info)
-            rows = _rows(changes, reached, info)
-            append_changes(self._lake, table, rows, reached)
-            self._state.apply(as_said(pl.DataFrame(rows)), position.number, reached.number)
+        if changed is None or position.number != self._number:
+            changed = pl.concat([shown.users(), self._state.users()]).unique()
+        compare = self._comparison(shown, changed)
+        different = pl.concat([_NO_USERS, *self._different(compare, changed.sort())])
+        reached = _after(position, different.height, info)
+        if different.height:
+            recent = self._recent(shown, different, position, info)
+            parts = _rows(compare, different["user_id"], recent, reached, info)
+            held = [*parts] if different.height <= _PART_USERS else None
+            append_changes(self._lake, table, held or parts, reached)
+            if held:
+                self._state.apply(held[0], position.number, reached.number)
+            else:  # more than is to be held: they are read again
+                table = self._lake.table("score_changes")
+                self._state.sync(table, read_position(table))
         self._number = reached.number
 
-    def _changes(self, shown: pl.DataFrame, users: pl.Series | None) -> pl.DataFrame:
+    def _comparison(self, shown: Shown, users: pl.Series) -> Compare:
+        """Return what compares some of these users, and again for their rows; those of one part are compared once."""
+        if users.len() > _PART_USERS:
+            return partial(self._changes, shown)
+        changes = self._changes(shown, users)
+        return lambda some: changes.join(some.to_frame(), on="user_id", how="semi", maintain_order="left")
+
+    def _different(self, compare: Compare, users: pl.Series) -> Iterator[pl.DataFrame]:
+        """Yield the publication (SINCE) that last spoke of each user of whom something else is shown now."""
+        for part in users.to_frame("user_id").iter_slices(_PART_USERS):
+            yield _since(self._without_erased(compare(part["user_id"])).lazy())
+
+    def _changes(self, shown: Shown, users: pl.Series) -> pl.DataFrame:
         """Return users of whom something else was said, by user_id: `before` and `after`, and what SAID says else."""
-        said = self._state.all() if users is None else self._state.of(users)
-        joined = said.rename({"shown": "before"}).join(
-            shown.rename({"shown": "after"}), on="user_id", how="full", coalesce=True
-        )
+        said, now = self._state.of(users).rename({"shown": "before"}), shown.rows_of(users).rename({"shown": "after"})
+        joined = said.join(now, on="user_id", how="full", coalesce=True)
         return joined.filter(pl.col("before").ne_missing(pl.col("after"))).sort("user_id")
 
     def _without_erased(self, changes: pl.DataFrame) -> pl.DataFrame:
         users = changes.select("user_id").to_arrow(compat_level=pl.CompatLevel.oldest())["user_id"]
         return changes.filter(~pl.Series(self._tombstones.match_users(users)))
+
+    def _recent(self, shown: Shown, different: pl.DataFrame, position: FeedPosition, info: Info) -> pl.DataFrame | None:
+        """Return what happened (RECENT) to users since what was said of them (SINCE); None at the start of the feed."""
+        if not position.number:
+            return None
+        return pl.concat([shown.recent_events(different), *causes_in_lake(self._lake, position, info)])
 
 
 @contextmanager
@@ -139,10 +166,23 @@ def _since(said: pl.LazyFrame) -> pl.DataFrame:
     return said.select("user_id", *moments).cast(SINCE).collect()
 
 
-def _rows(changes: pl.DataFrame, position: FeedPosition, info: Info) -> pa.Table:
-    """Return changes as rows of the table, the last of which has the position's number."""
+def _rows(
+    compare: Compare, users: pl.Series, recent: pl.DataFrame | None, reached: FeedPosition, info: Info
+) -> Iterator[pa.Table]:
+    """Yield the changes of users as rows of the table, some at a time; the last one has the number reached."""
+    number = reached.number - users.len()
+    for part in users.to_frame().iter_slices(_PART_USERS):
+        changes = compare(part["user_id"])
+        if changes.height < part.height:  # another process with this state has taken over newer changes
+            raise FeedMovedError
+        yield _numbered(with_causes(changes, recent, info), number, info)
+        number += changes.height
+
+
+def _numbered(changes: pl.DataFrame, number: int, info: Info) -> pa.Table:
+    """Return changes as rows of the table, numbered from the one after a number."""
     numbered = changes.with_columns(
-        number=pl.int_range(position.number - changes.height + 1, position.number + 1),
+        number=pl.int_range(number + 1, number + 1 + changes.height),
         policy=pl.lit(f"{info.policy.name}@{info.policy_version}"),
         lake_version=pl.lit(info.lake_version, pl.Int64),
         as_of=pl.lit(info.as_of, pl.Datetime("us", "UTC")),

@@ -25,18 +25,17 @@ _TIME = "points from time"
 _OTHERS, _UNKNOWN = "events of others", "recomputed"
 
 
-def with_causes(
-    changes: pl.DataFrame, recent: pl.DataFrame, lake: Lake, position: FeedPosition, info: Info
-) -> pl.DataFrame:
+def with_causes(changes: pl.DataFrame, recent: pl.DataFrame | None, info: Info) -> pl.DataFrame:
     """Add `causes`, structs of cause and event_id (null without an event), and `more_causes`, how many are not named.
 
     changes: `user_id`, and `lake_version`, `as_of_us` and `policy` of what was said last; null for a user who is new.
-    recent: what happened (RECENT) to these users since.
-    position: of the feed, before these changes. info: what the publication reflects.
+    recent: what happened (RECENT) to these users, or also to others, since; None at the start of the feed.
+    info: what the publication reflects.
     """
-    if not position.number:
+    if recent is None:
         return _with_one(changes, _START)
-    found = pl.concat([recent, *_of_moment(changes, info), *_of_lake(lake, position, info)])
+    of_these = recent.join(changes.select("user_id"), on="user_id", how="semi")
+    found = pl.concat([of_these, *_of_moment(changes, info)])
     named = found.unique(["user_id", "cause", "event_id"]).sort("t", "event_id", "cause", nulls_last=True)
     causes = pl.struct("cause", "event_id")
     by_user = named.group_by("user_id").agg(
@@ -75,8 +74,8 @@ def _of_moment(changes: pl.DataFrame, info: Info) -> list[pl.DataFrame]:
     return found
 
 
-def _of_lake(lake: Lake, position: FeedPosition, info: Info) -> list[pl.DataFrame]:
-    """Return merges, and events removed by erasures and withdrawals, since the last changes, as RECENT."""
+def causes_in_lake(lake: Lake, position: FeedPosition, info: Info) -> list[pl.DataFrame]:
+    """Return merges, and events removed by erasures and withdrawals, since a position of the feed, as RECENT."""
     if (info.erasures, merge_count(info)) == (position.removals, position.merges):
         return []
     snapshot = take_snapshot(lake)

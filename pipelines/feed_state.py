@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import FEED_STATE
-from pipelines.lake.score_changes import FeedPosition, read_changes
-from pipelines.lake.tables import table_id
+from pipelines.lake.score_changes import FeedPosition, read_in_order
+from pipelines.lake.tables import SCORE_CHANGES, table_id
 from pipelines.reputation.recent_events import SINCE
 
 SAID = pl.Schema(
@@ -33,9 +34,12 @@ CREATE TABLE said (
 CREATE INDEX said_since ON said (user_id, lake_version, as_of_us);
 CREATE TABLE position (number INTEGER NOT NULL, table_id TEXT NOT NULL, erasures INTEGER NOT NULL);
 """
-_ALL = "SELECT user_id, lake_version, as_of_us, policy, shown FROM said"
+_SAID = "SELECT user_id, lake_version, as_of_us, policy, shown FROM said"
 _SINCE = "SELECT user_id, lake_version, as_of_us FROM said INDEXED BY said_since"
 """The index has all of it, without the long texts between."""
+_USERS = "SELECT user_id FROM said INDEXED BY said_since"
+_FETCHED_USERS = 10_000
+"""Rows to hold as Python values at a time."""
 _MAX_PARAMETERS = 900
 """Of one statement; SQLite allows 999 in all versions. An array as JSON would cut a user_id at a NUL."""
 _SAY = "INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?, ?)"
@@ -63,11 +67,11 @@ class FeedState:
             self._restart(table, position)
             known = (0, *wanted)
         if known[0] < position.number:
-            self.apply(_read_newest(table, known[0], position.number), known[0], position.number)
+            self._take_over(table, known[0], position.number)
 
     def of(self, users: pl.Series) -> pl.DataFrame:
         """Return what was said of those of some users (String, each once) who were shown, as SAID, in no order."""
-        return pl.DataFrame(self._rows_of(_ALL, users), SAID, orient="row")
+        return pl.DataFrame(self._rows_of(_SAID, users), SAID, orient="row")
 
     def since(self, users: pl.Series) -> pl.DataFrame:
         """Return the publication (SINCE) that last spoke of each of some users (String, each once), where one did."""
@@ -80,16 +84,27 @@ class FeedState:
             found += self._database.execute(f"{query} WHERE user_id IN ({marks})", part.to_series().to_list())
         return found
 
-    def all(self) -> pl.DataFrame:
-        """Return what was said of all users who are shown, as SAID."""
-        return pl.DataFrame(self._database.execute(_ALL).fetchall(), SAID, orient="row")
+    def users(self) -> pl.Series:
+        """Return all users (String) who were shown."""
+        rows, none = self._database.execute(_USERS), pl.Series("user_id", [], dtype=pl.String)
+        parts = iter(lambda: rows.fetchmany(_FETCHED_USERS), [])
+        return pl.concat([none, *(pl.Series("user_id", [user for (user,) in part]) for part in parts)])
 
-    def apply(self, changes: pl.DataFrame, before: int, number: int) -> None:
-        """Take over changes (SAID; `shown` is null of a user who is gone) from one number to another.
+    def _take_over(self, table: DeltaTable, known: int, number: int) -> None:
+        """Take over the changes of a handle's version from one number on to the last one, some at a time."""
+        for rows in read_in_order(table, known):
+            last = rows["number"][-1].as_py()
+            self.apply(rows, known, last)
+            known = last
+        if known < number:  # the last changes were of erased users
+            self.apply(SCORE_CHANGES.empty_table(), known, number)
 
-        Each user is in them once. Does nothing if another process with this file has taken over other changes: `sync`
-        reads what is missing.
+    def apply(self, rows: pa.Table, before: int, number: int) -> None:
+        """Take over rows of `score_changes`, by number, from one number to another.
+
+        Does nothing if another process with this file has taken over other changes: `sync` reads what is missing.
         """
+        changes = _newest(rows)
         said, gone = changes.filter(pl.col("shown").is_not_null()), changes.filter(pl.col("shown").is_null())
         with self._database:
             if self._database.execute(_MOVE, (number, before)).rowcount == 1:
@@ -112,19 +127,14 @@ class FeedState:
             self._database.execute("INSERT INTO position VALUES (0, ?, ?)", (table_id(table), position.erasures))
 
 
-def _read_newest(table: DeltaTable, after: int, upto: int) -> pl.DataFrame:
-    """Return the newest change of each user among some numbers of the feed, as SAID."""
-    empty = pl.DataFrame(schema={"number": pl.Int64, **SAID})
-    parts = (as_said(pl.DataFrame(rows)) for rows in read_changes(table, after))
-    changes = pl.concat([empty, *parts]).filter(pl.col("number") <= upto).sort("number")
-    return changes.unique("user_id", keep="last").select(SAID.names())
+def _newest(rows: pa.Table) -> pl.DataFrame:
+    """Return the newest change of each user in rows of `score_changes`, by number, as SAID.
 
-
-def as_said(changes: pl.DataFrame) -> pl.DataFrame:
-    """Return `number` of rows of `score_changes`, and what they say, as SAID; `shown` is null of a user who is gone."""
+    `shown` is null of a user who is gone.
+    """
     moment = pl.col("as_of").dt.epoch("us").alias("as_of_us")
-    said = changes.select("number", *_STORED).rename({"after": "shown"}).with_columns(moment)
-    return said.select("number", *SAID.names())
+    said = pl.DataFrame(rows.select(_STORED)).rename({"after": "shown"}).with_columns(moment)
+    return said.select(SAID.names()).unique("user_id", keep="last", maintain_order=True)
 
 
 def delete_feed_state(file: Path) -> None:

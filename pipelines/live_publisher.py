@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
 import polars as pl
 
@@ -22,7 +21,6 @@ from pipelines.serving.publish import PublishResult
 from pipelines.settings import Settings
 
 OnRefresh = Callable[[DerivationResult, PublishResult], None]
-_Rows = TypeVar("_Rows")
 _NO_USERS = pl.Series("user_id", [], dtype=pl.String)
 _DocumentsOf = Callable[[pl.Series | None, Sequence[str]], Iterable[pl.DataFrame]]
 
@@ -67,15 +65,16 @@ class LivePublisher:
         `refresh.publish_warehouse`.
         """
         users = self._unpublished
-        made, shown = self._make(users, tables)
+        made, made_shown = self._make(users, tables)
         self._wait()
         if made is None or self._unpublished is None:
-            record = self._feed and partial(self._feed.record, Shown(tables.shown_rows, tables.recent_events))
+            shown = Shown(tables.shown_users, tables.shown_rows, tables.recent_events)
+            record = self._feed and partial(self._feed.record, shown)
             self._write(derived, tables.info, tables.document_parts, None, record)
             self._unpublished = _NO_USERS
         else:
             self._written, self._unpublished = users, _NO_USERS
-            record = self._record(shown, tables)
+            record = self._record(made_shown, tables)
             self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record)
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
@@ -102,7 +101,7 @@ class LivePublisher:
         def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
             return recent
 
-        return partial(self._feed.record, Shown(_among(shown), recent_events))
+        return partial(self._feed.record, Shown(_users_of_all, partial(_rows_among, shown), recent_events))
 
     def settle(self) -> None:
         """Wait for the publication in progress; if it failed, the next `publish` repeats it, without raising its error.
@@ -148,15 +147,23 @@ class LivePublisher:
         self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users, record))
 
 
-def _among(rows: _Rows) -> Callable[..., _Rows]:
-    """Return a function that returns rows of some users, which were made before; it cannot return those of all."""
+def _among(documents: Sequence[pl.DataFrame]) -> _DocumentsOf:
+    """Return a function that returns documents of some users, which were made before; it cannot return those of all."""
 
-    def rows_of(users: pl.Series | None, *_options: object) -> _Rows:
+    def documents_of(users: pl.Series | None, _ranked: Sequence[str]) -> Sequence[pl.DataFrame]:
         if users is None:
             raise _AllNeededError
-        return rows
+        return documents
 
-    return rows_of
+    return documents_of
+
+
+def _users_of_all() -> pl.Series:
+    raise _AllNeededError
+
+
+def _rows_among(rows: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
+    return rows.join(users.to_frame(), on="user_id", how="semi")
 
 
 def _union(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:

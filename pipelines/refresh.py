@@ -20,7 +20,7 @@ from pipelines.lake.commit_log import take_snapshot_without_feed
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
-from pipelines.reputation.documents import document_parts, shown_rows
+from pipelines.reputation.documents import document_parts, shown_rows, shown_users
 from pipelines.reputation.known_users import unknown_seeds
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.merged_users import merges_mark, merges_of
@@ -200,7 +200,11 @@ def _publish_all(connection: duckdb.DuckDBPyConnection, settings: Settings, stat
     """Publish the documents of a warehouse, any of which may differ from those in `state`."""
     with open_feed(settings) as feed:
         info = stored_info(connection)
-        shown = Shown(partial(shown_rows, connection), partial(recent_in_warehouse, connection, info))
+        shown = Shown(
+            partial(shown_users, connection),
+            partial(shown_rows, connection, "reputation"),
+            partial(recent_in_warehouse, connection, info),
+        )
         record = feed and partial(feed.record, shown)
         return publish_views(info, partial(document_parts, connection), settings, state, None, record)
 

@@ -534,7 +534,7 @@ class Settings(_Section):
                 "feed.enabled = false where another policy is served beside it"
             )
         default = type(self.document_store)().prefix
-        if self.reputation.pinned and self.has_document_store and self.document_store.prefix == default:
+        if self.reputation.pinned and self.document_store.prefix == default:
             raise ValueError(
                 f"reputation.pinned needs a prefix of its own (redis.prefix or cassandra.prefix): {default} is that of "
                 "the policy in force"
@@ -598,8 +598,9 @@ class Settings(_Section):
 
     @property
     def local_dir(self) -> Path:
-        """The state of the embedded broker and cache."""
-        return self.data_dir / "local"
+        """The state of the embedded broker and cache; a pinned policy uses those of the data_dir with its lake."""
+        beside = self.reputation.pinned and not self.lake.on_s3
+        return (Path(self.lake_root).parent if beside else self.data_dir) / "local"
 
 
 def load_settings(environment: dict[str, str] | None = None, working_dir: Path | None = None) -> Settings:

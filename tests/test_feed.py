@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,22 +93,26 @@ def info(version: int, removals: int = 0, merges: str = "") -> Any:
 
 def of_draft(draft: Draft) -> Shown:
     tables = draft.tables
-
-    def rows_of(users: pl.Series | None) -> pl.DataFrame:
-        return tables.shown_rows() if users is None else tables.documents_and_shown(users)[1]
-
-    return Shown(rows_of, tables.recent_events)
+    return Shown(tables.shown_users, tables.shown_rows, tables.recent_events)
 
 
 def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: str = "", **shown: int) -> None:
     """Record a publication of what is shown of users: a number each; only those in `changed` may differ, if any."""
     frame = pl.DataFrame({"user_id": [*shown], "shown": [str(score) for score in shown.values()]}, _SHOWN)
     named = pl.Series("user_id", changed, dtype=pl.String) if changed else None
+    feed.record(of_frame(frame), named, info(version, removals, merges))
 
-    def rows_of(users: pl.Series | None) -> pl.DataFrame:
-        return frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
 
-    feed.record(Shown(rows_of, lambda _since: pl.DataFrame(schema=RECENT)), named, info(version, removals, merges))
+def of_frame(frame: pl.DataFrame) -> Shown:
+    """Return what a publication shows: `user_id` and `shown`."""
+
+    def rows_of(users: pl.Series) -> pl.DataFrame:
+        return frame.filter(pl.col("user_id").is_in(users.implode()))
+
+    def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
+        return pl.DataFrame(schema=RECENT)
+
+    return Shown(lambda: frame["user_id"], rows_of, recent_events)
 
 
 _SHOWN = {"user_id": pl.String, "shown": pl.String}
@@ -159,7 +163,7 @@ def assert_feed_equals_reputation(empty: Path, story: list[tuple[list[Event], in
 
 def assert_scan_agrees(draft: Draft, snapshot: Snapshot, moments: list[int]) -> None:
     """Check that the histories say of the time since the refresh before what a scan of the lake says."""
-    (version, as_of), users = max(enumerate([0, *moments[:-1]])), draft.tables.shown_rows()["user_id"]
+    (version, as_of), users = max(enumerate([0, *moments[:-1]])), draft.tables.shown_users()
     since = users.to_frame().select("user_id", lake_version=pl.lit(version), as_of_us=pl.lit(as_of)).cast(SINCE)
     with open_lake_views(snapshot) as connection:
         scanned = recent_in_warehouse(connection, draft.tables.info, since)
@@ -275,6 +279,53 @@ def test_changes_are_recorded_once(settings: Settings) -> None:
         (1, "ann", None, "1"), (2, "bob", None, "1"), (3, "ann", "1", "2"), (4, "bob", "1", None),
         (5, "ann\0", None, "1"), (6, "ann\0", "1", "2"),
     ]  # fmt: skip
+
+
+def test_all_users_are_compared_in_parts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`feed-equals-reputation`: memory does not hold the rows of all users, and a publication is one commit."""
+    monkeypatch.setattr(feed_module, "_PART_USERS", 2)
+    asked = list[list[str]]()
+    monkeypatch.setattr(FeedState, "of", _noting(FeedState.of, asked))
+    names = [f"user-{n}" for n in range(5)]
+    table = open_lake(settings.lake_root).table("score_changes")
+    for version in (1, 2):
+        with opened(settings) as feed:
+            record(feed, version, **dict.fromkeys(names[version - 1 :], version))
+    assert max(map(len, asked)) == 2
+    assert replayed(found := changes(settings)) == dict.fromkeys(names[1:], "2")
+    assert [user for _, user, *_ in found] == names + names
+    table.update_incremental()
+    assert table.transaction_version("feed:number") == 10
+    (of_first, of_second) = (entry for entry in table.history() if entry["operation"] == "WRITE")
+    assert of_first["version"] == of_second["version"] + 1
+
+
+def _noting(of: Callable[[FeedState, pl.Series], pl.DataFrame], asked: list[list[str]]) -> Any:
+    def noting(state: FeedState, users: pl.Series) -> pl.DataFrame:
+        asked.append(users.to_list())
+        return of(state, users)
+
+    return noting
+
+
+def test_a_failure_between_two_parts_leaves_no_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`feed-equals-reputation`: the next publication records all of them."""
+    monkeypatch.setattr(feed_module, "_PART_USERS", 2)
+    number = iter(range(10))
+    whole = feed_module.with_causes
+
+    def failing(*arguments: Any) -> pl.DataFrame:
+        if next(number) == 1:
+            raise OSError("no space")
+        return whole(*arguments)
+
+    monkeypatch.setattr(feed_module, "with_causes", failing)
+    with opened(settings) as feed:
+        with pytest.raises(OSError, match="no space"):
+            record(feed, 1, ann=1, bob=1, cid=1)
+        assert not [*Path(settings.lake_root, "score_changes").glob("*.parquet")]
+        record(feed, 1, ann=1, bob=1, cid=1)
+    assert replayed(changes(settings)) == {"ann": "1", "bob": "1", "cid": "1"}
 
 
 @pytest.mark.parametrize("lost", ["nothing", "state", "last changes"])

@@ -144,7 +144,7 @@ def test_an_erasure_reaches_a_pinned_policy(served: Settings, pinned: Settings) 
     ],
 )
 def test_a_pinned_policy_needs_places_of_its_own(variables: dict[str, str], message: str) -> None:
-    """Else it would replace what serves the policy in force."""
-    pinned = {"KARMALAKE_REPUTATION_PINNED": "true", "KARMALAKE_REDIS_URL": "redis://localhost:1"}
+    """Else it would replace what serves the policy in force, also in the local cache, which has no address here."""
+    pinned = {"KARMALAKE_REPUTATION_PINNED": "true"}
     with pytest.raises(ConfigurationError, match=message):
         load_settings(pinned | variables)

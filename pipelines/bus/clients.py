@@ -54,6 +54,7 @@ _WRAPPED_METHODS = (
     "beginning_offsets",
     "commit",
     "create_topics",
+    "describe_cluster",
     "describe_configs",
     "describe_groups",
     "describe_topics",

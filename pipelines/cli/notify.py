@@ -1,5 +1,6 @@
 """The command notify: delivers notifications."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,11 +9,13 @@ import typer
 from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
 from pipelines.cli.output import print_line, print_metrics_address, print_warning
 from pipelines.cli.signals import stop_on_signals
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, KarmalakeError
 
 if TYPE_CHECKING:
     from pipelines.errors import TransientError
     from pipelines.notify.branch import DeliveryCounts
+    from pipelines.notify.rules import RuleFile
+    from pipelines.settings import Settings
 
 
 def notify(
@@ -20,7 +23,10 @@ def notify(
         Path | None, typer.Option(metavar="FILE", help="The rule file; the setting notify.rules by default.")
     ] = None,
     check: Annotated[  # noqa: FBT002 - a flag of the command line
-        bool, typer.Option("--check", help="Only check the rule file and its secrets.")
+        bool,
+        typer.Option(
+            "--check", help="Only check the rule file, its secrets, and what it names of the policy in force."
+        ),
     ] = False,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -41,12 +47,15 @@ def notify(
     path = rules or settings.notify.rules
     if path is None:
         raise ConfigurationError("no rule file given: use --rules FILE, or set KARMALAKE_NOTIFY_RULES")
-    planned = plans(load_rules(path), settings, lambda: connect(settings.redis))
+    loaded = load_rules(path)
+    planned = plans(loaded, settings, lambda: connect(settings.redis))
     names = ", ".join(plan.name for plan in planned)
     topics = ", ".join(dict.fromkeys(plan.kafka.topic for plan in planned))
     if check:
+        _check_names(path, loaded, settings)
         print_line(f"{path} is valid; destinations: {names}")
         return
+    _warn_of_foreign_names(path, loaded, settings)
     with monitor_notify(settings, {plan.name: plan.kafka for plan in planned}) as monitor:
         print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
         print_metrics_address(monitor.address)
@@ -58,6 +67,25 @@ def notify(
         )
         run(settings, planned, stopping, reports)
     print_line("stopped; undelivered notifications are delivered at the next start")
+
+
+def _check_names(path: Path, rules: "RuleFile", settings: "Settings") -> None:
+    """Refuse what the policy in force does not have. Not at the start: a change of policy must not end a notifier."""
+    from pipelines.rule_names import foreign_names  # noqa: PLC0415
+
+    found = foreign_names(rules, settings)
+    if found is None:
+        print_warning(f"columns and levels were not compared with the policy: there is no lake at {settings.lake_root}")
+    elif found:
+        raise ConfigurationError("\n".join(f"{path}: {each}" for each in found))
+
+
+def _warn_of_foreign_names(path: Path, rules: "RuleFile", settings: "Settings") -> None:
+    from pipelines.rule_names import foreign_names  # noqa: PLC0415
+
+    with suppress(KarmalakeError):  # the lake is not needed to deliver
+        for each in foreign_names(rules, settings) or []:
+            print_warning(f"{path}: {each}")
 
 
 def _print_done(destination: str, done: "DeliveryCounts") -> None:

@@ -17,6 +17,7 @@ from kafka import ConsumerRebalanceListener
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import consumer, poll_group_member, translate_errors
+from pipelines.bus.groups import require_groups
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings
 
@@ -76,7 +77,8 @@ def join_group(kafka: KafkaSettings, topics: Collection[str]) -> Generator[Group
     """Yield a membership of the group of `kafka`, for some topics; on exit its topic partitions go to the others.
 
     The member polls on a thread of its own: the client loses the result of a rebalance between two polls, and a member
-    that is busy with a batch would block the rebalance of the whole group.
+    that is busy with a batch would block the rebalance of the whole group. Raises ConfigurationError if the broker has
+    no consumer groups.
     """
     options = {
         "group_id": kafka.group_id,
@@ -85,6 +87,7 @@ def join_group(kafka: KafkaSettings, topics: Collection[str]) -> Generator[Group
         "session_timeout_ms": _SESSION_MS,
         "metadata_max_age_ms": _METADATA_MS,
     }
+    require_groups(kafka, "ingest.share_partitions")
     joined, leaving = Event(), Event()
     with consumer(kafka, **options) as member, ThreadPoolExecutor(1, "group") as thread:
         for topic in topics:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError, one_line
 from pipelines.lake.delta_commit import commit_actions
@@ -66,13 +67,14 @@ def read_position(table: DeltaTable) -> FeedPosition:
     return FeedPosition(number, -1 if version is None else version, as_of_us, erasures_done(table), removals, merges)
 
 
-def append_changes(lake: Lake, table: DeltaTable, rows: pa.Table, position: FeedPosition) -> None:
+def append_changes(lake: Lake, table: DeltaTable, parts: Iterable[pa.Table], position: FeedPosition) -> None:
     """Append rows (SCORE_CHANGES), whose last number is that of `position`, durably, on exactly the handle's version.
 
-    A crash leaves an orphan file, or the commit. Raises FeedMovedError if another commit came first, TransientError if
-    the commit cannot be written.
+    parts: the rows by number, some at a time: each part becomes a file, and all are in one commit.
+    A crash leaves orphan files, or the commit. Raises FeedMovedError if another commit came first, TransientError if
+    the commit cannot be written, and what `parts` raises.
     """
-    actions = write_rows(table, rows, f"{position.number:020}-{uuid4().hex}")
+    actions = _write_parts(lake, table, parts)
     marks = {_NUMBER: position.number, _VERSION: position.lake_version, _AS_OF: position.as_of_us}
     marks |= {_REMOVALS: position.removals, _MERGES: position.merges}
     try:
@@ -83,6 +85,18 @@ def append_changes(lake: Lake, table: DeltaTable, rows: pa.Table, position: Feed
             raise FeedMovedError from error
         raise TransientError(f"{lake.folder(_TABLE)} cannot be committed to: {one_line(error)}; try again") from error
     make_durable([lake.entry_path(_TABLE, table.version() + 1)])
+
+
+def _write_parts(lake: Lake, table: DeltaTable, parts: Iterable[pa.Table]) -> list[AddAction]:
+    """Write each part as a file that is named after its last number; an error leaves none."""
+    actions = list[AddAction]()
+    try:
+        for rows in parts:
+            actions += write_rows(table, rows, f"{rows['number'][-1].as_py():020}-{uuid4().hex}")
+    except Exception:
+        discard_uncommitted(lake, _TABLE, actions)
+        raise
+    return actions
 
 
 def read_changes(table: DeltaTable, after: int) -> Iterator[pa.Table]:

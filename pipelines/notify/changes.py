@@ -12,6 +12,10 @@ from typing import Any, Literal
 from pipelines.notify.template import Event
 
 Kind = Literal["score.changed", "level.changed", "status.changed"]
+METADATA = ("before", "after", "direction", "number", "policy")
+"""The keys of the metadata of the event of a change."""
+DIRECTIONS = ("up", "down")
+STATUSES = ("active", "suspended")
 DEFAULT_COLUMN = "all_time_score"
 _COLUMNS = {"level.changed": "level", "status.changed": "status"}
 

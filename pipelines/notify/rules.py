@@ -1,9 +1,10 @@
 """Destinations and rules as a rule file defines them. Pure; `rule_file.py` reads the file."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -12,8 +13,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.boundary.mistakes import spelled
+from pipelines.boundary.toml import did_you_mean
 from pipelines.notify import template
 from pipelines.notify.changes import DEFAULT_COLUMN, Change, Kind, as_number
+from pipelines.notify.conditions import Condition, Number, PolicyNames, impossible, unknown_keys
 from pipelines.notify.template import Event
 
 Name = Annotated[str, spelled(r"[A-Za-z0-9_-]{1,64}", "has to be 1 to 64 letters, digits, _ and -")]
@@ -26,7 +29,6 @@ Column = Annotated[
         "has to be a column of `reputation`, such as all_time_score or last_30_days_score",
     ),
 ]
-Number = Annotated[Decimal, Field(allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
@@ -122,31 +124,6 @@ class RedisStream(Destination):
     """Approximate number of entries to retain; older ones are deleted."""
 
 
-class Condition(_Table):
-    """A condition on one metadata entry of an event; an event without the entry does not meet it."""
-
-    key: str
-    equal: str | None = None
-    at_least: Number | None = None
-    at_most: Number | None = None
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if self.equal is None and self.at_least is None and self.at_most is None:
-            raise ValueError("has no condition: give equal, at_least or at_most")
-        return self
-
-    def is_met(self, metadata: Mapping[str, str]) -> bool:
-        """Return whether the metadata meets it; a value that is not a number fails `at_least` and `at_most`."""
-        value = metadata.get(self.key)
-        if value is None or (self.equal is not None and value != self.equal):
-            return False
-        if self.at_least is None and self.at_most is None:
-            return True
-        number = _number(value)
-        return number is not None and _within(number, self.at_least, self.at_most)
-
-
 class Rule(_Table):
     """Which events or changes are sent to which destinations, and with which text."""
 
@@ -173,6 +150,35 @@ class Rule(_Table):
         if of_scores and self.changes != ("score.changed",):
             raise ValueError(f'has {min(of_scores)}, which needs changes = ["score.changed"]')
         return self
+
+    @model_validator(mode="after")
+    def _may_apply(self) -> Self:
+        keys = [*(each.key for each in self.when), *template.metadata_keys(self.text)] if self.changes else []
+        problem = next(unknown_keys(keys), None) or impossible(self.changes, self.when)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def foreign_names(self, names: PolicyNames) -> Iterator[str]:
+        """Yield what the rule names that no change of a policy has."""
+        if "score.changed" in self.changes and self.column not in names.columns:
+            meant = did_you_mean(self.column, names.columns) or f": it has {', '.join(names.columns)}"
+            yield f"names the column {self.column!r}, which the policy {names.policy} does not have{meant}"
+        if self.changes == ("level.changed",) and not names.levels:
+            yield f"never applies: the policy {names.policy} has no levels"
+        elif problem := impossible(self.changes, self.when, names.levels):
+            yield problem
+
+    @property
+    def subjects(self) -> set[str]:
+        """The types of events, or the kinds of changes, that the rule is about; scores by column."""
+        kinds = (f"{kind} of {self.column}" if kind == "score.changed" else kind for kind in self.changes)
+        return {*self.actions, *kinds}
+
+    def precludes(self, later: "Rule") -> bool:
+        """Return whether this rule, being first, applies wherever a later one does, at the same destination."""
+        is_free = not self.when and self.falls_below is None and self.rises_above is None
+        return is_free and later.subjects <= self.subjects
 
     def event_of(self, item: Event | Change) -> Event | None:
         """Return the event, or that of the change, if this rule applies to it."""
@@ -220,7 +226,19 @@ class RuleFile(_Table):
         for name in self.destinations:
             if name not in used:
                 raise ValueError(f"no rule names the destination {name!r}: add it to a rule's `to`, or remove it")
+            for first, later in combinations(self.rules_for(name), 2):
+                if first.precludes(later):
+                    raise ValueError(
+                        f"rule {later.name!r} never applies to {name!r}: {first.name!r} before it applies to all of "
+                        f"{', '.join(sorted(later.subjects))}; put {later.name!r} first"
+                    )
         return self
+
+    def foreign_names(self, names: PolicyNames) -> list[str]:
+        """Return what rules about changes name that no change of a policy has, a sentence each."""
+        return [
+            f"rule {rule.name!r} {each}" for rule in self.rules if rule.changes for each in rule.foreign_names(names)
+        ]
 
     def rules_for(self, destination: str) -> tuple[Rule, ...]:
         """Return the rules of a destination in the order of the file; the first that matches an event applies."""
@@ -234,15 +252,3 @@ class RuleFile(_Table):
 
 def _zone(name: str) -> tzinfo:
     return UTC if name == "UTC" else ZoneInfo(name)
-
-
-def _number(text: str) -> Decimal | None:
-    try:
-        number = Decimal(text)
-    except (ArithmeticError, ValueError):
-        return None
-    return number if number.is_finite() else None
-
-
-def _within(number: Decimal, least: Decimal | None, most: Decimal | None) -> bool:
-    return (least is None or number >= least) and (most is None or number <= most)

@@ -14,6 +14,7 @@ import redis
 from redis.cluster import RedisCluster
 
 from pipelines.boundary.stopping import ending_all
+from pipelines.bus.groups import require_groups
 from pipelines.bus.topics import ensure_compacted_topic, ensure_topic
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.notify.branch import Plan, Reports, serve
@@ -57,10 +58,11 @@ def _plans(name: str, rules: RuleFile, settings: Settings, redis_client: RedisCl
 def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, reports: Reports) -> None:
     """Deliver to every destination until `stopping` is set.
 
-    An error that a retry cannot fix (ConfigurationError) ends all of them and is raised; so is TransientError if no
-    broker responds at the start, unless `stopping` is set meanwhile.
+    An error that a retry cannot fix (ConfigurationError), such as a broker without consumer groups, ends all of them
+    and is raised; so is TransientError if no broker responds at the start, unless `stopping` is set meanwhile.
     """
     try:
+        require_groups(settings.kafka, "karmalake notify")
         for kafka in {plan.kafka.topic: plan.kafka for plan in planned}.values():
             ensure_topic(dlq_settings(kafka))
         if scores := next((plan.kafka for plan in planned if plan.is_compacted), None):

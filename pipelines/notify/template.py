@@ -33,6 +33,12 @@ def check(text: str) -> str:
     return text
 
 
+def metadata_keys(text: str) -> list[str]:
+    """Return the keys of metadata that a checked template contains."""
+    names = (name for name in _PLACE.findall(text) if name.startswith(_METADATA))
+    return [name.removeprefix(_METADATA) for name in names]
+
+
 def fill(text: str, event: Event) -> str:
     """Fill a checked template with the fields of an event; missing metadata is empty."""
     return _PLACE.sub(lambda match: match[0][0] if match[1] is None else _value(match[1], event), text)

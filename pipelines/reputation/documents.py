@@ -100,13 +100,18 @@ def documents_of(
                 yield pl.DataFrame(part).rename(names)
 
 
-def shown_rows(connection: duckdb.DuckDBPyConnection, users: pl.Series | None = None) -> pl.DataFrame:
-    """Return what is shown of users, or of all: `user_id`, and `shown`, the row of `reputation` as JSON (both String).
+def shown_rows(connection: duckdb.DuckDBPyConnection, source: str, users: pl.Series) -> pl.DataFrame:
+    """Return what is shown of users: `user_id`, and `shown`, the row of `reputation` as JSON (both String).
 
-    users: user_ids (String); unknown ones are ignored.
+    source: like that of `documents_of`. users: user_ids (String); unknown ones are ignored.
     """
     with _only(connection, users) as only:
-        return connection.sql(statement("shown_rows", only=only)).pl()
+        return connection.sql(statement("shown_rows", source=source, only=only)).pl()
+
+
+def shown_users(connection: duckdb.DuckDBPyConnection) -> pl.Series:
+    """Return the user_ids (String) of all who are shown."""
+    return connection.sql(statement("shown_users")).pl()["user_id"]
 
 
 @contextmanager

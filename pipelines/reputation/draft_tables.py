@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
-from pipelines.reputation.documents import SHOWN, documents_of, shown_rows
+from pipelines.reputation.documents import SHOWN, documents_of, shown_rows, shown_users
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
 from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
 from pipelines.reputation.scopes import scope_query, scope_table
@@ -89,10 +89,15 @@ class DraftTables:
             rows = pl.concat(documents_of(self.connection, self.info, source, users, leaderboards, scopes, SHOWN))
         return rows.drop("shown"), rows.select("user_id", "shown")
 
-    def shown_rows(self, users: pl.Series | None = None) -> pl.DataFrame:
-        """Return what is shown of users, or of all, like `documents.shown_rows`."""
+    def shown_rows(self, users: pl.Series) -> pl.DataFrame:
+        """Return what is shown of users like `documents.shown_rows`, at the cost of these."""
+        with self._loaded(users) as (source, _):
+            return shown_rows(self.connection, source, users)
+
+    def shown_users(self) -> pl.Series:
+        """Return the users like `documents.shown_users`."""
         self.write_changes()
-        return shown_rows(self.connection, users)
+        return shown_users(self.connection)
 
     @contextmanager
     def _loaded(self, users: pl.Series) -> Generator[tuple[str, dict[str, str]]]:

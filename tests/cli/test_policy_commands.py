@@ -307,6 +307,7 @@ def test_a_pinned_policy_is_not_activated(
         "REPUTATION_PINNED": "true",
         "REPUTATION_POLICY": rules,
         "LAKE_URI": f"{tmp_path}/lake",
+        "REDIS_PREFIX": "votes",
     }.items():
         monkeypatch.setenv(f"KARMALAKE_{name}", value)
     answer = run("policy", "activate", "default")

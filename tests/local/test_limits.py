@@ -5,8 +5,10 @@ docs/operations.md.
 """
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,28 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.structs import TopicPartition
 
 from pipelines.bus.topics import ensure_topic
+from pipelines.drain import open_ingest
+from pipelines.errors import ConfigurationError
+from pipelines.lake.tables import create_lake
+from pipelines.notify.branch import Reports
+from pipelines.notify.rule_file import load_rules
+from pipelines.notify.run import notify, plans
+from pipelines.serving.client import connect
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
-from tests.draining import send, valid_records
+from tests.draining import send, valid_records, with_ingest
 
+_RULES = """
+[destinations.app]
+kind = "redis_stream"
+key = "notifications"
+
+[[rules]]
+name = "any"
+actions = ["Rated"]
+text = "rated"
+to = ["app"]
+"""
 Can = Callable[[KafkaSettings], bool]
 _SECONDS = 3.0
 
@@ -100,6 +120,27 @@ def test_apache_kafka_can(what: str, settings: Settings, request: pytest.Fixture
 def test_the_embedded_broker_cannot(what: str, settings: Settings) -> None:
     """The embedded broker refuses or differs: the feature needs Apache Kafka."""
     assert LIMITS[what](_topic_of_ten(settings.kafka, settings))
+
+
+def _notify(settings: Settings, rules: Path) -> None:
+    planned = plans(load_rules(rules), settings, lambda: connect(settings.redis))
+    notify(settings, planned, threading.Event(), Reports(*3 * [lambda *_: None]))
+
+
+def _share_partitions(settings: Settings, _rules: Path) -> None:
+    with open_ingest(with_ingest(settings, share_partitions=True)):
+        pass
+
+
+@pytest.mark.parametrize("run", [_notify, _share_partitions])
+def test_what_needs_groups_says_so(run: Callable[[Settings, Path], None], settings: Settings, tmp_path: Path) -> None:
+    """The embedded broker accepts a member and assigns it nothing: without the check it would wait silently."""
+    rules = tmp_path / "notify.toml"
+    rules.write_text(_RULES)
+    create_lake(settings.lake_root)
+    ensure_topic(settings.kafka)
+    with pytest.raises(ConfigurationError, match=r"needs consumer groups.*the embedded broker at 127\.0\.0\.1:"):
+        run(settings, rules)
 
 
 def test_each_limit_is_documented() -> None:

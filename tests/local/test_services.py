@@ -66,6 +66,20 @@ def test_both_services_start_are_found_and_stop(both: Settings) -> None:
         socket.create_connection((services.HOST, started.broker.process.port))
 
 
+def test_a_pinned_policy_uses_the_services_beside_its_lake(cache_only: Settings, tmp_path: Path) -> None:
+    """Its data_dir is another one, its lake and document store are those of the configuration that it is beside."""
+    _cache(cache_only)
+    values = {
+        "data_dir": tmp_path / "strict",
+        "lake": {"uri": cache_only.lake_root},
+        "redis": {"prefix": "strict"},
+        "reputation": {"pinned": True},
+    }
+    found = with_local_endpoints(Settings.model_validate(values)).redis
+    assert (found.url, found.prefix) == (with_local_endpoints(cache_only).redis.url, "strict")
+    assert found.url is not None
+
+
 @pytest.mark.slow
 def test_the_cache_asks_for_a_password(cache_only: Settings) -> None:
     """The password is in a file that only this user can read, not in an argument, and survives a restart."""

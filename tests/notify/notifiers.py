@@ -99,6 +99,7 @@ def command(settings: Settings, rule_file: Path, *options: str) -> subprocess.Po
         "KARMALAKE_NOTIFY_MAX_IN_FLIGHT": str(settings.notify.max_in_flight),
         "KARMALAKE_NOTIFY_STOP_SECONDS": str(settings.notify.stop_seconds),
         "KARMALAKE_NOTIFY_RULES": str(rule_file),
+        "KARMALAKE_FEED_ENABLED": str(settings.feed.enabled),
         "NOTIFY_TEST_SECRET": SECRET,
         "PYTHONUNBUFFERED": "1",
     }

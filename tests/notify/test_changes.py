@@ -8,23 +8,23 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.feed import Shown
 from pipelines.lake.tables import create_lake
 from pipelines.notify.changes import Change
+from pipelines.notify.conditions import PolicyNames
 from pipelines.notify.events import decode_changes
 from pipelines.notify.rule_file import parse_rules
-from pipelines.notify.rules import Quiet, Rule
+from pipelines.notify.rules import Quiet, Rule, RuleFile
 from pipelines.notify.run import plans
-from pipelines.reputation.recent_events import RECENT
 from pipelines.settings import FeedSettings, Settings
 from tests.notify.conftest import WriteRules
-from tests.notify.notifiers import notifying
+from tests.notify.notifiers import command, notifying
 from tests.notify.receiver import Receiver
 from tests.services.kafka_cluster import KafkaCluster
-from tests.services.waiting import wait_for
-from tests.test_feed import info, opened
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.test_feed import info, of_frame, opened
 from tests.test_feed_relay import consumed_as_documented, relay, relayed, with_feed
 
 _RULE = {"name": "r", "text": "{user_id}", "to": ["app"]}
@@ -164,9 +164,7 @@ def test_a_driver_gets_gold(
     with opened(fed) as feed:
         for version, row in enumerate([_row("Silver", "4.7"), _row("Gold", "4.7"), _row("Gold", "4.50")], start=1):
             shown = pl.DataFrame({"user_id": ["ann"], "shown": [row]})
-            feed.record(
-                Shown(lambda _users, shown=shown: shown, lambda _: pl.DataFrame(schema=RECENT)), None, info(version)
-            )
+            feed.record(of_frame(shown), None, info(version))
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.feed_relay.mark_relayed", _fail)
         with pytest.raises(TransientError):
@@ -199,7 +197,7 @@ def test_a_compacted_topic(bus: Settings, kafka: KafkaCluster, receiver: Receive
         shown[user_id] = row
         frame = pl.DataFrame({"user_id": [*shown], "shown": [*shown.values()]})
         with opened(fed) as feed:
-            feed.record(Shown(lambda _: frame, lambda _: pl.DataFrame(schema=RECENT)), None, info(next(versions)))
+            feed.record(of_frame(frame), None, info(next(versions)))
         relay(fed)
 
     def is_compacted() -> bool:
@@ -237,3 +235,115 @@ def _row(level: str, stars: str) -> str:
 
 def _fail(*_: object) -> None:
     raise TransientError("killed")
+
+
+_NAMES = PolicyNames("p", ["all_time_score"], ["Silver", "Gold"])
+
+
+def _parsed(**keys: Any) -> RuleFile:
+    destination = {"kind": "redis_stream", "key": "app"}
+    return RuleFile.model_validate(
+        {"destinations": {"app": destination}, "rules": [_RULE | {"changes": ["level.changed"]} | keys]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"when": [{"key": "directions", "equal": "up"}]},
+            "'directions', which no change has: did you mean 'direction'",
+        ),
+        ({"when": [{"key": "rating", "at_most": 2}]}, "'rating', which no change has: it has before, after, direction"),
+        ({"text": "now {metadata.aftr}"}, "'aftr', which no change has: did you mean 'after'"),
+        (
+            {"when": [{"key": "direction", "equal": "upp"}]},
+            "'direction' in level.changed is never 'upp': did you mean 'up'",
+        ),
+        (
+            {"when": [{"key": "direction", "at_least": 1}]},
+            "no value of 'direction' in level.changed .*: it is up or down",
+        ),
+        ({"changes": ["status.changed"], "when": [{"key": "after", "equal": "suspend"}]}, "did you mean 'suspended'"),
+        (
+            {"changes": ["score.changed"], "when": [{"key": "after", "at_least": 3, "at_most": 2}]},
+            "no value of 'after'",
+        ),
+        ({"when": [{"key": "after", "equal": "Gold"}, {"key": "after", "equal": "Silver"}]}, "no value of 'after'"),
+        ({"changes": [], "actions": ["Rated"], "when": [{"key": "stars", "at_least": 3, "equal": "two"}]}, "'stars'"),
+    ],
+)
+def test_a_rule_that_never_applies_is_refused(keys: dict[str, Any], message: str) -> None:
+    """By what is known without a policy: the keys of changes, and the values of direction and status."""
+    with pytest.raises(ValidationError, match=message):
+        _parsed(**keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problems"),
+    [
+        ({"when": [{"key": "after", "equal": "Gold"}]}, []),
+        ({"when": [{"key": "after", "equal": ""}]}, []),
+        ({"changes": ["level.changed", "status.changed"], "when": [{"key": "after", "equal": "suspended"}]}, []),
+        ({"changes": ["score.changed"], "when": [{"key": "after", "equal": "3"}]}, []),
+        ({"when": [{"key": "after", "equal": "Golt"}]},
+         ["rule 'r' never applies: 'after' in level.changed is never 'Golt': did you mean 'Gold'?"]),
+        ({"changes": ["score.changed"], "column": "all_time_scor"},
+         ["rule 'r' names the column 'all_time_scor', which the policy p does not have: did you mean "  # noqa: ISC004
+          "'all_time_score'?"]),
+        ({"changes": ["score.changed"], "column": "last_7_days_x"},
+         ["rule 'r' names the column 'last_7_days_x', which the policy p does not have: it has all_time_score"]),
+    ],
+)  # fmt: skip
+def test_what_a_policy_does_not_have(keys: dict[str, Any], problems: list[str]) -> None:
+    """Columns, whose names begin with a view, and levels."""
+    assert _parsed(**keys).foreign_names(_NAMES) == problems
+
+
+def test_a_policy_without_levels_changes_none() -> None:
+    """A rule about nothing else never applies."""
+    (problem,) = _parsed().foreign_names(PolicyNames("default", ["all_time_score"], []))
+    assert problem == "rule 'r' never applies: the policy default has no levels"
+
+
+_COLUMN = """
+[destinations.app]
+kind = "webhook"
+url = "https://app.example.com"
+secret_env = "NOTIFY_TEST_SECRET"
+
+[[rules]]
+name = "mean"
+changes = ["score.changed"]
+column = "all_time_scor"
+text = "{user_id}"
+to = ["app"]
+"""
+
+
+def test_the_command_compares_names_with_the_policy_in_force(settings: Settings, write_rules: WriteRules) -> None:
+    """`--check` refuses what it does not have, and says so where there is no lake, whose policy is not known."""
+    fed, rules = settings.model_copy(update={"feed": FeedSettings(enabled=True)}), write_rules(_COLUMN)
+    checked = command(fed, rules, "--check")
+    assert "not compared with the policy: there is no lake at" in checked.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert checked.returncode == 0
+    create_lake(fed.lake_root)
+    checked = command(fed, rules, "--check")
+    assert "rule 'mean' names the column 'all_time_scor', which the policy default does not have: did you mean" in (
+        " ".join(checked.communicate(timeout=PATIENCE_SECONDS)[0].split())
+    )
+    assert checked.returncode == 78
+
+
+def test_a_rule_behind_one_that_always_applies_is_refused() -> None:
+    """A destination receives an event or change once, by the first rule."""
+    always, column = {"changes": ["score.changed"]}, {"changes": ["score.changed"], "column": "all_time_rating_average"}
+    falls = always | {"falls_below": 4}
+
+    def file(*rules: dict[str, Any]) -> dict[str, Any]:
+        named = [_RULE | {"name": f"r{number}"} | rule for number, rule in enumerate(rules)]
+        return {"destinations": {"app": {"kind": "redis_stream", "key": "app"}}, "rules": named}
+
+    RuleFile.model_validate(file(falls, column, always))
+    with pytest.raises(ValidationError, match=r"'r1' never applies to 'app': 'r0' before it .* put 'r1' first"):
+        RuleFile.model_validate(file(always, falls))

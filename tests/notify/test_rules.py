@@ -3,8 +3,8 @@
 import pytest
 
 from pipelines.errors import ConfigurationError
+from pipelines.notify.conditions import Condition
 from pipelines.notify.rule_file import load_rules, parse_rules
-from pipelines.notify.rules import Condition
 from pipelines.notify.template import Event, check, fill
 from tests.conftest import REPOSITORY
 

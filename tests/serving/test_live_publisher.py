@@ -56,7 +56,7 @@ class World:
             self.asked.append(None if users is None else set(users))
             return always(frame)(users)
 
-        def shown_rows(users: pl.Series | None = None) -> pl.DataFrame:
+        def shown_rows(users: pl.Series) -> pl.DataFrame:
             return pl.concat(always(frame)(users)).select("user_id", shown="document")
 
         def recent_events(since: pl.DataFrame) -> pl.DataFrame:
@@ -71,6 +71,7 @@ class World:
             document_parts=document_parts,
             documents_and_shown=documents_and_shown,
             shown_rows=shown_rows,
+            shown_users=lambda: frame["user_id"],
             recent_events=recent_events,
         )
 

@@ -1,0 +1,2 @@
+-- All users who are shown.
+SELECT user_id FROM reputation
