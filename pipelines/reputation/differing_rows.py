@@ -10,42 +10,50 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.reputation.sorted_words import distinct
+
 
 def differing_rows(before: pa.Table, after: pa.Table) -> pa.Table:
     """Return the rows that two tables of the same schema do not share, with `sign`: how many more `after` has of each.
 
-    Most rows are in both tables: found by their hashes, and compared column by column. Only the rest is grouped,
-    which takes four times as long.
+    Most rows are in both tables: found by their hashes, and compared column by column. Of the rest, only rows whose
+    hashes occur twice may be equal, and are grouped.
     """
     before, after = before.combine_chunks(), after.combine_chunks()
-    same_before, same_after = _same_rows(before, after)
-    before, after = _without(before, same_before), _without(after, same_after)
+    hashes, other_hashes = _hashes(before), _hashes(after)
+    same_before, same_after = _same_rows(before, after, _by_hash(hashes, other_hashes))
+    before, after = before.filter(pa.array(~same_before)), after.filter(pa.array(~same_after))
     signs = np.repeat([np.int64(-1), np.int64(1)], [len(before), len(after)])
-    rows = pa.concat_tables([before, after]).append_column("times", pa.array(signs))
-    summed = rows.group_by(before.column_names, use_threads=False).aggregate([("times", "sum")])
-    return summed.rename_columns([*before.column_names, "sign"]).filter(pc.field("sign") != 0)
+    rows = pa.concat_tables([before, after]).append_column("sign", pa.array(signs))
+    remaining = np.concatenate([hashes[~same_before], other_hashes[~same_after]])
+    return rows if len(distinct(remaining)) == len(remaining) else _grouped(rows)
 
 
-def _without(rows: pa.Table, removed: np.ndarray) -> pa.Table:
-    remains = np.ones(len(rows), bool)
-    remains[removed] = False
-    return rows.filter(pa.array(remains))
+def _grouped(rows: pa.Table) -> pa.Table:
+    *names, _ = rows.column_names
+    summed = rows.group_by(names, use_threads=False).aggregate([("sign", "sum")])
+    return summed.rename_columns(rows.column_names).filter(pc.field("sign") != 0)
 
 
-def _same_rows(before: pa.Table, after: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows of two tables that are equal, in pairs: int64, shape (pairs,). A few may be missing."""
-    rows, others = _by_hash(before, after)
+def _same_rows(
+    before: pa.Table, after: pa.Table, pairs: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows of two tables are equal to the one that they are paired with: bool, shape (rows,)."""
+    rows, others = pairs
     is_same = np.ones(len(rows), bool)
     for name in before.column_names:
         left, right = before[name].take(pa.array(rows)), after[name].take(pa.array(others))
         is_equal = pc.fill_null(pc.equal(left, right), fill_value=False)
         is_same &= pc.or_(is_equal, pc.and_(pc.is_null(left), pc.is_null(right))).to_numpy()
-    return rows[is_same], others[is_same]
+    same_before, same_after = np.zeros(len(before), bool), np.zeros(len(after), bool)
+    same_before[rows[is_same]] = same_after[others[is_same]] = True
+    return same_before, same_after
 
 
-def _by_hash(before: pa.Table, after: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of rows with equal hashes; the n-th of `before` is paired with the n-th of `after`."""
-    (order, hashes), (other_order, other_hashes) = _sorted_hashes(before), _sorted_hashes(after)
+def _by_hash(hashes: np.ndarray, other_hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of rows with equal hashes; the n-th of one table is paired with the n-th of the other."""
+    order, other_order = np.argsort(hashes), np.argsort(other_hashes)
+    hashes, other_hashes = hashes[order], other_hashes[other_order]
     nth = np.arange(len(hashes)) - np.searchsorted(hashes, hashes)
     at = np.searchsorted(other_hashes, hashes) + nth
     is_paired = at < len(other_hashes)
@@ -53,8 +61,6 @@ def _by_hash(before: pa.Table, after: pa.Table) -> tuple[np.ndarray, np.ndarray]
     return order[is_paired], other_order[at[is_paired]]
 
 
-def _sorted_hashes(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a table in the order of their hashes, and the hashes."""
-    hashes = pl.DataFrame(rows).hash_rows().to_numpy()
-    order = np.argsort(hashes)
-    return order, hashes[order]
+def _hashes(rows: pa.Table) -> np.ndarray:
+    """Return the hash of each row: uint64, shape (rows,)."""
+    return pl.DataFrame(rows).hash_rows().to_numpy()
