@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,7 @@ from pipelines.settings import ReputationSettings, Settings
 
 PROBES_PER_SECOND, SECONDS, WARM_UP_SECONDS = 40, 45, 25
 _PREPARING_SECONDS = 10
+_START_SECONDS = 600
 _READ_EVERY_SECONDS = 0.02
 _TIMEOUT_SECONDS = 30
 COLUMNS = (
@@ -121,30 +123,44 @@ def _prepare(settings: Settings, case: Case) -> None:
     """Create the lake, the warehouse and the documents."""
     peers_python()  # installs them, the first time
     ensure_topic(settings.kafka)
-    lake = make_lake(settings.lake_root, case.events, case.users)
-    refresh_warehouse(settings)
+    with _timed("events written"):
+        lake = make_lake(settings.lake_root, case.events, case.users)
+    with _timed("warehouse built"):
+        refresh_warehouse(settings)
     add_events(lake, 1_000, case.users, int(datetime.now(UTC).timestamp()) * 1_000_000, 1)
-    refresh_warehouse(settings)
-    published = publish_warehouse(settings)
+    with _timed("histories built, and a refresh"):
+        refresh_warehouse(settings)
+    with _timed("documents published"):
+        published = publish_warehouse(settings)
     print(f"{case.policy}: {published.written:,} documents served, {case.events:,} events in the lake")
+
+
+@contextmanager
+def _timed(done: str) -> Generator[None]:
+    """Print how long a part of the preparation took, and the largest memory of this process until then."""
+    begun = time.perf_counter()
+    yield
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{done} in {time.perf_counter() - begun:,.0f} s; peak memory so far {peak_mb:,} MiB", flush=True)
 
 
 def _measure(folder: Path, settings: Settings, case: Case, rate: int) -> tuple[object, ...]:
     """Return a row of the results for a rate of events per second."""
-    begin = time.time() + _PREPARING_SECONDS
-    records = _write_records(folder, case, rate, begin)
     lake = open_lake(settings.lake_root)
     before = lake.table("events").version()
-    assert settings.kafka.bootstrap_servers is not None  # noqa: S101 - tells the type checker
-    job = Job(settings.kafka.bootstrap_servers, settings.kafka.topic, records, str(folder))
-    measured_from = begin + WARM_UP_SECONDS
-    with (
-        _streaming(folder, settings) as process,
-        _notebook(settings, measured_from) as query_seconds,
-        _cores(process, measured_from) as cores,
-    ):
-        ages = _watch(settings, _sending(job))
-        used = cores()
+    with _streaming(folder, settings) as process:
+        with _timed("stream started"):
+            _wait_until_served(folder, process)
+        begin = time.time() + _PREPARING_SECONDS
+        job = _write_records(folder, settings, case, rate, begin)
+        measured_from = begin + WARM_UP_SECONDS
+        with (
+            _notebook(settings, measured_from) as query_seconds,
+            _cores(process, measured_from) as cores,
+        ):
+            ages = _watch(settings, _sending(job))
+            used = cores()
+        print(f"stream now uses {process.memory_info().rss // 2**20:,} MiB")
     print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
     cuts = statistics.quantiles(ages, n=100)
     seconds = query_seconds()
@@ -154,8 +170,17 @@ def _measure(folder: Path, settings: Settings, case: Case, rate: int) -> tuple[o
     return row
 
 
-def _write_records(folder: Path, case: Case, rate: int, begin: float) -> int:
-    """Write the records of a run with their send times; return their number."""
+def _wait_until_served(folder: Path, process: psutil.Process) -> None:
+    """Return when `stream` has compared the documents of all users, which takes longer the more there are."""
+    deadline = time.monotonic() + _START_SECONDS
+    while "served version" not in (log := (folder / "stream.log").read_text()):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE or time.monotonic() > deadline:
+            raise MeasurementError(f"stream did not start within {_START_SECONDS} s: {log[-300:]}")
+        time.sleep(0.1)
+
+
+def _write_records(folder: Path, settings: Settings, case: Case, rate: int, begin: float) -> Job:
+    """Write the records of a run with their send times; return the job of sending them."""
     count, every = rate * (WARM_UP_SECONDS + SECONDS), rate // PROBES_PER_SECOND
     of_case = {"users": case.users, "actions": _ACTIONS[case.policy]}
     values = {"run": f"{begin:.0f}-", "begin": begin, "rate": rate, "every": every, "count": count, **of_case}
@@ -173,7 +198,8 @@ def _write_records(folder: Path, case: Case, rate: int, begin: float) -> int:
         """
         records = connection.sql(query, params={"from_then_on": begin + WARM_UP_SECONDS}).to_arrow_table()
     pq.write_table(records, folder / "paced.parquet")
-    return count
+    assert settings.kafka.bootstrap_servers is not None  # noqa: S101 - tells the type checker
+    return Job(settings.kafka.bootstrap_servers, settings.kafka.topic, count, str(folder))
 
 
 @contextmanager

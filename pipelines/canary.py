@@ -50,7 +50,8 @@ def follow_canary(settings: Settings, *, has_documents: bool = True, repair: boo
     has_documents = has_documents and settings.has_document_store
     if settings.reputation.pinned or not (canary(lake) or _files(beside) or (has_documents and _remains(lake, beside))):
         return None
-    with open_draft(beside.warehouse_path) as draft:  # its lock orders the processes that follow the canary
+    # The lock of the draft orders the processes that follow the canary.
+    with open_draft(beside.warehouse_path, beside.reputation) as draft:
         present = canary(lake)
         if present is None:
             if has_documents:

@@ -49,7 +49,7 @@ def refresh_warehouse(settings: Settings) -> DerivationResult:
     Raises TransientError like `publish_draft`, UsageError when there is no lake or `karmalake stream` holds the
     warehouse's lock, PolicyError when the policy cannot be read; the old warehouse stays.
     """
-    with open_draft(settings.warehouse_path) as draft:
+    with open_draft(settings.warehouse_path, settings.reputation) as draft:
         derived = refresh_draft(draft, open_lake(settings.lake_root), settings)
         publish_draft(draft, settings)
     return derived
@@ -63,7 +63,7 @@ def rebuild_warehouse(
     as_of: None means now.
     Raises like `refresh_warehouse`, and like `engine`.
     """
-    with open_draft(settings.warehouse_path) as draft:
+    with open_draft(settings.warehouse_path, settings.reputation) as draft:
         lake = open_lake(settings.lake_root)
         snapshot, policy = snapshot_of(lake, settings), _policy(lake, settings)
         derived = draft.rebuild(snapshot, policy, as_of or datetime.now(UTC), engine)

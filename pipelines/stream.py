@@ -189,7 +189,7 @@ def _refresh_loop(
     """Refresh until `ended` is set, and then a last time if it has before; return whether everything is published."""
     retries = Retries("refresh", ended, on_iteration)
     with (
-        open_draft(settings.warehouse_path) as draft,
+        open_draft(settings.warehouse_path, settings.reputation) as draft,
         open_digest_cache(settings.published_dir) as digests,
         open_feed(settings) as feed,
         ThreadPoolExecutor(1, "upkeep") as pool,

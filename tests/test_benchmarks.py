@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import backfill, commits, footprint
+from benchmarks import backfill, commits, footprint, freshness_users
 from benchmarks.report import MeasurementError, require_count
 from tests.conftest import REPOSITORY
 
@@ -32,6 +32,15 @@ def test_incomplete_work_is_not_timed(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(MeasurementError, match=r"events backfilled from rows\.csv: 7 instead of 2,000,000"):
         backfill.backfill_file(tmp_path, tmp_path / "rows.csv", backfill.ROWS)
     require_count("probes", 3, 3)
+
+
+def test_a_machine_that_is_too_small_is_refused_at_the_start() -> None:
+    """Before half an hour of preparation, with what is missing: too little memory would stop other processes."""
+    freshness_users.require_resources(18 * 2**30, 24 * 2**30)
+    with pytest.raises(MeasurementError, match=r"18 GiB of free memory are needed, 17\.0 are free"):
+        freshness_users.require_resources(17 * 2**30, 24 * 2**30)
+    with pytest.raises(MeasurementError, match=r"24 GiB of free disk are needed, 3\.0 are free"):
+        freshness_users.require_resources(18 * 2**30, 3 * 2**30)
 
 
 def _results(name: str) -> dict[str, Any]:

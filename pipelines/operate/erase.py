@@ -106,7 +106,7 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     forget_erased(settings.index_dir, lake, lake.table("events"))
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)
-    with open_draft(path) as draft:
+    with open_draft(path, settings.reputation) as draft:
         if served or path.exists() or uploaded(settings.lake_root):
             refresh_draft(draft, lake, settings)
             publish_draft(draft, settings)

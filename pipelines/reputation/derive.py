@@ -74,6 +74,7 @@ from pipelines.reputation.merged_users import (
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.priors import update_priors, use_stored_priors
+from pipelines.reputation.query_limits import limit_memory
 from pipelines.reputation.raters import (
     EarlierWeights,
     compute_weights,
@@ -114,8 +115,10 @@ from pipelines.reputation.warehouse_tables import (
     views_of_moment,
     weight_tables,
 )
+from pipelines.settings import ReputationSettings
 
 _LOG = logging.getLogger(__name__)
+_DEFAULTS = ReputationSettings()
 HEAVY_USER_EVENTS = 100_000
 """A user with more events takes a second or so to recompute; `refresh_light_users` defers them."""
 _ALWAYS_REFRESHED = 10_000
@@ -124,6 +127,8 @@ _REBUILD_THRESHOLD = 0.2
 _WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day"
 _RATERS_MERGED = "raters have weights, and users were merged"
 _PRIORS_CHANGED = "a late rating, or the end of an earlier one, changed the priors of many users"
+_FULL_DISK = "max_temp_directory_size"
+"""DuckDB reports a disk too full to spill to as an error of memory that names this."""
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
@@ -196,15 +201,16 @@ def _lock(path: Path) -> Path:
 
 
 @contextmanager
-def open_draft(path: Path) -> "Generator[Draft]":
+def open_draft(path: Path, settings: ReputationSettings = _DEFAULTS) -> "Generator[Draft]":
     """Yield the draft of the warehouse at `path`, under an exclusive lock; discard what was not published on leaving.
 
+    settings: its `max_memory_share` limits the draft.
     A publication that was started is completed first. Raises UsageError when another process holds the lock for longer
     than a derivation takes.
     """
     make_private_dir(path.parent)
     with writer_lock(_lock(path)), ThreadPoolExecutor(1, "publication") as copying:
-        draft = Draft(path, copying)
+        draft = Draft(path, copying, settings.max_memory_share)
         try:
             draft.discard()
             yield draft
@@ -220,8 +226,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy
 class Draft:
     """The next warehouse, not yet published. Not for use by several threads at once."""
 
-    def __init__(self, path: Path, copying: Executor) -> None:
-        self.path = path
+    def __init__(self, path: Path, copying: Executor, max_memory_share: float) -> None:
+        self.path, self._max_memory_share = path, max_memory_share
         self._file = path.with_name(f"{path.name}.draft")
         self._folder = base_folder(path)
         self._copying = copying
@@ -609,13 +615,13 @@ class Draft:
         return self._defer(histories, union(affected, rated), max_events)
 
     def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
-        """Open the draft's file, or a base to write. It uses at most half of the memory; the rest spills beside it.
+        """Open the draft's file, or a base to write. What exceeds its share of the memory spills beside it.
 
         Its Arrow tables may have columns of more than 2 GiB.
         Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
         """
         connection = self._connection = connect(file, arrow_large_buffer_size=True)
-        connection.execute("SET memory_limit = '50%'")
+        limit_memory(connection, self._max_memory_share)
         connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET checkpoint_threshold = '1TB'")
@@ -627,6 +633,14 @@ class Draft:
     def _discarded_on_error(self) -> Generator[None]:
         try:
             yield
+        except duckdb.OutOfMemoryException as error:
+            self.discard()
+            if _FULL_DISK in str(error):
+                raise
+            raise UsageError(
+                "the rebuild or refresh needs more memory than reputation.max_memory_share allows "
+                f"({100 * self._max_memory_share:g} %): raise it"
+            ) from error
         except BaseException:
             self.discard()
             raise

@@ -8,7 +8,10 @@ import duckdb
 from pipelines.boundary.database import connect
 from pipelines.reputation.base import remove_base, write_base
 from pipelines.reputation.draft_tables import write_rows_beside
+from pipelines.reputation.query_limits import limit_memory
 from pipelines.reputation.warehouse_file import Access, attach
+
+_MEMORY_SHARE = 0.2
 
 
 class Fold:
@@ -53,5 +56,5 @@ class Fold:
     def _limit(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Leave a processor and most of the memory to refreshes; spill beside the base."""
         connection.execute("SET threads = 1")
-        connection.execute("SET memory_limit = '20%'")
+        limit_memory(connection, _MEMORY_SHARE)
         connection.execute("SET temp_directory = ?", [f"{self.base}.tmp"])

@@ -36,8 +36,13 @@ def spill_beside(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 def limit_queries(connection: duckdb.DuckDBPyConnection, limits: QueriesSettings) -> None:
     """Limit the memory and the spilled data of a connection and its cursors."""
-    connection.execute("SET memory_limit = ?", [f"{100 * limits.max_memory_share:g}%"])
+    limit_memory(connection, limits.max_memory_share)
     connection.execute("SET max_temp_directory_size = ?", [f"{limits.max_spill_bytes} bytes"])
+
+
+def limit_memory(connection: duckdb.DuckDBPyConnection, share: float) -> None:
+    """Limit the memory of a connection and its cursors to a share of that of the machine, or of its control group."""
+    connection.execute("SET memory_limit = ?", [f"{100 * share:g}%"])
 
 
 def spilled_folders(folder: Path) -> list[Path]:

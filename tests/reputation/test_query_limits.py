@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from pipelines.boundary.database import connect
@@ -16,11 +17,11 @@ from pipelines.errors import UsageError
 from pipelines.lake.mentions import Mentions
 from pipelines.operate.erase_limits import list_unreached
 from pipelines.reputation import query_limits
-from pipelines.reputation.derive import derive
+from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from pipelines.reputation.warehouse_file import Access, attach
-from pipelines.settings import QueriesSettings, Settings
+from pipelines.settings import QueriesSettings, ReputationSettings, Settings
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 from tests.services.waiting import wait_for
 
@@ -112,6 +113,32 @@ def test_commands_have_no_limits_of_readers(folder: Path, monkeypatch: pytest.Mo
         for name in ("memory_limit", "max_temp_directory_size"):
             limit = f"SELECT current_setting('{name}')"
             assert command.sql(limit).fetchall() == plain.sql(limit).fetchall()
+
+
+def _limit(connection: duckdb.DuckDBPyConnection) -> object:
+    return connection.sql("SELECT current_setting('memory_limit')").fetchall()
+
+
+@pytest.mark.parametrize("settings", [ReputationSettings(), ReputationSettings(max_memory_share=0.1)])
+def test_a_rebuild_has_the_memory_that_the_settings_allow(tmp_path: Path, settings: ReputationSettings) -> None:
+    """A quarter unless it is set: a warehouse of any number of users leaves the rest of the machine to others."""
+    with open_draft(tmp_path / "warehouse.duckdb", settings) as draft, closing(connect()) as plain:
+        plain.execute("SET memory_limit = ?", [f"{100 * settings.max_memory_share:g}%"])
+        draft.rebuild(snapshot_of(tmp_path, EVENTS), load_policy("default"), AS_OF)
+        assert _limit(draft.connection) == _limit(plain)
+
+
+def test_a_rebuild_that_needs_more_memory_names_the_setting(tmp_path: Path) -> None:
+    """What DuckDB cannot spill ends the rebuild with what to do, and without a draft."""
+
+    def too_large(connection: duckdb.DuckDBPyConnection, *_: object) -> None:
+        connection.execute("SELECT list(i) FROM range(100_000_000) AS t(i)").fetchall()
+
+    with open_draft(tmp_path / "warehouse.duckdb", ReputationSettings(max_memory_share=0.001)) as draft:
+        with pytest.raises(UsageError, match=r"more memory than reputation\.max_memory_share allows \(0\.1 %\)"):
+            draft.rebuild(snapshot_of(tmp_path, EVENTS), load_policy("default"), AS_OF, too_large)
+        with pytest.raises(UsageError, match="is empty"):
+            _ = draft.tables
 
 
 def test_the_limits_of_the_settings_apply(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
