@@ -164,7 +164,10 @@ class FileFormat:
 def path_of(problem: ErrorDetails) -> Place:
     """Return the path in the model of what a problem is about."""
     path = tuple(str(part) for part in problem["loc"] if part != "[key]")
-    error = problem.get("ctx", {}).get("error")
+    context = problem.get("ctx", {})
+    if problem["type"].startswith("union_tag"):
+        return (*path, context["discriminator"].strip(_QUOTE))
+    error = context.get("error")
     return path + error.path if isinstance(error, MistakeError) else path
 
 
@@ -179,11 +182,10 @@ def what_is_wrong(problem: ErrorDetails, *, shows: bool) -> str:
         case "too_short" | "string_too_short":
             message = f"is too short: at least {context['min_length']} characters"
         case "union_tag_not_found":
-            return f"{context['discriminator'].strip(_QUOTE)} is missing: add it"
+            return SENTENCES["missing"]
         case "union_tag_invalid":
-            key = context["discriminator"].strip(_QUOTE)
-            tags = context["expected_tags"].replace("'", '"').split(", ")
-            return f"needs a {key}: write {' or '.join(f'{key} = {tag}' for tag in tags)}"
+            tags = context["expected_tags"].replace(", ", " or ")
+            return f"has to be {tags}, not {abbreviate(context['tag'])}"
         case kind:
             context = {name: _plain(value) for name, value in context.items()}
             message = SENTENCES.get(kind, "is not understood: see its documentation").format(**context)

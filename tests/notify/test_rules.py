@@ -82,7 +82,12 @@ def test_a_template_is_filled_from_the_event() -> None:
     ("old", "new", "message"),
     [
         ("url =", "uri =", r"r.toml:3: destinations.ops.uri: is not a key here: did you mean 'url'\?"),
-        ('kind = "webhook"', 'kind = "email"', r'r.toml:1: destinations.ops: needs a kind: write kind = "webhook"'),
+        (
+            'kind = "webhook"',
+            'kind = "email"',
+            r"r.toml:2: destinations.ops.kind: has to be 'webhook' or 'redis_stream', not email",
+        ),
+        ('kind = "webhook"', "", r"r.toml:1: destinations.ops.kind: is missing: add it"),
         ("https://", "", r"r.toml:3: destinations.ops.url: must be a URL like https://host/path$"),
         ('secret_env = "OPS_SECRET"', "", r"r.toml:1: destinations.ops: needs a signing secret"),
         ("at_most = 2", "", r"r.toml:15: rules.0.when.0: has no condition: give equal, at_least or at_most"),

@@ -1,6 +1,7 @@
 """Policy files: what is accepted, and the messages about mistakes."""
 
 import re
+import tomllib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_shipped_policies_load_under_their_own_name(name: str) -> None:
 def test_a_policy_survives_json(name: str) -> None:
     """The copy in a warehouse equals the policy."""
     policy = load_policy(name)
+    assert Policy.model_validate_json(policy.to_json()) == policy
+
+
+def test_a_policy_of_a_lake_is_not_checked_for_what_has_no_effect() -> None:
+    """It was activated before there was such a check: it stays in force, and its file is refused."""
+    text = """
+        status = { reinstate = ["R"] }
+        actions.A = { points = 1, where = {}, penalties_expire_after_days = 7 }
+        caps.c = { maximum = 5, per = [], actions = ["A"], exempt = ["A"] }
+        measures.m = { formula = "mean", z = 2, rounding = "floor" }
+        raters = { weight = "trust", seeds = ["ann", "ann"] }
+    """
+    assert len(problem(text).splitlines()) == 9
+    policy = Policy.model_validate(tomllib.loads(HEAD + text))
     assert Policy.model_validate_json(policy.to_json()) == policy
 
 
