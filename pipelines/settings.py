@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.mistakes import FileFormat, Lines, path_of, spelled
+from pipelines.boundary.mistakes import FileFormat, Lines, MistakeError, path_of, spelled
 from pipelines.boundary.toml import did_you_mean, exists, format_problems, key_lines, line_of, parse_toml, read_toml
 from pipelines.errors import ConfigurationError
 
@@ -521,26 +521,29 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _leaderboards_need_redis(self) -> Self:
         if self.cassandra.hosts and self.redis.leaderboards:
-            raise ValueError("redis.leaderboards require Redis, and cassandra.hosts names another store")
+            message = "leaderboards require Redis, and cassandra.hosts names another store: remove one of them"
+            raise MistakeError(("redis", "leaderboards"), message)
         return self
 
     @model_validator(mode="after")
     def _pinned_apart(self) -> Self:
         if self.reputation.pinned and self.lake.uri is None:
-            raise ValueError(
-                "reputation.pinned needs lake.uri, the place of the lake whose policy in force others serve, and a "
-                "data_dir of its own"
+            raise MistakeError(
+                ("reputation", "pinned"),
+                "needs lake.uri, the place of the lake whose policy in force others serve, and a data_dir of its own",
             )
         if self.reputation.pinned and self.feed.enabled:
-            raise ValueError(
+            raise MistakeError(
+                ("feed", "enabled"),
                 "feed.enabled and reputation.pinned are both set: a lake has one feed, of the policy in force; set "
-                "feed.enabled = false where another policy is served beside it"
+                "feed.enabled = false where another policy is served beside it",
             )
         default = type(self.document_store)().prefix
         if self.reputation.pinned and self.document_store.prefix == default:
-            raise ValueError(
-                f"reputation.pinned needs a prefix of its own (redis.prefix or cassandra.prefix): {default} is that of "
-                "the policy in force"
+            raise MistakeError(
+                ("reputation", "pinned"),
+                f"needs a prefix of its own (redis.prefix or cassandra.prefix): {default} is that of the policy in "
+                "force",
             )
         return self
 
@@ -670,7 +673,7 @@ def _sentence(problem: ErrorDetails, sources: dict[str, str], lines: Lines) -> s
     if problem["type"] == "model_type":
         remedy = "is a section of settings, not one setting"
     elif variable and problem["type"] == "extra_forbidden":
-        remedy = f"is not a setting{_closest(variable)}"
+        remedy = f"is not a setting{_closest(variable) or ': remove it'}"
     else:
         remedy = FileFormat(Settings, "settings", unknown="is not a setting").remedy(problem, path)
     place = variable or (f"{file}:{line}" if file and line else file) or "the settings"

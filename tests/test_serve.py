@@ -133,12 +133,12 @@ def test_an_erasure_reaches_a_pinned_policy(served: Settings, pinned: Settings) 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({}, "the settings: reputation.pinned needs lake.uri, the place of the lake"),
+        ({}, "KARMALAKE_REPUTATION_PINNED: reputation.pinned: needs lake.uri, the place of the lake"),
         ({"KARMALAKE_LAKE_URI": "/srv/lake"}, "needs a prefix of its own .*: reputation is that of the policy"),
         ({"KARMALAKE_LAKE_URI": "lake"}, "KARMALAKE_LAKE_URI: lake.uri: has to be an absolute path or s3://"),
         (
             {"KARMALAKE_LAKE_URI": "/srv/lake", "KARMALAKE_REDIS_PREFIX": "own", "KARMALAKE_FEED_ENABLED": "true"},
-            "feed.enabled and reputation.pinned are both set: a lake has one feed",
+            "KARMALAKE_FEED_ENABLED: feed.enabled: feed.enabled and reputation.pinned are both set: a lake has one",
         ),
         ({"KARMALAKE_LAKE_URI": "/srv/a?b"}, r"lake.uri: /srv/a\?b has \? in its name"),
     ],

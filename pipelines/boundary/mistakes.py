@@ -48,6 +48,7 @@ SENTENCES = {
     "bool_parsing": _TRUTH,
     "int_type": _WHOLE,
     "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
     "int_from_float": _WHOLE,
     "float_type": _NUMBER,
     "float_parsing": _NUMBER,
@@ -70,6 +71,14 @@ SENTENCES = {
 """What is wrong, by pydantic's type of error, whose context fills the braces."""
 _QUOTE = "'"
 _EMPTY = "is empty: give a value, or remove it"
+
+
+class MistakeError(ValueError):
+    """A mistake that a model's own check finds; `path`, from where the check is, is of the key to fix."""
+
+    def __init__(self, path: Place, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 def spelled(pattern: str, words: str) -> AfterValidator:
@@ -111,7 +120,8 @@ class FileFormat:
 
     def explain(self, error: ValidationError, text: str, place: str) -> str:
         """Return the sentences about the mistakes in a file's text, one per line; `place` names the file."""
-        problems = [(self.clean(path_of(problem)), problem) for problem in error.errors(include_url=False)]
+        found = [problem for problem in error.errors(include_url=False) if not _is_of_elements(problem)]
+        problems = [(self.clean(path_of(problem)), problem) for problem in found]
         return self.report([(path, self.remedy(problem, path)) for path, problem in problems], text, place)
 
     def report(self, problems: Sequence[tuple[Place, str]], text: str, place: str) -> str:
@@ -152,9 +162,13 @@ class FileFormat:
 
 
 def path_of(problem: ErrorDetails) -> Place:
-    """Return the path in the model of what a problem is about; an error with a `path` of its own adds it."""
+    """Return the path in the model of what a problem is about."""
     path = tuple(str(part) for part in problem["loc"] if part != "[key]")
-    return path + getattr(problem.get("ctx", {}).get("error"), "path", ())
+    context = problem.get("ctx", {})
+    if problem["type"].startswith("union_tag"):
+        return (*path, context["discriminator"].strip(_QUOTE))
+    error = context.get("error")
+    return path + error.path if isinstance(error, MistakeError) else path
 
 
 def what_is_wrong(problem: ErrorDetails, *, shows: bool) -> str:
@@ -168,11 +182,10 @@ def what_is_wrong(problem: ErrorDetails, *, shows: bool) -> str:
         case "too_short" | "string_too_short":
             message = f"is too short: at least {context['min_length']} characters"
         case "union_tag_not_found":
-            return f"{context['discriminator'].strip(_QUOTE)} is missing: add it"
+            return SENTENCES["missing"]
         case "union_tag_invalid":
-            key = context["discriminator"].strip(_QUOTE)
-            tags = context["expected_tags"].replace("'", '"').split(", ")
-            return f"needs a {key}: write {' or '.join(f'{key} = {tag}' for tag in tags)}"
+            tags = context["expected_tags"].replace(", ", " or ")
+            return f"has to be {tags}, not {abbreviate(context['tag'])}"
         case kind:
             context = {name: _plain(value) for name, value in context.items()}
             message = SENTENCES.get(kind, "is not understood: see its documentation").format(**context)
@@ -180,6 +193,11 @@ def what_is_wrong(problem: ErrorDetails, *, shows: bool) -> str:
     if not is_shown or isinstance(given, dict | list | tuple | BaseModel):
         return message
     return f"{message}, not {abbreviate(str(given).lower() if isinstance(given, bool) else given)}"
+
+
+def _is_of_elements(problem: ErrorDetails) -> bool:
+    """Return whether an array is too short only since its elements have mistakes, which are problems of their own."""
+    return problem["type"] == "too_short" and isinstance(problem["input"], list) and len(problem["input"]) > 0
 
 
 def _plain(value: object) -> object:

@@ -25,11 +25,21 @@ _MAX_EXPONENT = 400
 _MAX_NUMBER_CHARS = 100
 _MAX_LINE_CHARS = 1_000
 _MAX_QUOTED_CHARS = 80
+_MIN_ABBREVIATION = 3
+_TWICE = re.compile(r"Cannot (overwrite a value|declare \(.*\) twice)")
+"""What tomllib says of a repeated key, or of a repeated table."""
 _DEEP_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 """Refused before parsing: the time of tomllib is quadratic in the number of parts of a dotted key."""
 
-_HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
-_ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+_PART = r"""(?:"[^"\n]*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_KEY = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
+_HEADER = re.compile(rf"\s*(\[\[?)[ \t]*({_KEY})[ \t]*\]")
+_ASSIGNMENT = re.compile(rf"\s*({_KEY})\s*=")
+_TEXT_OR_COMMENT = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?\"{3}|'{3}.*?'{3}|#[^\n]*|"(?:\\.|[^"\\\n])*"|'[^'\n]*'""",
+    re.DOTALL,
+)
+"""A text or a comment: what begins one within another is part of it."""
 
 
 class _OutOfBoundsError(ValueError):
@@ -82,7 +92,9 @@ def parse_toml(
         values = tomllib.loads(text, parse_float=_bounded(number))
         _check(values)
     except tomllib.TOMLDecodeError as error:
-        raise error_type(f"{source} is not TOML: {abbreviate(error)}") from None
+        raise error_type(
+            f"{source} is not TOML: {abbreviate(_TWICE.sub('a key or table is there twice', str(error)))}"
+        ) from None
     except _OutOfBoundsError as error:
         key = ".".join(map(abbreviate, error.path))
         raise error_type(f"{source}:{_line_of(error, text)}: {key}: {error}") from None
@@ -102,9 +114,12 @@ def abbreviate(value: object) -> str:
 def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Return the end of a message that asks for the known name most like a name; empty if none is.
 
+    A name that it abbreviates, by three letters or more, is most like it.
     likeness: from 0 to 1, the least ratio of difflib's SequenceMatcher.
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
+    names = list(known)
+    longer = [each for each in names if each.startswith(name)] if len(name) >= _MIN_ABBREVIATION else []
+    close = longer or difflib.get_close_matches(name, names, n=1, cutoff=likeness)
     return f": did you mean {close[0]!r}?" if close else ""
 
 
@@ -179,7 +194,7 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
     lines: dict[tuple[str, ...], int] = {}
     counts: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_TEXT_OR_COMMENT.sub(_on_one_line, text).split("\n"), start=1):
         if header := _HEADER.match(line):
             table = _split(header[2])
             if header[1] == "[[":
@@ -194,6 +209,11 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
         for end in range(1, len(path) + 1):
             lines.setdefault(path[:end], number)
     return lines
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    """Return a text of one line as it is, and of several lines only its ends of lines."""
+    return "\n" * found[0].count("\n") or found[0]
 
 
 def line_of(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> int | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipelines.boundary.database import connect
 from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
-from pipelines.boundary.mistakes import FileFormat
+from pipelines.boundary.mistakes import FileFormat, MistakeError, Place
 from pipelines.boundary.toml import did_you_mean, parse_toml, read_toml
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import ENVELOPE, MapperConfig
@@ -82,6 +82,10 @@ class _Reading(BaseModel):
         )
 
 
+_Problem = tuple[Place, str]
+"""The key to fix, none for the whole file, and what is wrong with it."""
+
+
 class _Keys(BaseModel):
     """The keys of a source file."""
 
@@ -120,77 +124,79 @@ class _Keys(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "_Keys":
-        for problem in self._problems():
-            raise ValueError(problem)
+        for place, problem in self._problems():
+            raise MistakeError(place, problem)
         return self
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[_Problem]:
         """Yield what keys contradict each other, or are missing."""
         if sum(value is not None for value in (self.topic, self.topics, self.files)) != 1:
-            yield "give one of topic, topics and files"
+            yield (), "give one of topic, topics and files"
         yield from self._problems_of_topics()
         yield from self._problems_of_kind()
         yield from self._problems_of_mapping()
         yield from self._problems_of_format()
         yield from self._problems_of_paths()
         if self.event_id_from and self.event_id:
-            yield "event_id and event_id_from exclude each other: remove one"
+            yield ("event_id_from",), "event_id and event_id_from exclude each other: remove one"
         if self.time_zone is not None and not _is_zone(self.time_zone):
-            yield f"time_zone {self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
+            yield ("time_zone",), f"{self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
 
-    def _problems_of_topics(self) -> Iterator[str]:
-        given = [self.topic] if self.topic is not None else self.topics or []
+    def _problems_of_topics(self) -> Iterator[_Problem]:
+        key, given = ("topic", [self.topic]) if self.topic is not None else ("topics", self.topics or [])
         for name in given:
             if not _TOPIC.fullmatch(name):
-                yield f"{name!r} is not the name of a topic: it has letters, digits, ., _ and -, and is no pattern"
+                problem = f"{name!r} is not the name of a topic: it has letters, digits, ., _ and -, and is no pattern"
+                yield (key,), problem
         if len(set(given)) < len(given):
-            yield "topics names a topic twice: remove one"
+            yield (key,), "names a topic twice: remove one"
 
-    def _problems_of_paths(self) -> Iterator[str]:
+    def _problems_of_paths(self) -> Iterator[_Problem]:
         """Yield what is no path; the names of columns of files may contain anything."""
-        paths = {key: getattr(self, key) for key in ("user_id", "time", "action_type_column", "event_id")}
-        paths |= {f"event_id_from.{number}": path for number, path in enumerate(self.event_id_from)}
-        paths |= {f"metadata.{name}": path for name, path in self.metadata.items()}
-        for key, path in paths.items():
+        keys = ("user_id", "time", "action_type_column", "event_id")
+        paths: dict[Place, str | None] = {(key,): getattr(self, key) for key in keys}
+        paths |= {("event_id_from", str(number)): path for number, path in enumerate(self.event_id_from)}
+        paths |= {("metadata", name): path for name, path in self.metadata.items()}
+        for place, path in paths.items():
             if path == "" or (path and self.files is None and not all(path.split("."))):
-                yield f"{key}: {path!r} is not a path: write names with a dot between them, such as driver.id"
+                yield place, f"{path!r} is not a path: write names with a dot between them, such as driver.id"
 
-    def _problems_of_kind(self) -> Iterator[str]:
+    def _problems_of_kind(self) -> Iterator[_Problem]:
         """Yield the keys that the other kind of source has."""
         is_of_files = self.files is not None
         others = [key for key in (_OF_TOPICS if is_of_files else _OF_FILES) if key in self.model_fields_set]
         if others and is_of_files:
-            yield f"{others[0].removesuffix('_file')} is a key of topics: how files are written is in [reading]"
+            yield (_written(others[0]),), "is a key of topics: how files are written is in [reading]"
         elif others:
-            yield f"{others[0]} is a key of files: remove it"
+            yield (others[0],), "is a key of files: remove it"
         if self.select is not None and self.user:
-            yield "select excludes user: write it in the SELECT"
+            yield ("user",), "select excludes user: write it in the SELECT"
         if self.time_unit and self.time_format:
-            yield "time_unit and time_format exclude each other: remove one"
+            yield ("time_format",), "time_unit and time_format exclude each other: remove one"
 
-    def _problems_of_mapping(self) -> Iterator[str]:
+    def _problems_of_mapping(self) -> Iterator[_Problem]:
         if self.like is not None:
             yield from self._problems_of_ready_made(self.like)
             return
         given = [key for key in _PLAIN if getattr(self, key)]
         if self.select is not None and given:
-            yield f"select and {given[0]} exclude each other: remove one"
+            yield (given[0],), f"select and {given[0]} exclude each other: remove one"
         if self.select is None:
             needed = ("time",) if self.user else ("user_id", "time")
             remedy = "add it, or select" if self.files else "add it, or select, or like"
-            yield from (f"{key} is missing: {remedy}" for key in needed if not getattr(self, key))
+            yield from (((key,), f"is missing: {remedy}") for key in needed if not getattr(self, key))
             if self.user and self.user_id:
-                yield "user and user_id exclude each other: remove one"
+                yield ("user",), "user and user_id exclude each other: remove one"
             if (self.action_type is None) == (self.action_type_column is None):
-                yield "give one of action_type and action_type_column"
+                yield (), "give one of action_type and action_type_column"
         others = [key for key in _OPTIONS if getattr(self, key)]
         if others:
-            yield f"{others[0]} is a key of a ready-made source: add like, or remove it"
+            yield (others[0],), "is a key of a ready-made source: add like, or remove it"
 
-    def _problems_of_ready_made(self, like: str) -> Iterator[str]:
+    def _problems_of_ready_made(self, like: str) -> Iterator[_Problem]:
         kind = READY_MADE.get(like)
         if kind is None:
-            yield f"like {like!r} is not one of {', '.join(READY_MADE)}{did_you_mean(like, READY_MADE)}"
+            yield ("like",), f"{like!r} is not one of {', '.join(READY_MADE)}{did_you_mean(like, READY_MADE)}"
             return
         allowed = {*kind.options, *(("time_unit",) if "time" in kind.options else ())}
         keys = (
@@ -206,28 +212,29 @@ class _Keys(BaseModel):
         )
         others = [key for key in keys if getattr(self, key) and key not in allowed]
         if others:
-            yield f"{others[0].removesuffix('_file')} is not an option of {like}: use {', '.join(sorted(allowed))}"
+            yield (_written(others[0]),), f"is not an option of {like}: use {', '.join(sorted(allowed))}"
         missing = [key for key, default in kind.options.items() if default is None and not getattr(self, key)]
         if missing:
-            yield f"{missing[0]} is missing: {like} needs it"
+            yield (missing[0],), f"is missing: {like} needs it"
         if self.format not in {None, "json"}:
-            yield f"format is json for {like}: for another one write select"
+            yield ("format",), f"is json for {like}: for another one write select"
 
-    def _problems_of_format(self) -> Iterator[str]:
+    def _problems_of_format(self) -> Iterator[_Problem]:
         if self.files is not None or self.like is not None:
             return
         if self.format is None:
-            yield "format is missing: write protobuf, avro or json"
+            yield ("format",), "is missing: write protobuf, avro or json"
         elif self.format == "json" and self.schema_file:
-            yield "schema is not for json: give types by columns"
+            yield ("schema",), "is not for json: give types by columns"
         elif self.format != "json" and bool(self.schema_file) == self.registry:
-            yield "give one of schema (a file) and registry = true"
+            yield (), "give one of schema (a file) and registry = true"
         if self.schema_file and not self.schema_file.endswith(_SUFFIXES.get(self.format or "", ())):
-            yield f"schema is not a file {' or '.join(_SUFFIXES.get(self.format or '', ()))}, for format {self.format}"
+            suffixes = " or ".join(_SUFFIXES.get(self.format or "", ()))
+            yield ("schema",), f"is not a file {suffixes}, for format {self.format}"
         if self.columns and self.format != "json":
-            yield f"columns are for json: {self.format} has types"
+            yield ("columns",), f"are for json: {self.format} has types"
         if self.message and (self.format != "protobuf" or not self.schema_file):
-            yield "message is for protobuf with a schema file"
+            yield ("message",), "is for protobuf with a schema file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +309,10 @@ def read_source(path: Path) -> SourceFile:
     except ValidationError as error:
         raise ConfigurationError(_FORMAT.explain(error, text, str(path))) from None
     schema, content = _schema(path, keys)
+    try:
+        config, rows = _config(keys), _rows(keys)
+    except MistakeError as error:
+        raise ConfigurationError(_FORMAT.report([(error.path, str(error))], text, str(path))) from None
     digest = blake2b(f"{len(text.encode())}:{text}".encode() + content, digest_size=_DIGEST_BYTES).hexdigest()
     topics = (keys.topic,) if keys.topic else tuple(keys.topics or ())
     return SourceFile(
@@ -310,23 +321,26 @@ def read_source(path: Path) -> SourceFile:
         topics=topics,
         files=tuple(keys.files or ()),
         format="rows" if keys.files else keys.format or "json",
-        config=_config(keys, path),
+        config=config,
         schema=schema,
         registry=keys.registry,
         digest=digest,
         number_rows=keys.number_rows,
-        **_rows(keys, path),
+        **rows,
     )
 
 
-def _rows(keys: _Keys, path: Path) -> dict[str, Any]:
-    """Return how files are read, and their plain fields. Raises ConfigurationError for an invalid option."""
+def _rows(keys: _Keys) -> dict[str, Any]:
+    """Return how files are read, and their plain fields. Raises MistakeError for an invalid option."""
     try:
         reading = keys.reading.options()
+    except UsageError as error:
+        raise MistakeError(("reading",), str(error)) from None
+    try:
         is_plain = keys.files is not None and keys.select is None
         return {"reading": reading, "fields": _fields(keys, reading) if is_plain else None}
     except UsageError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+        raise MistakeError((), str(error)) from None
 
 
 def _fields(keys: _Keys, reading: ReadOptions) -> ColumnMapping:
@@ -432,16 +446,17 @@ def _imported(path: Path, folder: Path, name: str) -> str | None:
         return None
 
 
-def _config(keys: _Keys, path: Path) -> MapperConfig:
+def _config(keys: _Keys) -> MapperConfig:
+    """Return what the SELECT reads, and how. Raises MistakeError for an invalid format of times, or column."""
     if keys.like is not None:
         kind = READY_MADE[keys.like]
         return MapperConfig(kind.select(_options(keys, kind)), time_unit=cast("Any", keys.time_unit or kind.time_unit))
     try:
         check_time_options(keys.time_format, keys.time_zone)
     except UsageError as error:
-        raise ConfigurationError(f"{path}: time_format: {error}") from None
-    if problem := next(_wrong_columns(keys.columns), None):
-        raise ConfigurationError(f"{path}: columns: {problem}")
+        raise MistakeError(("time_format",), str(error)) from None
+    for name, problem in _wrong_columns(keys.columns):
+        raise MistakeError(("columns", name), problem)
     columns = tuple((name, _json_path(name), _sql_type(kind) or "") for name, kind in keys.columns.items())
     select = keys.select or ("" if keys.files else _plain(keys))
     return MapperConfig(
@@ -460,15 +475,15 @@ def _options(keys: _Keys, kind: ReadyMade) -> dict[str, str]:
     return given | {"time_unit": keys.time_unit or "us"}
 
 
-def _wrong_columns(columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is no new column of `record`, or no type."""
+def _wrong_columns(columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the names of what is no new column of `record`, or no type, and why."""
     taken = {"value", ROW, *ENVELOPE}
     for name, kind in columns.items():
         if name.lower() in taken:
-            yield f"record has a column {name} already: remove it, and read the member by value->>{literal(name)}"
+            yield name, f"record has a column {name} already: remove it, and read the member by value->>{literal(name)}"
         taken.add(name.lower())
         if _sql_type(kind) is None:
-            yield f"{name}: {kind!r} is not a type of DuckDB"
+            yield name, f"{kind!r} is not a type of DuckDB"
 
 
 @cache  # a connection takes 20 ms, and every command reads the same few types several times
@@ -524,6 +539,11 @@ def _is_zone(name: str) -> bool:
         return bool(ZoneInfo(name))
     except (ValueError, OSError, KeyError):
         return False
+
+
+def _written(name: str) -> str:
+    """Return a key as a file writes it."""
+    return _Keys.model_fields[name].alias or name
 
 
 _FORMAT = FileFormat(_Keys, "source")

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipelines.boundary.mistakes import spelled
+from pipelines.boundary.mistakes import MistakeError, spelled
 from pipelines.boundary.toml import did_you_mean
 from pipelines.notify import template
 from pipelines.notify.changes import DEFAULT_COLUMN, Change, Kind, as_number
@@ -217,20 +217,24 @@ class RuleFile(_Table):
     def _names_agree(self) -> Self:
         used = {name for rule in self.rules for name in rule.to}
         names = Counter(rule.name for rule in self.rules)
+        places = {rule.name: ("rules", str(number)) for number, rule in enumerate(self.rules)}
         for rule in self.rules:
             for name in rule.to:
                 if name not in self.destinations:
-                    raise ValueError(f"rule {rule.name!r} names {name!r}: add [destinations.{name}], or correct `to`")
+                    message = f"rule {rule.name!r} names {name!r}: add [destinations.{name}], or correct `to`"
+                    raise MistakeError((*places[rule.name], "to"), message)
             if names[rule.name] > 1:
-                raise ValueError(f"two rules are named {rule.name!r}: rename one")
+                raise MistakeError((*places[rule.name], "name"), f"two rules are named {rule.name!r}: rename one")
         for name in self.destinations:
             if name not in used:
-                raise ValueError(f"no rule names the destination {name!r}: add it to a rule's `to`, or remove it")
+                message = f"no rule names the destination {name!r}: add it to a rule's `to`, or remove it"
+                raise MistakeError(("destinations", name), message)
             for first, later in combinations(self.rules_for(name), 2):
                 if first.precludes(later):
-                    raise ValueError(
+                    raise MistakeError(
+                        places[later.name],
                         f"rule {later.name!r} never applies to {name!r}: {first.name!r} before it applies to all of "
-                        f"{', '.join(sorted(later.subjects))}; put {later.name!r} first"
+                        f"{', '.join(sorted(later.subjects))}; put {later.name!r} first",
                     )
         return self
 

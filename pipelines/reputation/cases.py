@@ -10,11 +10,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from pipelines.boundary.mistakes import FileFormat
+from pipelines.boundary.mistakes import FileFormat, MistakeError
 from pipelines.boundary.toml import did_you_mean, key_lines, parse_toml, read_toml
 from pipelines.contract.time_like import to_utc
 from pipelines.errors import PolicyError, UsageError
-from pipelines.reputation.policy.numbers import RuleError, Section
+from pipelines.reputation.policy.numbers import Section
 from pipelines.reputation.policy_file import locate_policy
 
 SUFFIX = ".test.toml"
@@ -62,7 +62,7 @@ class CaseEvent(Section):
     @model_validator(mode="after")
     def _has_times(self) -> Self:
         if _LATEST - self.timestamp < timedelta(seconds=self.repeat):
-            raise RuleError(("timestamp",), "is too late to be repeated: a time ends with the year 9999")
+            raise MistakeError(("timestamp",), "is too late to be repeated: a time ends with the year 9999")
         return self
 
     def all(self) -> list["CaseEvent"]:
@@ -98,9 +98,9 @@ class Expected(BaseModel):
             raise ValueError("expects nothing: name a column such as all_time_score, or remove it")
         for key, inner in value.items():
             if isinstance(inner, dict) and key not in cls.model_fields:
-                raise RuleError((key,), f"is not a key here{did_you_mean(key, cls.model_fields) or ': remove it'}")
+                raise MistakeError((key,), f"is not a key here{did_you_mean(key, cls.model_fields) or ': remove it'}")
             if key in cls.model_fields and inner in ({}, []):
-                raise RuleError((key,), "expects nothing: remove it")
+                raise MistakeError((key,), "expects nothing: remove it")
         return value
 
 
@@ -130,7 +130,9 @@ class Case(Section):
         known: set[str] = set()
         for number, event in enumerate(self.events):
             if again := known.intersection(each.event_id for each in event.all()):
-                raise RuleError(("events", str(number)), f"event_id {min(again)!r} occurs twice: an event counts once")
+                raise MistakeError(
+                    ("events", str(number)), f"event_id {min(again)!r} occurs twice: an event counts once"
+                )
             known |= {each.event_id for each in event.all()}
         return self
 

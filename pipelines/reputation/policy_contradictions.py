@@ -31,6 +31,7 @@ _PARAMETERS = {
 def contradictions(policy: Policy) -> Iterator[Found]:
     """Yield everything that a policy says without effect, each with its path."""
     decays = any(rules.decays for rules in policy.versions)
+    rates = any(action.rating for rules in policy.versions for action in rules.actions.values())
     for number, rules in enumerate(policy.versions):
         path = ("versions", str(number))
         yield from _lists(path, rules)
@@ -41,6 +42,8 @@ def contradictions(policy: Policy) -> Iterator[Found]:
                 (*path, "decay_step_minutes"),
                 "is of points that decay: add half_life_days to an action, or remove it",
             )
+        if rules.raters is not None and not rates:
+            yield (*path, "raters"), "weighs ratings, and no action has one: give an action a rating, or remove it"
 
 
 def _lists(path: Path, value: Any) -> Iterator[Found]:
@@ -67,7 +70,6 @@ def _lists(path: Path, value: Any) -> Iterator[Found]:
 
 
 def _of_version(rules: Rules) -> Iterator[Found]:
-    yield from _of_score(rules)
     yield from _of_rulings(rules)
     for kind, gates in {"completion": rules.completion, "once": rules.once, "caps": rules.caps}.items():
         for name, gate in gates.items():
@@ -80,16 +82,6 @@ def _of_version(rules: Rules) -> Iterator[Found]:
                 yield path, "is of points below zero, and there are none: remove it"
     for name, measure in rules.measures.items():
         yield from ((("measures", name, key), problem) for key, problem in _of_measure(measure))
-    if rules.raters is not None and not any(action.rating for action in rules.actions.values()):
-        yield ("raters",), "weighs ratings, and no action has one: give an action a rating, or remove it"
-
-
-def _of_score(rules: Rules) -> Iterator[Found]:
-    score = rules.score
-    if score.floor is not None and score.start < score.floor:
-        yield ("score", "start"), f"{score.start} is below floor {score.floor}: start at the floor, or above"
-    if score.ceiling is not None and score.start > score.ceiling:
-        yield ("score", "start"), f"{score.start} is above ceiling {score.ceiling}: start at the ceiling, or below"
 
 
 def _of_rulings(rules: Rules) -> Iterator[Found]:

@@ -210,6 +210,7 @@ def test_a_dry_run_refuses_what_the_rollback_would(run: Run, tmp_path: Path, mon
     """A configuration that pins a policy rolls nothing back, whatever is in force."""
     monkeypatch.setenv("KARMALAKE_LAKE_URI", str(tmp_path / "lake"))
     monkeypatch.setenv("KARMALAKE_REPUTATION_PINNED", "true")
+    monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", "own")
     create_lake(tmp_path / "lake")
     for options in ([], ["--dry-run"]):
         answer = run("policy", "rollback", "--why", "x", *options)

@@ -227,10 +227,10 @@ def test_a_delete_without_its_row_before_is_said(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('like = "debezium-cd"', "did you mean 'debezium-cdc'"),
-        ('like = "debezium-cdc"\nuser_id = "u"', "rated is missing"),
-        ('like = "cloudevents"\nrated = "A"', "rated is not an option of cloudevents"),
-        ('like = "cloudevents"\nselect = "SELECT 1"', "select is not an option"),
-        ('like = "cloudevents"\nformat = "avro"', "format is json"),
+        ('like = "debezium-cdc"\nuser_id = "u"', "toml:1: rated: is missing"),
+        ('like = "cloudevents"\nrated = "A"', "toml:3: rated: is not an option of cloudevents"),
+        ('like = "cloudevents"\nselect = "SELECT 1"', "toml:3: select: is not an option"),
+        ('like = "cloudevents"\nformat = "avro"', "toml:3: format: is json"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, text: str, reason: str) -> None:

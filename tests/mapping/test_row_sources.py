@@ -162,11 +162,11 @@ def test_a_select_that_does_not_fit_is_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('format = "json"', "format is a key of topics"),
-        ("[reading]\nformat = 'txt'", "'txt' is not a format"),
+        ('format = "json"', "format: is a key of topics"),
+        ("[reading]\nformat = 'txt'", r"toml:\d+: reading: 'txt' is not a format"),
         ("[reading]\nseparator = ';'", "reading.separator: is not a key here"),
-        ("user = 'all'", "user and user_id exclude each other"),
-        ("select = 'FROM record'", "select and user_id exclude each other"),
+        ("user = 'all'", "user: user and user_id exclude each other"),
+        ("select = 'FROM record'", "user_id: select and user_id exclude each other"),
     ],
 )
 def test_mistakes_in_a_source_of_files_are_named(source: Callable[..., SourceFile], text: str, problem: str) -> None:

@@ -82,16 +82,21 @@ def test_a_template_is_filled_from_the_event() -> None:
     ("old", "new", "message"),
     [
         ("url =", "uri =", r"r.toml:3: destinations.ops.uri: is not a key here: did you mean 'url'\?"),
-        ('kind = "webhook"', 'kind = "email"', r'r.toml:1: destinations.ops: needs a kind: write kind = "webhook"'),
+        (
+            'kind = "webhook"',
+            'kind = "email"',
+            r"r.toml:2: destinations.ops.kind: has to be 'webhook' or 'redis_stream', not email",
+        ),
+        ('kind = "webhook"', "", r"r.toml:1: destinations.ops.kind: is missing: add it"),
         ("https://", "", r"r.toml:3: destinations.ops.url: must be a URL like https://host/path$"),
         ('secret_env = "OPS_SECRET"', "", r"r.toml:1: destinations.ops: needs a signing secret"),
         ("at_most = 2", "", r"r.toml:15: rules.0.when.0: has no condition: give equal, at_least or at_most"),
         ("at_most = 2", 'at_most = "two"', r"r.toml:17: rules.0.when.0.at_most: .*, not two"),
         ("{user_id} got", "{user} got", r"r.toml:13: rules.0.text: has \{user\}, which is not an event field: write"),
         ("{user_id} got", "user} got", r"r.toml:13: rules.0.text: has an unmatched '\}': write '\}\}'"),
-        ('to = ["app"]', 'to = ["apps"]', r"rule 'any' names 'apps': add \[destinations.apps\]"),
-        ('to = ["ops", "app"]', 'to = ["app"]', r"no rule names the destination 'ops'"),
-        ('name = "any"', 'name = "low"', r"two rules are named 'low': rename one"),
+        ('to = ["app"]', 'to = ["apps"]', r"r.toml:23: rules.1.to: rule 'any' names 'apps': add \[destinations.apps\]"),
+        ('to = ["ops", "app"]', 'to = ["app"]', r"r.toml:1: destinations.ops: no rule names the destination 'ops'"),
+        ('name = "any"', 'name = "low"', r"r.toml:20: rules.1.name: two rules are named 'low': rename one"),
         ('text = "{action_type} of {user_id}"', "", r"r.toml:19: rules.1.text: is missing: add it"),
         ('actions = ["Rated"]', "actions = []", r"r.toml:10: rules.0: needs either actions, for events, or changes"),
         ("[[rules]]", "[[rules", r"r.toml is not TOML: "),
@@ -102,6 +107,13 @@ def test_errors_have_line_and_remedy(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(ConfigurationError, match=message):
         parse_rules(GOOD.replace(old, new), "r.toml")
+
+
+def test_an_array_with_a_mistake_is_not_empty() -> None:
+    """Its only element is wrong; pydantic says also that none is left."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_rules(GOOD[: GOOD.index('[[rules]]\nname = "any"')].replace("at_most = 2", "at_mst = 2"), "r.toml")
+    assert str(caught.value) == "r.toml:17: rules.0.when.0.at_mst: is not a key here: did you mean 'at_most'?"
 
 
 def test_a_missing_file_is_named() -> None:

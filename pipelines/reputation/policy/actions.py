@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from pipelines.boundary.mistakes import MistakeError
 from pipelines.reputation.policy.numbers import (
     DAY_US,
     MAX_POINTS,
@@ -14,7 +15,6 @@ from pipelines.reputation.policy.numbers import (
     Number,
     NumberOrText,
     Positive,
-    RuleError,
     Section,
     Whole,
     decimals,
@@ -66,7 +66,7 @@ class Weight(EventNumber):
             raise ValueError("minimum, maximum, digits and unreadable are of a number in the metadata: remove them")
         for name, given in {"missing": self.missing, "unreadable": self.unreadable}.items():
             if given is not None and given > self.highest:
-                raise RuleError((name,), f"{given} is above maximum {self.highest}: choose one from 0 to it")
+                raise MistakeError((name,), f"{given} is above maximum {self.highest}: choose one from 0 to it")
         return self
 
     @property
@@ -97,16 +97,18 @@ class Rating(EventNumber):
         elif self.model_fields_set & {"minimum", "maximum", "digits"}:
             raise ValueError("minimum, maximum and digits are of a number in the metadata: remove them")
         if self.map is not None and (numbers := [key for key in self.map if isinstance(number_or_text(key), Decimal)]):
-            raise RuleError(("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts")
+            raise MistakeError(
+                ("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts"
+            )
         self._check_size()
         return self
 
     def _check_size(self) -> None:
         lowest, highest = self.bounds
         if self.missing is not None and not lowest <= self.missing <= highest:
-            raise RuleError(("missing",), f"{self.missing} is no rating: choose one from {lowest} to {highest}")
+            raise MistakeError(("missing",), f"{self.missing} is no rating: choose one from {lowest} to {highest}")
         if self.weight is not None and max(abs(lowest), abs(highest)) * self.weight.highest > MAX_POINTS:
-            raise RuleError(("weight",), f"a rating times a weight exceeds {MAX_POINTS}: give a smaller maximum")
+            raise MistakeError(("weight",), f"a rating times a weight exceeds {MAX_POINTS}: give a smaller maximum")
 
     @property
     def bounds(self) -> tuple[Decimal, Decimal]:
@@ -254,7 +256,7 @@ class Adjustment(Section):
 def _check_bounds(minimum: Decimal | None, maximum: Decimal | None, digits: int) -> None:
     for name, bound in {"minimum": minimum, "maximum": maximum}.items():
         if bound is None:
-            raise RuleError((name,), "is missing: add it")
+            raise MistakeError((name,), "is missing: add it")
     assert minimum is not None and maximum is not None  # noqa: S101, PT018 - tells the type checker
     _check_order(minimum, maximum)
     _check_digits(minimum, maximum, digits)

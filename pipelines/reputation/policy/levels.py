@@ -7,7 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, model_validator
 
-from pipelines.reputation.policy.numbers import Number, RuleError, Section
+from pipelines.boundary.mistakes import MistakeError
+from pipelines.reputation.policy.numbers import Number, Section
 
 MAX_LEVELS = 100
 _NAME = re.compile(r"\w[\w -]{0,62}")
@@ -56,17 +57,19 @@ class Level(Section):
 
 
 def check_levels(levels: dict[str, Level], ceiling: Decimal | None) -> None:
-    """Raise RuleError unless every level is above the one before, and can be reached."""
+    """Raise MistakeError unless every level is above the one before, and can be reached."""
     named = list(levels.items())
     for (lower, before), (name, level) in pairwise(named):
         if level.at <= before.at:
-            raise RuleError(("levels", name), f"begins at {level.at}, and {lower} before it at {before.at}: sort them")
+            raise MistakeError(
+                ("levels", name), f"begins at {level.at}, and {lower} before it at {before.at}: sort them"
+            )
         if level.lost_below < before.lost_below:
             message = (
                 f"is lost below {level.lost_below}, and {lower}, a lower level, below {before.lost_below}: raise it"
             )
-            raise RuleError(("levels", name), message)
+            raise MistakeError(("levels", name), message)
     if named and ceiling is not None and named[-1][1].at > ceiling:
-        raise RuleError(
+        raise MistakeError(
             ("levels", named[-1][0]), f"begins above the ceiling of the score, {ceiling}: no score reaches it"
         )

@@ -8,7 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import DAY_US, Number, Positive, RuleError, Section, Whole
+from pipelines.boundary.mistakes import MistakeError
+from pipelines.reputation.policy.numbers import DAY_US, Number, Positive, Section, Whole
 
 _BINARY = ("beta", "wilson", "share", "positives", "negatives")
 
@@ -58,7 +59,7 @@ class Measure(Section):
         if None not in (self.negative_to, self.positive_from) and self.negative_to >= self.positive_from:  # pyright: ignore[reportOperatorIssue]
             raise ValueError(f"negative_to {self.negative_to} must be below positive_from {self.positive_from}")
         if self.half_life_days is not None and self.formula != "mean":
-            raise RuleError(("half_life_days",), f"belongs to a mean, and the formula is {self.formula}: remove it")
+            raise MistakeError(("half_life_days",), f"belongs to a mean, and the formula is {self.formula}: remove it")
         return self
 
     @property

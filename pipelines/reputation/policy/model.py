@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
-from pipelines.boundary.mistakes import spelled
+from pipelines.boundary.mistakes import MistakeError, spelled
 from pipelines.reputation.policy.decay import HalfLife, end_of_step, half_life
-from pipelines.reputation.policy.numbers import MINUTE_US, RuleError, Section
+from pipelines.reputation.policy.numbers import MINUTE_US, Section
 from pipelines.reputation.policy.rules import Rules
 
 ALWAYS = (-(2**63), 2**63 - 1)
@@ -99,16 +99,16 @@ class Policy(Section):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if not self.versions:
-            raise RuleError(("versions",), "is empty: give at least one version")
+            raise MistakeError(("versions",), "is empty: give at least one version")
         names = {self.versions[0].version}
         for i, (before, rules) in enumerate(zip(self.versions, self.versions[1:], strict=False), start=1):
             path = ("versions", str(i), "effective_from")
             if rules.effective_from is None:
-                raise RuleError(path[:2], "effective_from is missing: say when this version comes into force")
+                raise MistakeError(path[:2], "effective_from is missing: say when this version comes into force")
             if before.effective_from is not None and rules.effective_from <= before.effective_from:
-                raise RuleError(path, f"must be after that of version {before.version}, {before.effective_from}")
+                raise MistakeError(path, f"must be after that of version {before.version}, {before.effective_from}")
             if rules.version in names:
-                raise RuleError(
+                raise MistakeError(
                     (*path[:2], "version"), f"{rules.version} is already used: give this version another name"
                 )
             names.add(rules.version)
@@ -125,7 +125,7 @@ class Policy(Section):
                         "cannot be combined with half_life_days: a score that decays changes without events, so no "
                         "event says whether the level was kept; remove falls_below"
                     )
-                    raise RuleError(("versions", str(i), "levels", name, "falls_below"), message)
+                    raise MistakeError(("versions", str(i), "levels", name, "falls_below"), message)
         return self
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ class Policy(Section):
                     "a median is of ratings that count alike, and this policy has weights of ratings or raters: choose "
                     "another formula, or remove the weights"
                 )
-                raise RuleError(("versions", str(i), "measures", medians[0], "formula"), message)
+                raise MistakeError(("versions", str(i), "measures", medians[0], "formula"), message)
         return self
 
     @property

@@ -66,11 +66,3 @@ class Section(BaseModel):
     """Base of every table of a policy file: unknown keys are rejected; immutable after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
-
-
-class RuleError(ValueError):
-    """A contradiction between two places of a policy; `path` is the key to fix."""
-
-    def __init__(self, path: tuple[str, ...], message: str) -> None:
-        super().__init__(message)
-        self.path = path

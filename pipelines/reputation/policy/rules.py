@@ -6,12 +6,12 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from pipelines.boundary.mistakes import spelled
+from pipelines.boundary.mistakes import MistakeError, spelled
 from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission, EventNumber
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
-from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, Whole, decimals
+from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, Section, Whole, decimals
 from pipelines.reputation.policy.raters import Raters
 from pipelines.reputation.policy.scopes import Scope, ScopeName
 from pipelines.reputation.policy.time import TimePoints
@@ -82,9 +82,9 @@ class Rules(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(set(self.windows_days)) != len(self.windows_days):
-            raise RuleError(("windows_days",), "contains a length twice: remove one")
+            raise MistakeError(("windows_days",), "contains a length twice: remove one")
         if taken := sorted(_TAKEN & self.measures.keys()):
-            raise RuleError(("measures", taken[0]), "every view already has a column of this name: choose another")
+            raise MistakeError(("measures", taken[0]), "every view already has a column of this name: choose another")
         check_levels(self.levels, self.score.ceiling)
         self._check_roles()
         self._check_decay_step()
@@ -108,24 +108,26 @@ class Rules(Section):
             for action in actions:
                 if action in seen:
                     path = (role, action) if role in ("actions", "time") else tuple(role.split("."))
-                    raise RuleError(path, f"{action} is already in {seen[action]}: an action has one role")
+                    raise MistakeError(path, f"{action} is already in {seen[action]}: an action has one role")
                 seen[action] = role
 
     def _check_decay_step(self) -> None:
         """Reject a step that would shift from day to day, or in which more than half of the points decays at once."""
         step = self.decay_step_minutes
         if _DAY_MINUTES % step:
-            raise RuleError(("decay_step_minutes",), f"{step} does not divide a day of 1440 minutes: choose 30 or 60")
+            raise MistakeError(
+                ("decay_step_minutes",), f"{step} does not divide a day of 1440 minutes: choose 30 or 60"
+            )
         lengths = [emission.half_life_us for emission in self.emissions if emission.half_life_us is not None]
         if "decay_step_minutes" in self.model_fields_set and step * MINUTE_US > min(lengths, default=math.inf):
-            raise RuleError(("decay_step_minutes",), f"{step} is longer than a half-life of the policy: shorten it")
+            raise MistakeError(("decay_step_minutes",), f"{step} is longer than a half-life of the policy: shorten it")
 
     def _check_actions(self, path: tuple[str, ...], rule: ActionRule) -> None:
         known = [*self.actions, *(self.time if isinstance(rule, Cap) else ())]
         for key, names in {"actions": rule.actions, "exempt": rule.exempt}.items():
             if unknown := sorted(set(names) - set(known)):
                 message = f"{', '.join(unknown)} is not an action of this policy ({', '.join(known)})"
-                raise RuleError((*path, key), message)
+                raise MistakeError((*path, key), message)
 
     def covered_actions(self, rule: ActionRule) -> list[str]:
         """Return the actions that a rule applies to; points from time are actions of caps."""

@@ -15,7 +15,7 @@ OMITTED = "_omitted"
 
 def _no_count(name: str) -> str:
     if name.endswith(OMITTED):
-        raise ValueError(f"by_{name} counts the values that a document leaves out: choose another name than {name}")
+        raise ValueError(f"by_{name} counts the values that a document leaves out: choose another name")
     return name
 
 
