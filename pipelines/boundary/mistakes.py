@@ -111,7 +111,7 @@ class FileFormat:
 
     def explain(self, error: ValidationError, text: str, place: str) -> str:
         """Return the sentences about the mistakes in a file's text, one per line; `place` names the file."""
-        problems = [(self.clean(path_of(problem)), problem) for problem in error.errors(include_url=False)]
+        problems = [(self.clean(path_of(problem)), problem) for problem in _causes(error.errors(include_url=False))]
         return self.report([(path, self.remedy(problem, path)) for path, problem in problems], text, place)
 
     def report(self, problems: Sequence[tuple[Place, str]], text: str, place: str) -> str:
@@ -149,6 +149,16 @@ class FileFormat:
             keys = found.setdefault(self.write(place), {})
             keys |= {field.alias or name: _holds_table(field.annotation) for name, field in table.model_fields.items()}
         return found
+
+
+def _causes(problems: list[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """Yield problems without lists that pydantic finds too short only because it left out their invalid entries."""
+    places = [problem["loc"] for problem in problems]
+    for problem in problems:
+        place = problem["loc"]
+        within = any(len(other) > len(place) and other[: len(place)] == place for other in places)
+        if problem["type"] != "too_short" or not within:
+            yield problem
 
 
 def path_of(problem: ErrorDetails) -> Place:
