@@ -227,7 +227,11 @@ def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
     print_contributions(shown)
     events = ledger["event_time"].count()
     score = f"a score of {_number(_total(ledger))}{asked.in_view} as of {_moment(end)}"
-    print_line(f"\n{escape_text(asked.user)}: {events:,} contributions add up to {score}")
+    print_line(f"\n{escape_text(asked.user)}: {_add_up(events)} {score}")
+
+
+def _add_up(events: int) -> str:
+    return f"{amount(events, 'contribution')} {'adds' if events == 1 else 'add'} up to"
 
 
 def print_contributions(rows: Sequence[dict[str, Any]]) -> None:

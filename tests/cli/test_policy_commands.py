@@ -150,6 +150,11 @@ def test_the_table_shows_event_reason_rule_and_version(run: Run, rules: str) -> 
     assert "ann: 6 contributions add up to a score of 36 as of 2026-03-12 00:00:00Z" in answer.out
 
 
+def test_one_contribution_adds_up(run: Run, rules: str) -> None:
+    answer = run("explain", "ann", "--policy", rules, "--as-of", f"{START + timedelta(seconds=1):%FT%TZ}")
+    assert "ann: 1 contribution adds up to a score of 11 as of " in answer.out
+
+
 def test_json_is_one_document_per_line(run: Run, rules: str) -> None:
     """Every line is a document with the columns of the engine's ledger."""
     rows = ledger(run("explain", "ann", "--policy", rules, "--as-of", "2026-03-12", "--format", "json"))

@@ -171,6 +171,12 @@ def test_a_mistake_is_named_with_its_line(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_list_of_invalid_entries_is_not_called_empty() -> None:
+    with pytest.raises(PolicyError) as error:
+        parse_cases(f'[[cases]]\nname = "c"\nevents = [{_EVENT}]\nexpect.ann.x = 1', "f")
+    assert str(error.value) == "f:1: cases.0.as_of: is missing: add it"
+
+
 @pytest.mark.parametrize(
     ("event", "expected", "message"),
     [
