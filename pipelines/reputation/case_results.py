@@ -16,12 +16,13 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.database import connect
+from pipelines.boundary.mistakes import Lines
 from pipelines.boundary.toml import did_you_mean, line_of
 from pipelines.contract.decode import validate
 from pipelines.contract.parsing import Parsed
 from pipelines.contract.schema import EVENT, RECORD
 from pipelines.errors import PolicyError, UsageError
-from pipelines.reputation.cases import Case, CaseEvent, Expected, Lines, load_cases, policy_of
+from pipelines.reputation.cases import Case, CaseEvent, Expected, load_cases, policy_of
 from pipelines.reputation.explain import explain
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy.numbers import MICRO_DIGITS, decimals

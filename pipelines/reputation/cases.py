@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from pipelines.boundary.mistakes import FileFormat, MistakeError
+from pipelines.boundary.mistakes import FileFormat, Lines, MistakeError
 from pipelines.boundary.toml import did_you_mean, key_lines, parse_toml, read_toml
 from pipelines.contract.time_like import to_utc
 from pipelines.errors import PolicyError, UsageError
@@ -20,7 +20,6 @@ from pipelines.reputation.policy_file import locate_policy
 SUFFIX = ".test.toml"
 _MAX_REPEAT = 10_000
 _LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-Lines = dict[tuple[str, ...], int]
 
 
 def _value(value: Any) -> Any:

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipelines.boundary.mistakes import Place
 from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Emission
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import Section
 
-Path = tuple[str, ...]
-Found = tuple[Path, str]
+Found = tuple[Place, str]
 """The path of a key in the model, and what to write."""
 
 _PARAMETERS = {
@@ -46,7 +46,7 @@ def contradictions(policy: Policy) -> Iterator[Found]:
             yield (*path, "raters"), "weighs ratings, and no action has one: give an action a rating, or remove it"
 
 
-def _lists(path: Path, value: Any) -> Iterator[Found]:
+def _lists(path: Place, value: Any) -> Iterator[Found]:
     """Yield the lists and tables that are empty, and the lists that name something twice."""
     match value:
         case Section():

@@ -14,7 +14,7 @@ from pipelines.reputation.policy.rules import Rules
 
 ALWAYS = (-(2**63), 2**63 - 1)
 """Bounds of a period without start or end, in microseconds since 1970."""
-OWN_KEYS = {"name", "description", "mode", "versions"}
+_OWN_KEYS = {"name", "description", "mode", "versions"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,8 +93,8 @@ class Policy(Section):
     def _from_single(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "versions" in value:
             return value
-        own = {key: item for key, item in value.items() if key in OWN_KEYS}
-        return {**own, "versions": ({key: item for key, item in value.items() if key not in OWN_KEYS},)}
+        own = {key: item for key, item in value.items() if key in _OWN_KEYS}
+        return {**own, "versions": ({key: item for key, item in value.items() if key not in _OWN_KEYS},)}
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
