@@ -161,7 +161,6 @@ def _measure(folder: Path, settings: Settings, case: Case, rate: int) -> tuple[o
             ages = _watch(settings, _sending(job))
             used = cores()
         print(f"stream now uses {process.memory_info().rss // 2**20:,} MiB")
-    print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
     cuts = statistics.quantiles(ages, n=100)
     seconds = query_seconds()
     measured = rate, len(ages), cuts[49], cuts[89], cuts[98], max(ages), len(seconds), statistics.median(seconds)
@@ -217,6 +216,8 @@ def _streaming(folder: Path, settings: Settings) -> Generator[psutil.Process]:
             yield psutil.Process(process.pid)
         finally:
             process.terminate()
+            process.wait()
+            print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
 
 
 @contextmanager
