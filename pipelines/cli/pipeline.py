@@ -205,11 +205,15 @@ def rebuild(
 
 
 def _warn_of_unknown_seeds(settings: "Settings") -> None:
-    """Name the seeds of the policy in force whom no event names."""
+    """Name the seeds of the policy in force whom no event names; a failure here does not undo what the command did."""
+    from pipelines.best_effort import best_effort  # noqa: PLC0415
     from pipelines.refresh import unknown_seeds_in_force  # noqa: PLC0415
 
-    for sentence in unknown_seeds_in_force(settings):
-        print_warning(sentence)
+    def warn() -> None:
+        for sentence in unknown_seeds_in_force(settings):
+            print_warning(sentence)
+
+    best_effort(warn, "looking for the seeds of raters")()
 
 
 def _warn_of_uncounted(warehouse: Path) -> None:

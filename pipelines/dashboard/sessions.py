@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.reputation.warehouse_file import Access
@@ -9,8 +10,8 @@ from pipelines.settings import QueriesSettings, Settings
 
 _Opened = tuple[Path, QueriesSettings, int, int, int]
 _LOCK = threading.Lock()
-_shared: dict[_Opened, Warehouse] = {}
-"""The warehouse that was opened last."""
+_shared: WeakValueDictionary[_Opened, Warehouse] = WeakValueDictionary()
+"""The warehouses of the sessions there are: one that is in no page is closed, so an erased user's file can go."""
 
 
 def open_session(settings: Settings) -> Warehouse:
@@ -23,13 +24,13 @@ def open_session(settings: Settings) -> Warehouse:
     path = settings.warehouse_path
     with _LOCK:
         opened = _identify(path, settings.queries)
-        if opened is None or opened not in _shared:
-            _shared.clear()
+        warehouse = None if opened is None else _shared.get(opened)
+        if warehouse is None:
             warehouse = Warehouse(path, access=Access(limits=settings.queries))
-            if opened is None:  # it was published just now
-                return warehouse
-            _shared[opened] = warehouse
-        return _shared[opened].snapshot()
+        if opened is None:  # it was published just now
+            return warehouse
+        _shared[opened] = warehouse
+        return warehouse.snapshot()
 
 
 def _identify(path: Path, limits: QueriesSettings) -> _Opened | None:

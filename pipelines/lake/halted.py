@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from deltalake import DeltaTable
-
 from pipelines.formats import HALTED
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.lake.tables import checkpoint_id
+from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -37,16 +35,16 @@ def save_halted(settings: Settings, halted: Iterable[HaltedPartition]) -> None:
 def load_halted(settings: Settings) -> list[HaltedPartition]:
     """Return the saved topic partitions whose checkpoint has not moved since; none if the file cannot be read.
 
-    One of another format counts as such.
+    One of another format counts as such. Raises like `Lake.table`.
     """
     try:
         saved = json.loads(_file(settings).read_text(encoding="utf-8"))
         places = [HaltedPartition(**place) for place in saved["halted"] if saved["format"] == HALTED.number]
-        events = DeltaTable(f"{settings.lake_root}/events") if places else None
     except (OSError, ValueError, TypeError, KeyError):
         return []
-    if events is None:
+    if not places or not is_lake(settings.lake_root):
         return []
+    events = open_lake(settings.lake_root).table("events")
     at = {place: events.transaction_version(checkpoint_id(place.topic_id, place.topic_partition)) for place in places}
     return [place for place in places if at[place] in {place.next_offset, None}]
 

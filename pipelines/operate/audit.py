@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import consumer, translate_errors
@@ -25,9 +24,8 @@ from pipelines.contract.schema import RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.sources import CONTRACT, IngestedTopic, explain_missing_topic, open_topics
-from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.stores import resolve_store
-from pipelines.lake.tables import is_lake
+from pipelines.lake.tables import is_lake, open_lake
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import lake_tombstones, read_tombstones
 from pipelines.lake.tombstones import keys_of, tombstone
@@ -193,8 +191,7 @@ def audit(settings: Settings) -> Audit:
         described = {name: _describe(settings, name) for name in ingested}
         if not is_lake(settings.lake_root):
             raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
-        events = DeltaTable(f"{settings.lake_root}/events")
-        require_known_format(events)
+        events = open_lake(settings.lake_root).table("events")
         checkpoints = {
             (topic.topic_id, p.partition): events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}")
             for topic in described.values()
@@ -263,7 +260,7 @@ def _read_events(settings: Settings, topics: dict[str, _TopicContents]) -> tuple
 
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
-    for path in DeltaTable(f"{settings.lake_root}/{name}").file_uris():
+    for path in open_lake(settings.lake_root).table(name).file_uris():
         store, place = resolve_store(unquote(path))
         yield pq.ParquetFile(place, filesystem=store).read(columns)
 

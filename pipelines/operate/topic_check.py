@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from pipelines.bus.topics import Topic, describe_topic
 from pipelines.errors import UsageError
 from pipelines.ingest.sources import explain_missing_topic, topic_sources
-from pipelines.lake.tables import checkpoint_id, is_table
+from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
 from pipelines.settings import Settings
 
 _MIN_RETENTION_HOURS = 72
@@ -41,9 +41,8 @@ def check_topic(settings: Settings, name: str | None = None) -> list[Finding]:
     topic = describe_topic(kafka)
     if topic is None:
         raise UsageError(explain_missing_topic(settings, kafka.topic))
-    events = f"{settings.lake_root}/events"
-    lake = DeltaTable(events) if is_table(events) else None
-    return [*judge_configs(topic), *(_judge_growth(topic, lake) if lake else ())]
+    events = open_lake(settings.lake_root).table("events") if is_lake(settings.lake_root) else None
+    return [*judge_configs(topic), *(_judge_growth(topic, events) if events else ())]
 
 
 def judge_configs(topic: Topic) -> Iterator[Finding]:

@@ -639,7 +639,7 @@ class Draft:
                 raise
             raise UsageError(
                 "the rebuild or refresh needs more memory than reputation.max_memory_share allows "
-                f"({100 * self._max_memory_share:g} %): raise it"
+                f"({100 * self._max_memory_share:g} %): raise it, or give the machine or control group more memory"
             ) from error
         except BaseException:
             self.discard()

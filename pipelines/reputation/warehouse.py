@@ -147,6 +147,8 @@ class Warehouse:
         self._lake_uri: str | None = None
         """The lake on S3 whose published warehouse this is; None for one on disk."""
         self._access = access
+        self._origin: Warehouse | None = None
+        """The handle of which this is a snapshot: a connection closes with it."""
         self._own: dict[str, pa.Table] = {}
         self._connect(connection or attach(path, access))
 
@@ -244,7 +246,7 @@ class Warehouse:
         """
         with explained():
             pinned = Warehouse(self.path, _cursor(self._connection), self._access)
-        pinned._lake_uri = self._lake_uri
+        pinned._lake_uri, pinned._origin = self._lake_uri, self
         for name, table in self._own.items():
             pinned.register(name, table)
         return pinned

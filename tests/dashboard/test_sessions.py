@@ -1,5 +1,7 @@
 """Sessions of the dashboard: each has its own view of a warehouse, and all of a publication share its limits."""
 
+import gc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,26 @@ def test_a_session_keeps_its_publication(published: Settings) -> None:
     assert (_users(earlier), _users(later), _users(open_session(published))) == (1, 2, 2)
     later.close()
     assert _users(open_session(published)) == 2
+
+
+def test_the_file_is_closed_with_the_last_session(published: Settings) -> None:
+    """It may have users who were erased since."""
+    sessions = [open_session(published), open_session(published)]
+    assert _open_files(published)
+    sessions.pop()
+    assert _users(sessions[0]) == 1
+    sessions.pop()
+    gc.collect()
+    assert _open_files(published) == []
+
+
+def _open_files(settings: Settings) -> list[str]:
+    """Return the files of the warehouse that this process has open."""
+    folder, names = str(settings.warehouse_path), []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the listing
+            names.append(str(descriptor.readlink()))
+    return [name for name in names if name.startswith(folder)]
 
 
 def test_a_missing_warehouse_is_reported(settings: Settings) -> None:

@@ -29,7 +29,7 @@ from pipelines.reputation.database_file import log_file
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
 from pipelines.reputation.histories import Histories, delete_histories, histories_folder
 from pipelines.reputation.policy import Policy
-from pipelines.settings import Settings
+from pipelines.settings import ContractSettings, Settings
 from tests.lake.builders import commit
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, events_table
@@ -58,6 +58,7 @@ class Place:
     """A lake and a warehouse in a folder."""
 
     folder: Path
+    personal_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.lake: Lake = create_lake(self.folder / "lake")
@@ -84,7 +85,8 @@ class Place:
             append_file(self.lake, "merged_users", row, uuid4().hex)
 
     def erase(self, *user_ids: str) -> None:
-        settings = Settings(data_dir=self.folder)
+        contract = ContractSettings(personal_keys=self.personal_keys)
+        settings = Settings(data_dir=self.folder, contract=contract)
         names = all_names(settings, user_ids)
         self.erased |= set(names)
         erase_users(self.lake, open_tombstones(self.lake, settings), names)
@@ -128,14 +130,18 @@ def _rows_of(path: Path) -> bytes:
 
 
 @contextmanager
-def place() -> Iterator[Place]:
+def place(personal_keys: tuple[str, ...] = ()) -> Iterator[Place]:
     with TemporaryDirectory() as folder:
-        yield Place(Path(folder))
+        yield Place(Path(folder), personal_keys)
 
 
 def _named(event: Event) -> Event:
     """Return an event whose user_id cannot occur among other bytes."""
-    return replace(event, user_id=f"<user {event.user_id!r}>")
+    return replace(event, user_id=_name(event.user_id))
+
+
+def _name(user_id: str) -> str:
+    return f"<user {user_id!r}>"
 
 
 @st.composite
@@ -153,9 +159,9 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]
     ]
 
 
-def assert_refreshes_equal_rebuilds(story: list[Turn], rules: Policy) -> None:
+def assert_refreshes_equal_rebuilds(story: list[Turn], rules: Policy, personal_keys: tuple[str, ...] = ()) -> None:
     """Commit, merge, erase and refresh in turn; publish, continue or discard the draft; compare at the end."""
-    with place() as here, open_draft(here.warehouse) as draft:
+    with place(personal_keys) as here, open_draft(here.warehouse) as draft:
         for turn in story:
             here.commit(turn.events)
             if turn.compacted:
@@ -191,6 +197,29 @@ def test_any_policy(story: list[Turn], rules: Policy) -> None:
 def test_completions_of_erased_users(story: list[Turn]) -> None:
     """Erased completions, their retractions and corrections affect others (`incremental-equals-rebuild`)."""
     assert_refreshes_equal_rebuilds(story, policy(completion=GATE))
+
+
+@st.composite
+def _ratings(draw: st.DrawFn) -> list[Event]:
+    """Return ratings of three users by each other, and retractions, over four days."""
+    found: list[Event] = []
+    for place in range(draw(st.integers(4, 12))):
+        user, rater = draw(st.sampled_from("abc")), draw(st.sampled_from("abc"))
+        given = {"rating": str(draw(st.integers(-10, 10))), "rater_id": _name(rater)}
+        withdrawn = {"target_event_id": f"e{draw(st.integers(0, 9))}"}
+        action, metadata = draw(st.sampled_from([("Rated", given), ("Rated", given), ("Retracted", withdrawn)]))
+        time = NOW - draw(st.integers(0, 7)) * DAY // 2 - place
+        found.append(Event(f"e{place}", user, action, time, metadata))
+    return found
+
+
+@pytest.mark.slow
+@FEWER
+@given(_ratings().flatmap(lambda events: turns(st.just(events))))
+def test_weights_of_raters_who_are_erased(story: list[Turn]) -> None:
+    """Their names in ratings of others become pseudonyms, on any day (`incremental-equals-rebuild`)."""
+    story = [replace(turn, pair=None) for turn in story]
+    assert_refreshes_equal_rebuilds(story, policy(raters={"weight": "trust", "seeds": _name("a")}), ("rater_id",))
 
 
 _ANN, _BOB, _CID = (f"user-{name}-of-the-test" for name in ("ann", "bob", "cid"))
