@@ -112,7 +112,8 @@ def test_every_user_can_be_explained_and_shown(
         if "\0" in user:  # impossible on a command line
             continue
         output = _run(monkeypatch, capsys, "explain", "--", user)
-        assert f"\n{escape_text(user)}: {number + 1} contributions add up to a score of" in output
+        counted = f"{number + 1} contributions add up" if number else "1 contribution adds up"
+        assert f"\n{escape_text(user)}: {counted} to a score of" in output
         assert len(output.splitlines()) == number + 4
         assert [character for character in output if ord(character) < 32 and character != "\n"] == []
         assert not set(output) & set("\x9b\u202e\ufeff")

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from email import message_from_string
+import tarfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,10 @@ def test_the_site_links_to_the_repository(tree: Path) -> None:
 def test_the_wheel_links_to_the_repository(tree: Path) -> None:
     """Its metadata names the address, and its description links to the pages of the release."""
     _run(tree, "hatchling", "build", "-t", "sdist", "-d", "dist")
-    shutil.unpack_archive(next((tree / "dist").glob("*.tar.gz")), tree / "dist", filter="data")
-    metadata = message_from_string(next((tree / "dist").glob("*/PKG-INFO")).read_text(encoding="utf-8"))
+    (built,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        information = archive.extractfile(f"{built.name.removesuffix('.tar.gz')}/PKG-INFO")
+        assert information is not None
+        metadata = message_from_bytes(information.read())
     assert metadata["Project-URL"] == f"Repository, {_ADDRESS}"
     assert f"]({_ADDRESS}/blob/v{metadata['Version']}/docs/start.md)" in str(metadata.get_payload())

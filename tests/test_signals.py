@@ -1,6 +1,6 @@
 """SIGTERM, as container engines send it: a long-lived command ends with exit code 0, whatever it is waiting for.
 
-`karmalake notify` while it waits for records is in tests/notify.
+`karmalake notify` needs Apache Kafka: its signals are in tests/notify.
 """
 
 import os
@@ -23,7 +23,6 @@ from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, drain_all, query, send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, sqlite_url
 from tests.monitoring.scraping import METRICS_AT, scrape, status
-from tests.notify.notifiers import stream as stream_destination
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
@@ -40,16 +39,12 @@ _LONG_WAITS = {
 
 @pytest.fixture
 def variables(settings: Settings, tmp_path: Path) -> Environment:
-    """Return the environment of commands with a topic, an outbox and rules."""
+    """Return the environment of commands with a topic and an outbox."""
     ensure_topic(settings.kafka)
     url = sqlite_url(tmp_path)
     with disposed(url) as service:
         create_outbox(service)
-    (tmp_path / "rules.toml").write_text(stream_destination("app", f"{settings.redis.prefix}:notifications"))
-    return _environment(settings) | {
-        "KARMALAKE_RELAY_DATABASE_URL": url.render_as_string(),
-        "KARMALAKE_NOTIFY_RULES": str(tmp_path / "rules.toml"),
-    }
+    return _environment(settings) | {"KARMALAKE_RELAY_DATABASE_URL": url.render_as_string()}
 
 
 def _environment(settings: Settings) -> Environment:
@@ -114,7 +109,7 @@ def _in_a_new_interpreter(program: Sequence[str], **options: Any) -> "subprocess
     return subprocess.Popen([sys.executable, *program], text=True, **options)
 
 
-@pytest.mark.parametrize("name", ["stream", "ingest", "relay", "notify"])
+@pytest.mark.parametrize("name", ["stream", "ingest", "relay"])
 def test_a_signal_during_the_start(variables: Environment, tmp_path: Path, name: str) -> None:
     """As soon as the command handles the signal, before it has connected to anything."""
     with _started(name, variables, tmp_path, _in_a_new_interpreter) as command:

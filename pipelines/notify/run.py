@@ -59,8 +59,11 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
     """Deliver to every destination until `stopping` is set.
 
     An error that a retry cannot fix (ConfigurationError), such as a broker without consumer groups, ends all of them
-    and is raised; so is TransientError if no broker responds at the start, unless `stopping` is set meanwhile.
+    and is raised; so is TransientError if no broker responds at the start, unless `stopping` is set meanwhile. If it is
+    set before, nothing is asked of any server.
     """
+    if stopping.is_set():
+        return
     try:
         require_groups(settings.kafka, "karmalake notify")
         for kafka in {plan.kafka.topic: plan.kafka for plan in planned}.values():

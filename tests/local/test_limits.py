@@ -122,9 +122,11 @@ def test_the_embedded_broker_cannot(what: str, settings: Settings) -> None:
     assert LIMITS[what](_topic_of_ten(settings.kafka, settings))
 
 
-def _notify(settings: Settings, rules: Path) -> None:
-    planned = plans(load_rules(rules), settings, lambda: connect(settings.redis))
-    notify(settings, planned, threading.Event(), Reports(*3 * [lambda *_: None]))
+def _notify(settings: Settings, rules: Path, *, stopped: bool = False) -> None:
+    planned, stopping = plans(load_rules(rules), settings, lambda: connect(settings.redis)), threading.Event()
+    if stopped:
+        stopping.set()
+    notify(settings, planned, stopping, Reports(*3 * [lambda *_: None]))
 
 
 def _share_partitions(settings: Settings, _rules: Path) -> None:
@@ -141,6 +143,13 @@ def test_what_needs_groups_says_so(run: Callable[[Settings, Path], None], settin
     ensure_topic(settings.kafka)
     with pytest.raises(ConfigurationError, match=r"needs consumer groups.*the embedded broker at 127\.0\.0\.1:"):
         run(settings, rules)
+
+
+def test_a_notifier_that_is_stopped_at_its_start_asks_nothing(settings: Settings, tmp_path: Path) -> None:
+    """SIGTERM came while it loaded: it ends cleanly, even where it could not run."""
+    rules = tmp_path / "notify.toml"
+    rules.write_text(_RULES)
+    _notify(settings, rules, stopped=True)
 
 
 def test_each_limit_is_documented() -> None:
