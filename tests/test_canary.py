@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob
 from pathlib import Path
 
 import pytest
@@ -59,14 +58,7 @@ def remains(settings: Settings) -> list[object]:
     prefix, folder = canary_settings(settings).redis.prefix, canary_settings(settings).data_dir
     with connect(settings.redis) as client:
         keys = [key for key in client.scan_iter(f"{prefix}*") if b":" in key or b"leaderboard" in key]
-    return [
-        *keys,
-        *(
-            path
-            for path in map(Path, glob(f"{folder}/**", recursive=True))
-            if path not in {folder} and path.suffix != ".lock"
-        ),
-    ]
+    return [*keys, *(path for path in folder.glob("**/*") if path.suffix != ".lock")]
 
 
 def test_a_canary_is_served_beside_the_policy_in_force(served: Settings) -> None:
