@@ -21,7 +21,7 @@ from pipelines.lake.index import open_index
 from pipelines.lake.tables import Lake, create_lake
 
 IDS, LIMIT = 300_000_000, 500_000_000
-"""The filters of 300 million ids take 320 MB, the process the rest. Needs 16 GB of disk, while runs are merged."""
+"""The filters of 300 million ids take 320 MB, the process the rest. Needs 16 GB of disk."""
 _NO_LIMIT = 1 << 40
 _BATCHES = 20
 _COLUMNS = ("filters", "limit MB", "ids", "batch of 5,000 ms", "worst ms", "times unlimited")

@@ -1,5 +1,6 @@
 """A canary: a policy that is served beside the one in force until one of them is chosen."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,7 +59,8 @@ def remains(settings: Settings) -> list[object]:
     prefix, folder = canary_settings(settings).redis.prefix, canary_settings(settings).data_dir
     with connect(settings.redis) as client:
         keys = [key for key in client.scan_iter(f"{prefix}*") if b":" in key or b"leaderboard" in key]
-    return [*keys, *(path for path in folder.glob("**/*") if path.suffix != ".lock")]
+    found = (Path(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
+    return [*keys, *(path for path in found if path.suffix != ".lock")]
 
 
 def test_a_canary_is_served_beside_the_policy_in_force(served: Settings) -> None:

@@ -101,6 +101,12 @@ def test_sent_events_are_served(streamed: Settings) -> None:
     assert_served(streamed)
 
 
+def _rarely_replacing(settings: Settings) -> Settings:
+    """Return settings by which only the first turn is due to replace the warehouse, and commits cause the others."""
+    reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 3_600})
+    return settings.model_copy(update={"reputation": reputation})
+
+
 def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
     """With a missing data folder, whichever loop starts first."""
     send(settings, valid_records(range(7)))
@@ -112,8 +118,7 @@ def test_the_end_repeats_a_publication_that_fails_meanwhile(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of the publication in progress when the process stops costs no document (`fresh`)."""
-    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # commits alone cause turns
-    settings = streamed.model_copy(update={"reputation": reputation})
+    settings = _rarely_replacing(streamed)
     begun, stopping, write = threading.Event(), threading.Event(), redis_store.write
 
     def fail_once(*arguments: Any) -> None:
@@ -159,8 +164,7 @@ def test_what_is_committed_after_the_signal_is_served(streamed: Settings, monkey
 
 def test_the_end_serves_what_is_new_and_leaves_the_warehouse(streamed: Settings) -> None:
     """An idle process ends at once. What was committed is served, and the next start replaces the warehouse."""
-    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
-    settings = streamed.model_copy(update={"reputation": reputation})
+    settings = _rarely_replacing(streamed)
     send(settings, valid_records(range(7)))
     drain_all(settings)
     for sent, refreshes, points, in_warehouse in ((0, 1, 3, 3), (7, 2, 6, 3), (0, 1, 6, 6)):
@@ -185,8 +189,7 @@ def test_the_end_refreshes_what_was_committed_after_the_last_refresh(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the last turn alone; it does not replace the warehouse either (`fresh`)."""
-    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})
-    settings = streamed.model_copy(update={"reputation": reputation})
+    settings = _rarely_replacing(streamed)
     send(settings, valid_records(range(7)))
     drain_all(settings)
     stopping, commit_batch = threading.Event(), drain.commit_batch
@@ -212,8 +215,7 @@ def test_the_end_refreshes_what_was_committed_after_the_last_refresh(
 
 def test_the_end_removes_an_erased_user_from_the_warehouse(streamed: Settings) -> None:
     """The process ends before it would have replaced the warehouse (`erasable`)."""
-    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
-    settings = streamed.model_copy(update={"reputation": reputation})
+    settings = _rarely_replacing(streamed)
     send(settings, valid_records(range(7)))
     drain_all(settings)
     with streaming(settings):
@@ -245,8 +247,7 @@ def _merge(settings: Settings) -> None:
 @pytest.mark.parametrize(("record", "points"), [(_activate, 5), (_merge, 6)])
 def test_the_end_applies_what_is_no_commit(streamed: Settings, record: Callable[[Settings], None], points: int) -> None:
     """An activation or a merge since the last refresh reaches the documents at the end."""
-    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # only the first turn is due
-    settings = streamed.model_copy(update={"reputation": reputation})
+    settings = _rarely_replacing(streamed)
     send(settings, valid_records(range(7)))
     drain_all(settings)
     with streaming(settings):

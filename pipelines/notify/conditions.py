@@ -19,10 +19,14 @@ _NO_VALUE = ""
 """What `before` of a new user is, and `after` of one who is shown no more."""
 
 
-class Condition(BaseModel):
-    """A condition on one metadata entry of an event; an event without the entry does not meet it."""
+class Table(BaseModel):
+    """A table of a rule file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Condition(Table):
+    """A condition on one metadata entry of an event; an event without the entry does not meet it."""
 
     key: str
     equal: str | None = None

@@ -10,13 +10,13 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipelines.boundary.mistakes import MistakeError, spelled
 from pipelines.boundary.toml import did_you_mean
 from pipelines.notify import template
 from pipelines.notify.changes import DEFAULT_COLUMN, Change, Kind, as_number
-from pipelines.notify.conditions import Condition, Number, PolicyNames, impossible, unknown_keys
+from pipelines.notify.conditions import Condition, Number, PolicyNames, Table, impossible, unknown_keys
 from pipelines.notify.template import Event
 
 Name = Annotated[str, spelled(r"[A-Za-z0-9_-]{1,64}", "has to be 1 to 64 letters, digits, _ and -")]
@@ -31,11 +31,7 @@ Column = Annotated[
 ]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Quiet(_Table):
+class Quiet(Table):
     """A time of each day, which may span midnight."""
 
     begins: ClockTime
@@ -66,7 +62,7 @@ class Quiet(_Table):
         return now >= self.begins or now < self.ends
 
 
-class Destination(_Table):
+class Destination(Table):
     """Options of every destination: where it begins, and how deliveries are retried."""
 
     begin: Literal["now", "earliest"] = "now"
@@ -124,7 +120,7 @@ class RedisStream(Destination):
     """Approximate number of entries to retain; older ones are deleted."""
 
 
-class Rule(_Table):
+class Rule(Table):
     """Which events or changes are sent to which destinations, and with which text."""
 
     name: Name
@@ -207,7 +203,7 @@ class Rule(_Table):
         return falls or (self.rises_above is not None and old <= self.rises_above < new)
 
 
-class RuleFile(_Table):
+class RuleFile(Table):
     """A whole rule file."""
 
     destinations: dict[Name, Annotated[Webhook | RedisStream, Field(discriminator="kind")]] = Field(min_length=1)

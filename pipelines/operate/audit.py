@@ -25,7 +25,7 @@ from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.sources import CONTRACT, IngestedTopic, explain_missing_topic, open_topics
 from pipelines.lake.stores import resolve_store
-from pipelines.lake.tables import is_lake, open_lake
+from pipelines.lake.tables import Lake, is_lake, open_lake
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import lake_tombstones, read_tombstones
 from pipelines.lake.tombstones import keys_of, tombstone
@@ -191,13 +191,14 @@ def audit(settings: Settings) -> Audit:
         described = {name: _describe(settings, name) for name in ingested}
         if not is_lake(settings.lake_root):
             raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
-        events = open_lake(settings.lake_root).table("events")
+        lake = open_lake(settings.lake_root)
+        events = lake.table("events")
         checkpoints = {
             (topic.topic_id, p.partition): events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}")
             for topic in described.values()
             for p in topic.partitions
         }
-        contents = _read_files(settings, {topic.topic_id for topic in described.values()})
+        contents = _read_files(settings, lake, {topic.topic_id for topic in described.values()})
         partitions = [
             _PartitionAuditor(settings, contents, ingested[name], topic.topic_id).audit(p, next_offset)
             for name, topic in described.items()
@@ -216,25 +217,25 @@ def _describe(settings: Settings, name: str) -> Topic:
     return topic
 
 
-def _read_files(settings: Settings, topic_ids: set[str]) -> _LakeContents:
+def _read_files(settings: Settings, lake: Lake, topic_ids: set[str]) -> _LakeContents:
     """Read the files of the newest version; dead letters of uncommitted batches do not count."""
     topics = {topic_id: _TopicContents() for topic_id in topic_ids}
-    batches = _read_commits(settings, topics)
-    ids, count = _read_events(settings, topics)
-    for table in _tables(settings, "dead_letters", [*_PLACE, "batch_id"]):
+    batches = _read_commits(lake, topics)
+    ids, count = _read_events(lake, topics)
+    for table in _tables(lake, "dead_letters", [*_PLACE, "batch_id"]):
         committed = table.filter(pa.array([batch in batches for batch in table["batch_id"].to_pylist()], pa.bool_()))
         for topic_id, topic in topics.items():
             topic.rejected.update(_positions(_of_topic(committed, topic_id)))
-    for table in _tables(settings, "erased", _PLACE):
+    for table in _tables(lake, "erased", _PLACE):
         for topic_id, topic in topics.items():
             topic.erased.update(_positions(_of_topic(table, topic_id)))
     tombstones = lake_tombstones(settings.lake_root) | read_tombstones(settings.tombstones_file)
     return _LakeContents(ids, count, topics, tombstones)
 
 
-def _read_commits(settings: Settings, topics: dict[str, _TopicContents]) -> set[str]:
+def _read_commits(lake: Lake, topics: dict[str, _TopicContents]) -> set[str]:
     """Add the ranges that were read of each topic; return the ids of all batches."""
-    commits = [row for table in _tables(settings, "commits", _COMMIT) for row in table.to_pylist()]
+    commits = [row for table in _tables(lake, "commits", _COMMIT) for row in table.to_pylist()]
     withdrawn = {(each["batch_id"], each["topic_id"]) for row in commits for each in row.get("withdrawn") or ()}
     for commit in commits:
         for place in commit["ranges"]:
@@ -245,11 +246,11 @@ def _read_commits(settings: Settings, topics: dict[str, _TopicContents]) -> set[
     return {commit["batch_id"] for commit in commits}
 
 
-def _read_events(settings: Settings, topics: dict[str, _TopicContents]) -> tuple[set[str], int]:
+def _read_events(lake: Lake, topics: dict[str, _TopicContents]) -> tuple[set[str], int]:
     """Add the event_ids at each position of each topic; return the ids of all events, and the number of events."""
     ids: set[str] = set()
     count = 0
-    for table in _tables(settings, "events", ["event_id", *_PLACE]):
+    for table in _tables(lake, "events", ["event_id", *_PLACE]):
         ids.update(table["event_id"].to_pylist())
         count += len(table)
         for topic_id, topic in topics.items():
@@ -259,8 +260,8 @@ def _read_events(settings: Settings, topics: dict[str, _TopicContents]) -> tuple
     return ids, count
 
 
-def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
-    for path in open_lake(settings.lake_root).table(name).file_uris():
+def _tables(lake: Lake, name: str, columns: list[str]) -> Iterator[pa.Table]:
+    for path in lake.table(name).file_uris():
         store, place = resolve_store(unquote(path))
         yield pq.ParquetFile(place, filesystem=store).read(columns)
 

@@ -93,10 +93,7 @@ def test_each_attack_on_each_codec(kafka: KafkaCluster, settings: Settings, code
     accepted: list[str] = []
     for number, (name, (attack, _)) in enumerate(_ATTACKS.items()):
         values = [record.value or b"" for record in valid_records(range(3 * number, 3 * number + 3))]
-        answer = 3
-        while answer in {3, 5, 6}:  # a new topic partition has no leader yet
-            answer = produce_raw(bus.kafka, attack(codec, ENCODERS[codec], values))
-        if answer == 0:
+        if produce_raw(bus.kafka, attack(codec, ENCODERS[codec], values)) == 0:
             accepted.append(name)
     drain_all(bus)
     events, letters = (

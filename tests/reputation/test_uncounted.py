@@ -1,11 +1,13 @@
 """What no rule fits is said, with the reason: in a warehouse, and after the steps of any policy."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from pipelines.boundary.database import connect
 from pipelines.reputation.derive import derive
+from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.scores import scores
 from pipelines.reputation.uncounted import OF_STEPS, explain_uncounted, uncounted_in_warehouse
@@ -52,10 +54,14 @@ def _events() -> list[Event]:
 
 def test_the_steps_of_any_policy() -> None:
     """The most frequent first, unreadable ones before those without a rule, and of many actions the rest together."""
+    assert _sentences(RULES, AS_OF, *_events()) == SENTENCES
+
+
+def _sentences(policy: Policy, as_of: datetime, *happened: Event) -> list[str]:
     with connect() as connection:
-        connection.register("events", events_table(_events()))
-        scores(connection, RULES, AS_OF)
-        assert explain_uncounted(connection, RULES.at(AS_OF), OF_STEPS) == SENTENCES
+        connection.register("events", events_table([*happened]))
+        scores(connection, policy, as_of)
+        return explain_uncounted(connection, policy.at(as_of), OF_STEPS)
 
 
 def test_a_later_version_that_reads_no_number() -> None:
@@ -73,10 +79,7 @@ effective_from = 2024-02-20T00:00:00Z
 actions.Rated.points = 1
 """
     )
-    with connect() as connection:
-        connection.register("events", events_table([Event("e", "ann", "Rated", NOW - 20 * DAY, {"stars": "4.5"})]))
-        scores(connection, policy, at(NOW))
-        sentences = explain_uncounted(connection, policy.at(at(NOW)), OF_STEPS)
+    sentences = _sentences(policy, at(NOW), Event("e", "ann", "Rated", NOW - 20 * DAY, {"stars": "4.5"}))
     assert sentences == [f"{_NOTHING} 1 of Rated: unreadable, since the policy needs {_STARS}"]
 
 
@@ -109,10 +112,7 @@ _NEVER_UNREADABLE = f'rating = {{ fixed = 1, weight = {{ from = "w", {_BOUNDS}, 
 def test_only_what_can_be_unreadable_is_named(action: str, metadata: dict[str, str], needs: str) -> None:
     """Not a number that the policy replaces where it is missing or another text."""
     policy = parse_policy(f'name = "p"\nversion = "1"\nscopes.v.from = "v"\n[actions.A]\n{action}\n')
-    with connect() as connection:
-        connection.register("events", events_table([Event("e", "ann", "A", NOW - 1, metadata)]))
-        scores(connection, policy, AS_OF)
-        (sentence,) = explain_uncounted(connection, policy.at(AS_OF), OF_STEPS)
+    (sentence,) = _sentences(policy, AS_OF, Event("e", "ann", "A", NOW - 1, metadata))
     found = sentence.removeprefix(f"{_NOTHING} 1 of A: unreadable, since the policy needs ")
     assert found.startswith(needs)
     assert found.count("'") == 2
@@ -133,10 +133,7 @@ effective_from = 2024-02-20T00:00:00Z
 actions.Rated = { rating = { from = "grade", minimum = 1, maximum = 3 } }
 """
     )
-    with connect() as connection:
-        connection.register("events", events_table([Event("e", "ann", "Rated", NOW - 20 * DAY, {"stars": "4.5"})]))
-        scores(connection, policy, at(NOW))
-        (sentence,) = explain_uncounted(connection, policy.at(at(NOW)), OF_STEPS)
+    (sentence,) = _sentences(policy, at(NOW), Event("e", "ann", "Rated", NOW - 20 * DAY, {"stars": "4.5"}))
     assert sentence.endswith(f"unreadable, since the policy needs {_STARS} (version 1), or {_OTHER} (version 2)")
 
 
