@@ -69,11 +69,16 @@ class Place:
     def warehouse(self) -> Path:
         return self.folder / "warehouse.duckdb"
 
+    @property
+    def settings(self) -> Settings:
+        return Settings(data_dir=self.folder, contract=ContractSettings(personal_keys=self.personal_keys))
+
     def commit(self, events: Sequence[Event]) -> None:
-        """Commit the events of users who are not erased, as ingest does."""
+        """Commit the events of users who are not erased, without the names of those who are, as ingest does."""
         if remaining := [event for event in events if event.user_id not in self.erased]:
             self.commits += 1
             stored = events_table(remaining).drop(["batch_id"])
+            stored = open_tombstones(self.lake, self.settings).replace_names(stored).rows
             commit(self.lake, self.lake.table("events"), f"batch-{self.commits}", stored)
 
     def merge(self, pair: Pair, t: int | None = None) -> None:
@@ -85,11 +90,9 @@ class Place:
             append_file(self.lake, "merged_users", row, uuid4().hex)
 
     def erase(self, *user_ids: str) -> None:
-        contract = ContractSettings(personal_keys=self.personal_keys)
-        settings = Settings(data_dir=self.folder, contract=contract)
-        names = all_names(settings, user_ids)
+        names = all_names(self.settings, user_ids)
         self.erased |= set(names)
-        erase_users(self.lake, open_tombstones(self.lake, settings), names)
+        erase_users(self.lake, open_tombstones(self.lake, self.settings), names)
 
     def refresh(self, draft: Draft, rules: Policy, as_of: int = NOW) -> DerivationResult:
         return draft.refresh(take_snapshot(self.lake), rules, at(as_of))

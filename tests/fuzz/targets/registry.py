@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import struct
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from tests.fuzz.targets.avro import NEIGHBOURS
 
 _TYPES = {"AVRO", "JSON", "PROTOBUF"}
 _MAX_MESSAGE_CHARACTERS = 2_000
+_INFORMATIONAL = re.compile(rb"\A(?:HTTP/1\.1 1\d\d [^\n]*\r\n\r\n)+")
+"""Responses before the one that counts (RFC 9110, 15.2)."""
 _ID = 7
 
 
@@ -54,7 +57,8 @@ def _expected(data: bytes) -> str | None:
 
 def _may_be_unknown(data: bytes) -> bool:
     """Return whether a response may mean an unusable schema: it says so, or has a schema of another type."""
-    return (b"40403" in data and b" 404 " in data.partition(b"\n")[0]) or b'"schema"' in data
+    status = _INFORMATIONAL.sub(b"", data).partition(b"\n")[0]
+    return (b"40403" in data and b" 404 " in status) or b'"schema"' in data
 
 
 def check(data: bytes) -> str:
