@@ -21,10 +21,11 @@ from pipelines.notify.rule_file import parse_rules
 from pipelines.notify.rules import RedisStream, RuleFile, Webhook
 from pipelines.notify.template import Event, fill
 from pipelines.notify.webhook import open_webhook
-from pipelines.settings import Settings
+from pipelines.settings import FeedSettings, Settings
 from tests.commands import Started
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records
+from tests.notify.notifiers import command
 from tests.notify.receiver import SECRET, Receiver
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -50,6 +51,21 @@ def test_the_rule_file_of_the_page_is_valid() -> None:
     assert _of_gold(rules, "new event", "policy") == ("gold", "You are Gold now")
     assert _of_gold(rules, "policy") is None
     assert _of_gold(rules, "reinstatement", "decay") is None
+
+
+def test_the_example_is_valid_as_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`examples/notify.toml`, by the command in its head."""
+    monkeypatch.setenv("SUPPORT_WEBHOOK_SECRET", "secret")
+    rules, fed = (
+        REPOSITORY / "examples" / "notify.toml",
+        settings.model_copy(update={"feed": FeedSettings(enabled=True)}),
+    )
+    with ended(command(fed, rules, "--check")) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, output.splitlines()[-1]) == (
+        0,
+        f"{rules} is valid; destinations: support, drivers.scores",
+    )
 
 
 def _of_gold(rules: RuleFile, *causes: str) -> tuple[str, str] | None:
