@@ -69,7 +69,7 @@ class System:
 
     def _parts(self) -> dict[str, Server]:
         rules = self.folder / "notify.toml"
-        rules.write_text(_RULES.read_text(encoding="utf-8").replace("{port}", str(self.port)), encoding="utf-8")
+        rules.write_text(_RULES.read_text(encoding="utf-8").replace(":8080/", f":{self.port}/"), encoding="utf-8")
         service = ["-m", "examples.service", str(self.port), self.postgres.dsn, self.redis.url()]
         return {
             "service": self._part("service", service, "serving on"),

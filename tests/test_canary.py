@@ -140,8 +140,10 @@ def test_a_canary_that_cannot_be_served_delays_nothing(served: Settings, caplog:
         running.result(PATIENCE_SECONDS)
 
 
-def test_publish_full_repairs_a_canary_too(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another client deleted is missing until `publish --full`, under either prefix."""
+def test_publish_full_repairs_a_canary_too(
+    served: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What another client deleted is missing until `publish --full`, under either prefix; the command names both."""
     start_canary(open_lake(served.lake_root), FIVE)
     follow_canary(served)
     with connect(served.redis) as client:
@@ -152,6 +154,11 @@ def test_publish_full_repairs_a_canary_too(served: Settings, monkeypatch: pytest
     assert scores(served) == (None, None)
     publish(full=True)
     assert scores(served) == (3, 5)
+    told = f"the canary is current, too: points, version 5, at {canary_settings(served).redis.prefix}:USER"
+    assert capsys.readouterr().out.splitlines().count(told) == 2
+    end_canary(open_lake(served.lake_root), None, "enough")
+    publish(full=False)
+    assert "canary" not in capsys.readouterr().out
 
 
 def test_an_erasure_reaches_a_canary(served: Settings) -> None:

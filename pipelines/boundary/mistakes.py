@@ -144,9 +144,10 @@ class FileFormat:
     def misplaced(self, path: Sequence[str], value: object) -> str:
         """Return what is wrong with an unknown key: which key of its table was meant, or which table has the key."""
         key, tables, is_table = path[-1], self.tables(), _is_table(value)
-        here = tables.get(self.write(_place(self.model, path[:-1])), {})
+        place = _place(self.model, path[:-1])
+        here = tables.get(self.write(place), {})
         alike = sorted(name for name, holds_table in here.items() if holds_table == is_table)
-        if meant := did_you_mean(key, alike, _ALMOST):
+        if meant := did_you_mean(_alias(self.model, place, key) or key, alike, _ALMOST):
             return f"{self.unknown}{meant}"
         if places := [place for place, keys in tables.items() if key in keys and (keys[key] or not is_table)]:
             return f"{self.unknown}: it belongs to {_joined([_header(place) for place in places])}"
@@ -240,6 +241,12 @@ def _place(model: type[BaseModel], path: Sequence[str]) -> Place:
     """Return the place of the table at a path."""
     places = (place for place, _ in tables_of(model))
     return next((place for place in places if len(place) == len(path) and all(map(_fits, place, path))), ())
+
+
+def _alias(model: type[BaseModel], place: Place, key: str) -> str | None:
+    """Return how a file writes a key of the table at a place that only our code names so."""
+    fields = (table.model_fields.get(key) for of_table, table in tables_of(model) if of_table == place)
+    return next((field.alias for field in fields if field is not None and field.alias), None)
 
 
 def _fits(part: str, given: str) -> bool:

@@ -57,13 +57,17 @@ def notify(
         return
     _warn_of_foreign_names(path, loaded, settings)
     with monitor_notify(settings, {plan.name: plan.kafka for plan in planned}) as monitor:
-        print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
-        print_metrics_address(monitor.address)
+
+        def print_start() -> None:
+            print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
+            print_metrics_address(monitor.address)
+
         reports = Reports(
             done=call_all(_print_done, monitor.metrics.notified),
             outage=call_all(_warn_of_outage, monitor.record_turn),
             failure=call_all(_warn_of_failure, monitor.record_failure),
             turn=monitor.record_turn,
+            started=print_start,
         )
         run(settings, planned, stopping, reports)
     print_line("stopped; undelivered notifications are delivered at the next start")
@@ -75,7 +79,7 @@ def _check_names(path: Path, rules: "RuleFile", settings: "Settings") -> None:
 
     found = foreign_names(rules, settings)
     if found is None:
-        print_warning(f"columns and levels were not compared with the policy: there is no lake at {settings.lake_root}")
+        print_warning(f"names were not compared with the policy: there is no lake at {settings.lake_root}")
     elif found:
         raise ConfigurationError("\n".join(f"{path}: {each}" for each in found))
 

@@ -252,14 +252,16 @@ def publish(
 
     Use --full if something else wrote, deleted or evicted documents, which only `verify` detects.
     """
-    from pipelines.canary import follow_canary  # noqa: PLC0415
+    from pipelines.canary import canary_settings, follow_canary  # noqa: PLC0415
     from pipelines.refresh import publish_everything, publish_warehouse  # noqa: PLC0415
 
     engine, settings = publish_everything if full else publish_warehouse, current_settings()
     with progress("publishing"):
         published = engine(settings)
     show_published(published)
-    follow_canary(settings, repair=full)
+    if present := follow_canary(settings, repair=full):
+        policy, prefix = present.policy, canary_settings(settings).document_store.prefix
+        print_line(f"the canary is current, too: {policy.name}, version {policy.version}, at {prefix}:USER")
 
 
 def show_published(published: "PublishResult") -> None:

@@ -112,6 +112,8 @@ class Reports:
     """A bug: the destination restarts at its checkpoint, and its process is no longer healthy."""
     turn: Callable[[str], None] = lambda _: None
     """A turn ended, with or without work."""
+    started: Callable[[], None] = lambda: None
+    """The brokers have answered, and can do what notifying needs; called once, before any other."""
 
 
 def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Reports) -> None:

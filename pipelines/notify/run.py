@@ -74,6 +74,7 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
         if stopping.is_set():
             return
         raise
+    reports.started()
     with ThreadPoolExecutor(len(planned), "notify") as threads:
         served = [threads.submit(serve, plan, settings, stopping, reports) for plan in planned]
         with ending_all(stopping):

@@ -33,6 +33,8 @@ from pipelines.settings import ContractSettings
 
 _NONE = "none"
 """How a file writes that there is no value, such as a mean of no ratings."""
+_LEVELS = {"level", "next_level"}
+"""The columns with names of levels."""
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """The clock of the contract's check: a case may be about the future."""
 
@@ -72,8 +74,10 @@ def run_cases(path: Path) -> list[CaseResult]:
     """Run the cases of a file under the policy beside it, in the order of the file.
 
     Raises PolicyError for a mistake in either file, naming file, line and remedy: also for an event that ingest would
-    reject, and for a column that the policy does not have.
+    reject, and for names of columns, levels, users, events or values of scopes that nothing in the case has.
     """
+    if not policy_of(path).is_file():
+        raise PolicyError(f"{path} has no policy beside it: there is no {policy_of(path)}")
     policy = load_policy(policy_of(path))
     cases, lines = load_cases(path)
     with connect() as connection:
@@ -92,9 +96,8 @@ class _Run:
     def result(self) -> CaseResult:
         self.connection.register("events", self._events())
         frame = scores(self.connection, self.policy, self.case.as_of)
-        self._require_known_columns(frame.columns[1:])
-        self._require_known_rules()
         within = self._within()
+        self._require_known_names(frame.columns[1:])
         rows = {row["user_id"]: row for row in frame.rows(named=True)}
         expected = self.case.expect.items()
         found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}), within)]
@@ -111,20 +114,35 @@ class _Run:
             raise PolicyError(self._at(("events",), f"{events[offset].event_id}: {detail}"))
         return decoded.events
 
-    def _require_known_columns(self, columns: list[str]) -> None:
-        known = [*columns, *Expected.model_fields]
-        for user, expected in self.case.expect.items():
-            for name in expected.model_extra or {}:
-                if name not in columns:
-                    problem = f"is not a column of `reputation` under this policy{did_you_mean(name, known)}"
-                    raise PolicyError(self._at(("expect", user, name), problem))
+    def _require_known_names(self, columns: list[str]) -> None:
+        """Raise PolicyError for a name that neither the case nor the policy has: its value would always be none."""
+        for path, name, known, problem in self._names(columns):
+            if name not in known:
+                raise PolicyError(self._at(("expect", *path), f"{problem}{did_you_mean(name, known)}"))
 
-    def _require_known_rules(self) -> None:
-        known = {name for edition in self.policy.at(self.case.as_of).editions for name in edition.rules.time}
+    def _names(self, columns: list[str]) -> Iterator[tuple[tuple[str, ...], str, list[str], str]]:
+        """Yield the place of each name in the expectations, the name, what it may be, and what is wrong otherwise."""
+        rules, events = [each.rules for each in self.policy.at(self.case.as_of).editions], self.case.all_events()
+        texts = [text for event in events for text in event.metadata.values()]
+        users, ids = [*(event.user_id for event in events), *texts], [event.event_id for event in events]
+        values = [*texts, *(scope.default for each in rules for scope in each.scopes.values() if scope.default)]
+        of_time = [name for each in rules for name in each.time]
+        levels = [_NONE, *(name for each in rules for name in each.levels)]
         for user, expected in self.case.expect.items():
-            for name in expected.time.keys() - known:
-                problem = f"is not a rule of [time] in this policy{did_you_mean(name, known)}"
-                raise PolicyError(self._at(("expect", user, "time", name), problem))
+            yield (user,), user, users, "is a user whom no event of the case names"
+            for name, value in (expected.model_extra or {}).items():
+                known = [*columns, *Expected.model_fields]
+                yield (user, name), name, known, "is not a column of `reputation` under this policy"
+                if name in _LEVELS:
+                    yield (user, name), str(value), levels, f"{value} is not a level of this policy"
+            for key, by_event in {"reasons": expected.reasons, "earned": expected.earned}.items():
+                for name in by_event:
+                    yield (user, key, name), name, ids, "is not an event of the case"
+            for name in expected.time:
+                yield (user, "time", name), name, of_time, "is not a rule of [time] in this policy"
+            for scope in expected.scopes:
+                value = scope.partition("=")[2]
+                yield (user, "scopes", scope), value, values, f"{value} is in no event of the case"
 
     def _within(self) -> _Within:
         """Return the rows of every scope that the case asks for, each scope computed once."""

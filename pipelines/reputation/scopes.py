@@ -102,30 +102,42 @@ def define_scope_days(connection: duckdb.DuckDBPyConnection, scope: str | None) 
     tables = connection.execute(statement("scope_day_tables")).fetchall()
     names = [name.removeprefix(_DAYS) for (name,) in tables]
     if scope is not None and scope not in names:
-        known = f"there are {', '.join(names)}" if names else "the policy of the warehouse has none"
+        known = _listed(names) if names else "the policy of the warehouse has none"
         raise UsageError(f"there is no scope {scope!r}{did_you_mean(scope, names) or f': {known}'}")
     days = [statement("scope_day_rows", scope=name) for name in names] or [statement("scope_day_none")]
     connection.execute(statement("scope_day_view", days="\nUNION ALL\n".join(days)))
 
 
 def find_scope(policy: EffectivePolicy, name: str) -> str:
-    """Return the name of a scope of a policy. Raises UsageError, listing the scopes, for another name."""
-    scopes = policy.rules.scopes
-    if not scopes:
-        raise UsageError(f"the policy {policy.name} has no scopes: leave out the scope {name!r}")
-    if name not in scopes:
-        meant = did_you_mean(name, sorted(scopes)) or f": there are {', '.join(scopes)}"
-        raise UsageError(f"the policy {policy.name} has no scope {name!r}{meant}")
-    return name
+    """Return the name of a scope of a policy. Raises UsageError, listing the scopes, for another name.
+
+    It may be a value that lacks its scope, so the message also says how to write one.
+    """
+    as_value = " or ".join(f"{scope}={name}" for scope in policy.rules.scopes)
+    return _known_scope(policy, name, f"; a value is written as {as_value}")
 
 
 def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:
     """Return scope and value of a text such as `city=berlin`. Raises UsageError like `find_scope`, and for no value."""
-    name, _, value = text.partition("=")
-    found = find_scope(policy, name)
+    name, is_pair, value = text.partition("=")
+    found = _known_scope(policy, name) if is_pair else find_scope(policy, name)
     if not value:
         raise UsageError(f"the scope {text!r} has no value: write it as {found}=VALUE")
     return found, value
+
+
+def _known_scope(policy: EffectivePolicy, name: str, hint: str = "") -> str:
+    scopes = list(policy.rules.scopes)
+    if not scopes:
+        raise UsageError(f"the policy {policy.name} has no scopes: leave out the scope {name!r}")
+    if name not in scopes:
+        meant = did_you_mean(name, sorted(scopes)) or f": {_listed(scopes)}{hint}"
+        raise UsageError(f"the policy {policy.name} has no scope {name!r}{meant}")
+    return name
+
+
+def _listed(names: list[str]) -> str:
+    return f"there are {', '.join(names)}" if len(names) > 1 else f"there is only {names[0]}"
 
 
 def rows_of_value(rows: pl.DataFrame, scope: str, value: str) -> pl.DataFrame:

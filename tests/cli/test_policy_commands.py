@@ -236,6 +236,11 @@ def test_a_scope_is_explained(run: Run, rules: str) -> None:
     answer = run("explain", "ann", *chosen, "--scope", "star=4")
     assert (answer.code, answer.out) == (2, "")
     assert "the policy votes has no scope 'star': did you mean 'stars'?" in answer.err
+    told = "the policy votes has no scope '4': there is only stars; a value is written as stars=4"
+    for command in (["explain", "ann"], ["scores"]):
+        answer = run(*command, *chosen, "--scope", "4")
+        assert (answer.code, answer.out) == (2, "")
+        assert told in " ".join(answer.err.split())
 
 
 def test_levels_are_of_the_overall_score(run: Run, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ from pipelines.serving.client import connect
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records, with_ingest
+from tests.notify.notifiers import command, webhook
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS
 
 _RULES = """
 [destinations.app]
@@ -143,6 +146,18 @@ def test_what_needs_groups_says_so(run: Callable[[Settings, Path], None], settin
     ensure_topic(settings.kafka)
     with pytest.raises(ConfigurationError, match=r"needs consumer groups.*the embedded broker at 127\.0\.0\.1:"):
         run(settings, rules)
+
+
+def test_the_command_refuses_before_it_says_that_it_runs(settings: Settings, tmp_path: Path) -> None:
+    """What `notify` prints first is what it does."""
+    rules = tmp_path / "notify.toml"
+    rules.write_text(webhook("ops", "http://127.0.0.1:9"))
+    ensure_topic(settings.kafka)
+    with ended(command(settings, rules)) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 78
+    assert "error KL-CONFIGURATION: karmalake notify needs consumer groups" in output
+    assert "notifying" not in output
 
 
 def test_a_notifier_that_is_stopped_at_its_start_asks_nothing(settings: Settings, tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from pipelines.emit.producer import Record
 from pipelines.notify.changes import Change
 from pipelines.notify.delivery import Notification
 from pipelines.notify.rule_file import parse_rules
-from pipelines.notify.rules import RedisStream, Webhook
+from pipelines.notify.rules import RedisStream, RuleFile, Webhook
 from pipelines.notify.template import Event, fill
 from pipelines.notify.webhook import open_webhook
-from pipelines.settings import Settings
+from pipelines.settings import FeedSettings, Settings
 from tests.commands import Started
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records
+from tests.notify.notifiers import command
 from tests.notify.receiver import SECRET, Receiver
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -46,11 +47,33 @@ def test_the_rule_file_of_the_page_is_valid() -> None:
     assert ops == Webhook(kind="webhook", url=ops.url, secret_env=ops.secret_env)
     rated = Event("e", "ada", "DriverRated", "", {"rating": "5"})
     assert [rule.name for rule in rules.rules_for("app") if rule.matches(rated)] == ["rated"]
-    risen = Change(
-        1, "ada", "", "default@1", {"level": "Silver", "all_time_score": 9}, {"level": "Gold", "all_time_score": 10}
+    assert _of_gold(rules, "new event") == ("gold", "You are Gold now")
+    assert _of_gold(rules, "new event", "policy") == ("gold", "You are Gold now")
+    assert _of_gold(rules, "policy") is None
+    assert _of_gold(rules, "reinstatement", "decay") is None
+
+
+def test_the_example_is_valid_as_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`examples/notify.toml`, by the command in its head."""
+    monkeypatch.setenv("SUPPORT_WEBHOOK_SECRET", "secret")
+    rules, fed = (
+        REPOSITORY / "examples" / "notify.toml",
+        settings.model_copy(update={"feed": FeedSettings(enabled=True)}),
     )
-    (gold,) = (rule for rule in rules.rules_for("app") if (event := rule.event_of(risen)))
-    assert (gold.name, fill(gold.text, event)) == ("gold", "You are Gold now")
+    with ended(command(fed, rules, "--check")) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, output.splitlines()[-1]) == (
+        0,
+        f"{rules} is valid; destinations: support, drivers.scores",
+    )
+
+
+def _of_gold(rules: RuleFile, *causes: str) -> tuple[str, str] | None:
+    """Return the rule that applies to a driver who became gold for some causes, and the text."""
+    below, gold = {"level": "Silver", "all_time_score": 9}, {"level": "Gold", "all_time_score": 10}
+    risen = Change(1, "ada", "", "default@1", causes, below, gold)
+    found = ((rule, event) for rule in rules.rules_for("app") if (event := rule.event_of(risen)))
+    return next(((rule.name, fill(rule.text, event)) for rule, event in found), None)
 
 
 def test_the_receiver_of_the_page_accepts_genuine_requests(receiver: Receiver) -> None:

@@ -36,6 +36,12 @@ every = "day"
 since = ["Joined"]
 [scopes.stars]
 from = "stars"
+[scopes.city]
+from = "city"
+default = "elsewhere"
+[levels]
+bronze = 5
+silver = 10
 """
 _CASES = """
 as_of = 2026-03-11
@@ -45,7 +51,7 @@ name = "everything that can be expected"
 events = [
     { user_id = "ann", action_type = "Up", timestamp = 2026-03-01, repeat = 2 },
     { event_id = "some", ANN, action_type = "PointsAdjusted", metadata = { points = 2.5 } },
-    { event_id = "first", ANN, action_type = "Rated", metadata = { stars = 5 } },
+    { event_id = "first", ANN, action_type = "Rated", metadata = { stars = 5, by = "eve" } },
     { event_id = "rated", ANN, action_type = "Rated", metadata = { stars = 4 }, repeat = 2 },
     { event_id = "both", ANN, action_type = "Both", metadata = { bonus = 3 } },
     { event_id = "future", user_id = "ann", action_type = "Up", timestamp = 2026-03-11 },
@@ -58,12 +64,17 @@ all_time_score = 8.5
 all_time_rating_average = 4.333333
 last_7_days_score = 6.50
 status = "active"
+level = "bronze"
+next_level = "silver"
+scopes."city=elsewhere".all_time_events = 7
 reasons = { event-001-002 = "granted", both = "granted", future = "none" }
 earned = { both = 4, some = 2.5 }
 scopes."stars=4" = { all_time_events = 2, last_7_days_rating_average = 4 }
 [cases.expect.bob]
 status = "suspended"
 all_time_rating_average = "none"
+[cases.expect.eve]
+all_time_score = "none"
 
 [[cases]]
 name = "nothing of it"
@@ -72,9 +83,11 @@ events = [
     { event_id = "up", ANN, action_type = "Up" },
     { event_id = "rated", ANN, action_type = "Rated", metadata = { stars = 4 } },
     { event_id = "again", ANN, action_type = "Rated", metadata = { stars = 5 }, repeat = 2 },
+    { user_id = "bob", action_type = "Rated", timestamp = 2026-03-10, metadata = { stars = 1, by = "eve" } },
 ]
 [cases.expect.ann]
 all_time_score = 2
+level = "silver"
 all_time_rating_average = 4.67
 last_7_days_score = "1"
 scopes."stars=5".all_time_events = 3
@@ -104,8 +117,8 @@ def results(run: tuple[list[CaseResult], Mock]) -> list[CaseResult]:
 
 
 def test_a_scope_is_computed_once_for_all_users_and_values(run: tuple[list[CaseResult], Mock]) -> None:
-    """The second case asks for two values: its scores are computed once overall, and once in the scope."""
-    assert [call.kwargs.get("scope") for call in run[1].call_args_list] == [None, "stars", None, "stars"]
+    """The second case asks for two values of one: its scores are computed once overall, and once in the scope."""
+    assert [call.kwargs.get("scope") for call in run[1].call_args_list] == [None, "city", "stars", None, "stars"]
 
 
 def test_a_case_passes_if_everything_is_as_expected(results: list[CaseResult]) -> None:
@@ -118,6 +131,7 @@ def test_each_difference_is_reported_with_the_contributions(results: list[CaseRe
     failed = results[1]
     assert [(each.user_id, each.name, each.expected, each.got) for each in failed.differences] == [
         ("ann", "all_time_score", "2", "1"),
+        ("ann", "level", '"silver"', '"none"'),
         ("ann", "all_time_rating_average", "4.67", "4.666666666666667"),
         ("ann", "last_7_days_score", '"1"', "1"),
         ("ann", 'scopes."stars=5".all_time_events', "3", "2"),
@@ -193,6 +207,20 @@ def test_a_list_of_invalid_entries_is_not_called_empty() -> None:
         ),
         (_EVENT, 'scopes."star=4".status = "active"', "has no scope 'star': did you mean 'stars'?"),
         (_EVENT, "time.membrship = 1", "is not a rule of [time] in this policy: did you mean 'membership'?"),
+        (
+            _EVENT,
+            'level = "brnze"',
+            ":5: cases.0.expect.ann.level: brnze is not a level of this policy: did you mean 'br",
+        ),
+        (_EVENT, "next_level = 3", "expect.ann.next_level: 3 is not a level of this policy"),
+        (_NAMED, "reasons.aa = 'granted'", ":5: cases.0.expect.ann.reasons.aa: is not an event of the case: did you"),
+        (_NAMED, "earned.b = 0", ":5: cases.0.expect.ann.earned.b: is not an event of the case"),
+        (_EVENT, 'scopes."stars=4".status = "none"', "expect.ann.scopes.stars=4: 4 is in no event of the case"),
+        (
+            _EVENT.replace("ann", "anne"),
+            "x = 1",
+            ":5: cases.0.expect.ann: is a user whom no event of the case names: did",
+        ),
         (_EVENT, 'scopes."stars=4".events = 1', "is not a column of `reputation_by_stars` under this policy"),
         (_EVENT.replace("ann", ""), "all_time_score = 1", ":4: cases.0.events: event-001: "),
     ],
@@ -200,7 +228,7 @@ def test_a_list_of_invalid_entries_is_not_called_empty() -> None:
 def test_what_the_policy_or_the_contract_refuses_is_named(
     tmp_path: Path, event: str, expected: str, message: str
 ) -> None:
-    """A column that the policy does not have, and an event that would be a dead letter."""
+    """Names that the policy, or no event of the case, has, and an event that would be a dead letter."""
     (tmp_path / "p.toml").write_text(_POLICY, encoding="utf-8")
     file = tmp_path / "p.test.toml"
     file.write_text(f"{_HEAD}events = [{event}]\nexpect.ann.{expected}", encoding="utf-8")
@@ -220,7 +248,7 @@ def test_where_cases_are_found(tmp_path: Path) -> None:
         case_files("nothing")
     (tmp_path / "q.test.toml").write_text(_CASES, encoding="utf-8")
     assert case_files(str(tmp_path)) == case_files(str(tmp_path / "q.test.toml")) == [tmp_path / "q.test.toml"]
-    with pytest.raises(PolicyError, match=r"there is no policy .*q\.toml"):
+    with pytest.raises(PolicyError, match=r"q\.test\.toml has no policy beside it: there is no .*q\.toml"):
         run_cases(tmp_path / "q.test.toml")
 
 

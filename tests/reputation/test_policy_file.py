@@ -280,6 +280,15 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "[actions.A]\n[actions.A]\npoints = 1",
             "p.toml is not TOML: a key or table is there twice (at line 4, column 11)",
         ),
+        (
+            "[actions.A]\nrating = { from = 'r', key = 's', minimum = 1, maximum = 5 }",
+            "p.toml:4: actions.A.rating.key: is not a key here: did you mean 'from'?",
+        ),
+        (
+            "[actions.A]\npoints = { key = 'r' }",
+            "p.toml:4: actions.A.points.key: is not a key here: did you mean 'from'?",
+        ),
+        ("[scopes.a]\nfrom = 'r'\nkey = 's'", "p.toml:5: scopes.a.key: is not a key here: did you mean 'from'?"),
         ("[actions.A]\nrating = { from = 'r', min = 1 }", "rating.min: is not a key here: did you mean 'minimum'?"),
         ("x = = 1", "p.toml is not TOML: Invalid value (at line 3, column 5)"),
     ],

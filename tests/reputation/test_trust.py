@@ -65,6 +65,14 @@ def test_fairness_and_goodness_by_hand(opened: Open) -> None:
     assert (rows["cyd"]["fairness"], rows["ann"]["goodness"]) == (None, None)
 
 
+def test_three_seeds_lack_a_millionth(opened: Open) -> None:
+    """Weights are whole millionths, and divisions drop their remainder, as docs/trends.md says."""
+    rows = opened([rated("eve", "zoe", 10)]).trend("trust", seeds="ann, bob, cyd").filter(pl.col("trust") > 0)
+    assert rows.select("user_id", "trust", "weight").rows() == [
+        (name, 333_333_333_333, 999_999) for name in ("ann", "bob", "cyd")
+    ]
+
+
 def test_opinions_are_ratings_that_count(opened: Open) -> None:
     """A rating of oneself, a withdrawn one and one without a rater do not count; two of a pair are one, their mean."""
     events = [

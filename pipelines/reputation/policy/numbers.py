@@ -65,4 +65,4 @@ Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
 class Section(BaseModel):
     """Base of every table of a policy file: unknown keys are rejected; immutable after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
