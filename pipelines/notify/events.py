@@ -1,16 +1,15 @@
 """Decoding Kafka records to what rules match: events, by the same contract as ingest, and changes of the feed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
+from pipelines.contract.score_change import decode_change
 from pipelines.contract.times import bus_times
 from pipelines.notify.changes import Change
 from pipelines.notify.template import Event
@@ -51,14 +50,14 @@ def decode_events(records: Sequence[Any], contract: ContractSettings) -> Decoded
 
 
 def decode_changes(records: Sequence[Any], _contract: ContractSettings) -> DecodedRecords[Change]:
-    """Decode ConsumerRecords of the feed's topic.
+    """Decode ConsumerRecords of the feed's topic, in whatever format each of them is.
 
     Records without a value, of erased users, and changes of the feed's first publication are left out.
     """
     found, malformed = list[tuple[Any, Change]](), 0
     for record in records:
         try:
-            change = None if record.value is None else _change(json.loads(record.value, parse_float=Decimal))
+            change = None if record.value is None else _change(decode_change(record.value))
         except (ValueError, LookupError, TypeError, RecursionError):
             malformed += 1
         else:
@@ -70,7 +69,7 @@ def _change(members: dict[str, Any]) -> Change | None:
     if any(each["cause"] == _START for each in members["causes"]):
         return None
     number, user_id, as_of, policy = (members[name] for name in ("number", "user_id", "as_of", "policy"))
-    if not (isinstance(number, int) and all(isinstance(text, str) for text in (user_id, as_of, policy))):
+    if not (isinstance(number, int) and all(text and isinstance(text, str) for text in (user_id, as_of, policy))):
         raise TypeError("not a change")
     return Change(number, user_id, as_of, policy, dict(members["before"] or {}), dict(members["after"] or {}))
 

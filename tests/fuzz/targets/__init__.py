@@ -28,6 +28,7 @@ _MODULES = {
     "rabbitmq": "queues",
     "places": "places",
     "sources": "sources",
+    "changes": "changes",
 }
 NAMES = tuple(_MODULES)
 
