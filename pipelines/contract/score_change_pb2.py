@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12score_change.proto\x12\x0ckarmalake.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x02\n\x0bScoreChange\x12\x0e\n\x06number\x18\x01 \x01(\x10\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x13\n\x06\x62\x65\x66ore\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x14\n\x0clake_version\x18\x06 \x01(\x03\x12)\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06\x63\x61uses\x18\x08 \x03(\x0b\x32\x1f.karmalake.v1.ScoreChange.Cause\x12\x13\n\x0bmore_causes\x18\t \x01(\x03\x1a:\n\x05\x43\x61use\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\x12\x15\n\x08\x65vent_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_event_idB\t\n\x07_beforeB\x08\n\x06_afterb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12score_change.proto\x12\x0ckarmalake.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x02\n\x0bScoreChange\x12\x0e\n\x06number\x18\x01 \x01(\x10\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x13\n\x06\x62\x65\x66ore\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x14\n\x0clake_version\x18\x06 \x01(\x03\x12)\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06\x63\x61uses\x18\x08 \x03(\x0b\x32\x1f.karmalake.v1.ScoreChange.Cause\x12\x13\n\x0bmore_causes\x18\t \x01(\x03\x1a:\n\x05\x43\x61use\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\x12\x15\n\x08\x65vent_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_event_idB\t\n\x07_beforeB\x08\n\x06_afterB\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'score_change_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'P\001'
   _globals['_SCORECHANGE']._serialized_start=70
   _globals['_SCORECHANGE']._serialized_end=389
   _globals['_SCORECHANGE_CAUSE']._serialized_start=310
