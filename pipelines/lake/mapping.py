@@ -1,11 +1,19 @@
-"""Files of uint64 words, mapped into memory: preallocated on disk, read at random or in order."""
+"""Files mapped into memory, read at random or in order; those of uint64 words are preallocated on disk."""
 
 import mmap
 import os
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
+
+Mapped: TypeAlias = np.memmap | mmap.mmap
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map an existing file. Raises OSError if it does not exist, ValueError if it is empty."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def create_map(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -24,11 +32,15 @@ def open_map(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.memmap(path, np.uint64, "r", shape=shape)
 
 
-def advise_random(words: np.memmap) -> None:
+def advise_random(mapped: Mapped) -> None:
     """Disable read-ahead: reading a page does not load its neighbours."""
-    cast("mmap.mmap", words.base).madvise(mmap.MADV_RANDOM)
+    _of_file(mapped).madvise(mmap.MADV_RANDOM)
 
 
-def advise_sequential(words: np.memmap) -> None:
+def advise_sequential(mapped: Mapped) -> None:
     """Enable read-ahead; pages may be freed soon after they are read."""
-    cast("mmap.mmap", words.base).madvise(mmap.MADV_SEQUENTIAL)
+    _of_file(mapped).madvise(mmap.MADV_SEQUENTIAL)
+
+
+def _of_file(mapped: Mapped) -> mmap.mmap:
+    return mapped if isinstance(mapped, mmap.mmap) else cast("mmap.mmap", mapped.base)

@@ -1,13 +1,25 @@
-"""Rows in Arrow's file format, in memory or mapped from a file, read by their numbers. Written once."""
+"""Rows in Arrow's file format, in memory or mapped from a file, read by their numbers. Written once.
 
-from collections.abc import Iterable, Iterator, Sequence
+Rows of few users are on pages far apart, and memory may hold a part of the file only: read-ahead would then load
+megabytes for each row and replace pages that are needed, and one page after another is slow. So a file is read without
+read-ahead, many pages at once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.lake.mapping import Mapped, advise_random, map_file
+
 CHUNK_ROWS = 65_536
+_THREADS = 16
+_READERS = ThreadPoolExecutor(_THREADS, "rows")
+_FEW_CHUNKS = 64
+"""So many chunks are read here: handing them over costs more than it may save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +38,18 @@ class Chunks:
         """Return columns, or all, of rows (int64, ascending)."""
         names = self.schema.names if columns is None else list(columns)
         bounds = np.searchsorted(rows, self.starts)
-        taken = [
-            chunk.select(names).take(pa.array(rows[low:high] - start))
-            for chunk, start, low, high in zip(self.batches, self.starts, bounds, bounds[1:], strict=False)
-            if low < high
-        ]
+
+        def take_from(chunks: np.ndarray) -> list[pa.RecordBatch]:
+            return [
+                self.batches[n].select(names).take(pa.array(rows[bounds[n] : bounds[n + 1]] - self.starts[n]))
+                for n in chunks.tolist()
+            ]
+
+        touched = np.flatnonzero(np.diff(bounds))
+        if len(touched) <= _FEW_CHUNKS:
+            taken = take_from(touched)
+        else:
+            taken = [rows for part in _READERS.map(take_from, np.array_split(touched, _THREADS)) for rows in part]
         return pa.Table.from_batches(taken, pa.schema([self.schema.field(name) for name in names]))
 
     def column(self, name: str) -> np.ndarray:
@@ -52,9 +71,14 @@ def store_chunks(path: Path | None, schema: pa.Schema, rows: Iterable[pa.RecordB
     return map_chunks(path)
 
 
-def map_chunks(path: Path) -> Chunks:
-    """Map the rows of a file. Raises OSError or ValueError if it is missing or damaged."""
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+def map_chunks(path: Path, advise: Callable[[Mapped], None] = advise_random) -> Chunks:
+    """Map the rows of a file. Raises OSError or ValueError if it is missing or damaged.
+
+    advise: of `mapping.py`; how the rows will be read.
+    """
+    mapped = map_file(path)
+    advise(mapped)
+    reader = pa.ipc.open_file(pa.py_buffer(mapped))
     return _chunks(reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches)))
 
 

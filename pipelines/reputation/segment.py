@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.lake.files import make_durable
-from pipelines.lake.mapping import create_map, open_map
+from pipelines.lake.mapping import Mapped, advise_random, advise_sequential, create_map, open_map
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, map_chunks, store_chunks
 from pipelines.reputation.sorted_words import bounds, distinct, positions
 
@@ -146,6 +146,7 @@ def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
 
     A segment in files is written in parts, so memory is bounded.
     """
+    older, newer = _in_order(older), _in_order(newer)
     chunks = _store(path, _merged_rows(older, newer))
     users, times, links = _arrays(path, len(chunks), older.links.shape[1] + newer.links.shape[1])
     _interleave(older.users[None], newer.users[None], users)
@@ -163,8 +164,9 @@ def without_rows(path: Path | None, segment: Segment, removed: np.ndarray) -> Se
     new_rows = np.cumsum(remains) - 1
     rows = segment.links[1].view(np.int64)
     links = np.stack([segment.links[0], new_rows[rows].view(np.uint64)])[:, remains[rows]]
-    parts = np.split(remains, segment.chunks.starts[1:-1])
-    remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(segment.chunks.batches, parts, strict=True))
+    chunks = _in_order(segment).chunks
+    parts = np.split(remains, chunks.starts[1:-1])
+    remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(chunks.batches, parts, strict=True))
     return _indexed(path, _store(path, remaining), links, segment.through)
 
 
@@ -176,18 +178,23 @@ def store_segment(path: Path, segment: Segment) -> Segment:
     return Segment(path, chunks, users[0], times, links, segment.through)
 
 
-def open_segment(folder: Path, entry: Entry) -> Segment:
-    """Map the files of a segment. Raises OSError or ValueError if one is missing, damaged or too short."""
+def open_segment(folder: Path, entry: Entry, advise: Callable[[Mapped], None] = advise_random) -> Segment:
+    """Map the files of a segment. Raises OSError or ValueError if one is missing, damaged or too short.
+
+    advise: as in `map_chunks`.
+    """
     name, rows, linked, through = entry
     path = folder / name
-    chunks = map_chunks(_file(path, _EVENTS))
+    chunks = map_chunks(_file(path, _EVENTS), advise)
     if len(chunks) != rows:
         raise ValueError(f"{path} has {len(chunks)} rows, not {rows}")
-    users, times, links = (
-        open_map(_file(path, suffix), shape) if 0 not in shape else np.empty(shape, np.uint64)
-        for suffix, shape in _shapes(rows, linked)
-    )
+    users, times, links = _arrays(path, rows, linked, open_map, advise)
     return Segment(path, chunks, users[0], times, links, Commit(*through))
+
+
+def _in_order(segment: Segment) -> Segment:
+    """Return a segment to read all of it in order."""
+    return segment if segment.path is None else open_segment(segment.path.parent, segment.entry(), advise_sequential)
 
 
 def make_segment_durable(segment: Segment) -> None:
@@ -245,17 +252,22 @@ def _store(path: Path | None, rows: Iterable[pa.RecordBatch]) -> Chunks:
     return store_chunks(None if path is None else _file(path, _EVENTS), ROWS, rows)
 
 
-def _arrays(path: Path | None, rows: int, linked: int) -> list[np.ndarray]:
-    """Return the arrays of users, times and links of a segment, to fill: in files, or in memory."""
-    return [
-        np.empty(shape, np.uint64) if path is None or 0 in shape else create_map(_file(path, suffix), shape)
-        for suffix, shape in _shapes(rows, linked)
-    ]
-
-
-def _shapes(rows: int, linked: int) -> Iterable[tuple[str, tuple[int, int]]]:
-    """Return the suffix of the file of each array, and its shape."""
-    return zip(_ARRAYS, ((1, rows), (2, rows), (2, linked)), strict=True)
+def _arrays(
+    path: Path | None,
+    rows: int,
+    linked: int,
+    map_words: Callable[[Path, tuple[int, int]], np.memmap] = create_map,
+    advise: Callable[[Mapped], None] = advise_random,
+) -> list[np.ndarray]:
+    """Return the arrays of users, times and links of a segment, by default to fill: in files, or in memory."""
+    arrays = list[np.ndarray]()
+    for suffix, shape in zip(_ARRAYS, ((1, rows), (2, rows), (2, linked)), strict=True):
+        if path is None or 0 in shape:
+            arrays.append(np.empty(shape, np.uint64))
+        else:
+            arrays.append(words := map_words(_file(path, suffix), shape))
+            advise(words)
+    return arrays
 
 
 def _file(path: Path, suffix: str) -> Path:

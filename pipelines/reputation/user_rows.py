@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.boundary.locked_sql import identifier
 from pipelines.lake.files import make_durable
-from pipelines.lake.mapping import create_map, open_map
+from pipelines.lake.mapping import advise_random, create_map, open_map
 from pipelines.lake.merges import Merges
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, store_chunks
 from pipelines.reputation.sorted_words import contains, positions, union
@@ -160,7 +160,11 @@ def open_base_rows(path: Path, table: str) -> Rows:
     """Map the rows of a table of a base. Raises OSError or ValueError if they are missing or damaged."""
     file, users_file = _files(path, table)
     chunks = map_chunks(file)
-    return Rows(chunks, open_map(users_file, (len(chunks),)) if len(chunks) else np.empty(0, np.uint64))
+    if not len(chunks):
+        return Rows(chunks, np.empty(0, np.uint64))
+    users = open_map(users_file, (len(chunks),))
+    advise_random(users)
+    return Rows(chunks, users)
 
 
 def _files(path: Path, table: str) -> tuple[Path, Path]:
