@@ -7,22 +7,30 @@ events came between. The names are those of `explain_shown`, which also says wha
 
 import polars as pl
 
+from pipelines.contract.change_causes import (
+    ACCOUNT_MERGED,
+    DECAY,
+    EVENTS_OF_OTHERS,
+    EVENTS_REMOVED,
+    POINTS_FROM_TIME,
+    POLICY,
+    RECOMPUTED,
+    START,
+)
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erased_events import removal_since
 from pipelines.lake.score_changes import FeedPosition
 from pipelines.lake.tables import Lake, Snapshot
 from pipelines.reputation.merged_users import Aliases, aliases, merges_of
+from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MINUTE_US
-from pipelines.reputation.recent_events import RECENT
+from pipelines.reputation.recent_events import RECENT, event_causes
 from pipelines.reputation.related_events import has_completions
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse_file import Info
 
 MAX_CAUSES = 20
 """Causes that a change names, the newest events; the others are counted."""
-_START, _POLICY, _DECAY, _MERGED, _REMOVED = "start", "policy", "decay", "account merged", "events removed"
-_TIME = "points from time"
-_OTHERS, _UNKNOWN = "events of others", "recomputed"
 
 
 def with_causes(changes: pl.DataFrame, recent: pl.DataFrame | None, info: Info) -> pl.DataFrame:
@@ -33,7 +41,7 @@ def with_causes(changes: pl.DataFrame, recent: pl.DataFrame | None, info: Info) 
     info: what the publication reflects.
     """
     if recent is None:
-        return _with_one(changes, _START)
+        return _with_one(changes, START)
     of_these = recent.join(changes.select("user_id"), on="user_id", how="semi")
     found = pl.concat([of_these, *_of_moment(changes, info)])
     named = found.unique(["user_id", "cause", "event_id"]).sort("t", "event_id", "cause", nulls_last=True)
@@ -42,7 +50,7 @@ def with_causes(changes: pl.DataFrame, recent: pl.DataFrame | None, info: Info) 
         causes.tail(MAX_CAUSES), more_causes=pl.len() - pl.len().clip(0, MAX_CAUSES)
     )
     joined = changes.join(by_user.rename({"cause": "causes"}), on="user_id", how="left", maintain_order="left")
-    unexplained = _with_one(changes, _fallback(info))
+    unexplained = _with_one(changes, _fallback(info.policy.at(info.as_of)))
     return joined.with_columns(
         causes=pl.col("causes").fill_null(unexplained["causes"]), more_causes=pl.col("more_causes").fill_null(0)
     )
@@ -53,11 +61,17 @@ def _with_one(changes: pl.DataFrame, cause: str) -> pl.DataFrame:
     return changes.with_columns(causes=pl.concat_list(one), more_causes=pl.lit(0))
 
 
-def _fallback(info: Info) -> str:
+def possible_causes(policy: EffectivePolicy) -> set[str]:
+    """Return which causes changes can have under a policy, after the first publication."""
+    always = {POLICY, ACCOUNT_MERGED, EVENTS_REMOVED, _fallback(policy)}
+    of_time = {POINTS_FROM_TIME: policy.has_time_points, DECAY: policy.decays}
+    return always | event_causes(policy) | {cause for cause, found in of_time.items() if found}
+
+
+def _fallback(policy: EffectivePolicy) -> str:
     """Return the cause of a change with none of its own: another user's event, or other SQL, such as of a release."""
-    policy = info.policy.at(info.as_of)
     reads_others = has_completions(policy) or policy.rules.raters is not None or policy.rules.has_global_prior
-    return _OTHERS if reads_others else _UNKNOWN
+    return EVENTS_OF_OTHERS if reads_others else RECOMPUTED
 
 
 def _of_moment(changes: pl.DataFrame, info: Info) -> list[pl.DataFrame]:
@@ -65,12 +79,12 @@ def _of_moment(changes: pl.DataFrame, info: Info) -> list[pl.DataFrame]:
     in_force = info.policy.at(info.as_of)
     step_us = in_force.rules.decay_step_minutes * MINUTE_US
     decayed_to_us = -(-pl.col("as_of_us") // step_us) * step_us
-    found = [_named(changes.filter(pl.col("policy") != f"{info.policy.name}@{info.policy_version}"), _POLICY)]
+    found = [_named(changes.filter(pl.col("policy") != f"{info.policy.name}@{info.policy_version}"), POLICY)]
     if in_force.has_time_points:
         days_begun = -(-epoch_us(info.as_of) // DAY_US)
-        found.append(_named(changes.filter(-(-pl.col("as_of_us") // DAY_US) < days_begun), _TIME))
+        found.append(_named(changes.filter(-(-pl.col("as_of_us") // DAY_US) < days_begun), POINTS_FROM_TIME))
     if in_force.decays:
-        found.append(_named(changes.filter(decayed_to_us < in_force.decayed_to_us), _DECAY))
+        found.append(_named(changes.filter(decayed_to_us < in_force.decayed_to_us), DECAY))
     return found
 
 
@@ -86,7 +100,7 @@ def causes_in_lake(lake: Lake, position: FeedPosition, info: Info) -> list[pl.Da
         for merge in merges[position.merges : merge_count(info)]
         for name in (merge.user_id, known.resolve(merge.user_id))
     }
-    return [_users(moved, _MERGED), _users(_removed(snapshot, position, known), _REMOVED)]
+    return [_users(moved, ACCOUNT_MERGED), _users(_removed(snapshot, position, known), EVENTS_REMOVED)]
 
 
 def merge_count(info: Info) -> int:

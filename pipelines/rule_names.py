@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from pipelines.feed_causes import possible_causes
 from pipelines.lake.tables import is_lake
 from pipelines.notify.conditions import PolicyNames
 from pipelines.notify.rules import RuleFile
@@ -11,7 +12,7 @@ from pipelines.settings import Settings
 
 
 def foreign_names(rules: RuleFile, settings: Settings) -> list[str] | None:
-    """Return which columns and levels of rules the policy in force does not have, a sentence each.
+    """Return which columns, levels and causes of rules the policy in force does not have, a sentence each.
 
     None if the policy is not known: there is no lake at the place of the settings. Raises TransientError if the lake
     cannot be read, PolicyError if the policy of the settings cannot.
@@ -24,4 +25,4 @@ def foreign_names(rules: RuleFile, settings: Settings) -> list[str] | None:
     in_force = policy.at(datetime.now(UTC))
     columns = [f"{view.name}_{column}" for view in views(in_force) for column in view_columns(in_force)]
     levels = dict.fromkeys(name for edition in in_force.editions for name in edition.rules.levels)
-    return rules.foreign_names(PolicyNames(policy.name, columns, [*levels]))
+    return rules.foreign_names(PolicyNames(policy.name, columns, [*levels], possible_causes(in_force)))

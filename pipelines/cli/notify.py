@@ -75,7 +75,7 @@ def _check_names(path: Path, rules: "RuleFile", settings: "Settings") -> None:
 
     found = foreign_names(rules, settings)
     if found is None:
-        print_warning(f"columns and levels were not compared with the policy: there is no lake at {settings.lake_root}")
+        print_warning(f"names were not compared with the policy: there is no lake at {settings.lake_root}")
     elif found:
         raise ConfigurationError("\n".join(f"{path}: {each}" for each in found))
 

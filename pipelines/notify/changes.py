@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pipelines.notify.template import Event
 
 Kind = Literal["score.changed", "level.changed", "status.changed"]
-METADATA = ("before", "after", "direction", "number", "policy")
+METADATA = ("before", "after", "direction", "number", "policy", "causes")
 """The keys of the metadata of the event of a change."""
 DIRECTIONS = ("up", "down")
 STATUSES = ("active", "suspended")
@@ -28,6 +28,8 @@ class Change:
     user_id: str
     as_of: str
     policy: str
+    causes: tuple[str, ...]
+    """The names of what is behind it, each once."""
     before: Mapping[str, Any]
     """Values by column, numbers as Decimal; empty if there was no row, and `after` if there is none any more."""
     after: Mapping[str, Any]
@@ -38,12 +40,13 @@ class Change:
         return self.before.get(name), self.after.get(name)
 
     def event(self, kind: Kind, column: str) -> Event:
-        """Return the event of a kind; its metadata has what changed, and `direction` if both values are numbers.
+        """Return the event of a kind; its metadata has what changed and why, and `direction` of numbers.
 
         The direction of another kind is that of the all-time score.
         """
         before, after = self.values(kind, column)
         metadata = {"before": _text(before), "after": _text(after), "number": str(self.number), "policy": self.policy}
+        metadata["causes"] = ", ".join(self.causes)
         scores = self.values("score.changed", column if kind == "score.changed" else DEFAULT_COLUMN)
         return Event(self._id(), self.user_id, kind, self.as_of, metadata | _direction(*scores))
 

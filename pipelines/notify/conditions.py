@@ -4,7 +4,7 @@ Of events nothing is known, so only conditions that contradict each other are fo
 `changes.py`; its direction and status have few values, and so has its level once the policy is known.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Self
@@ -12,9 +12,11 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.boundary.toml import did_you_mean
+from pipelines.contract.change_causes import CAUSES, START
 from pipelines.notify.changes import DIRECTIONS, METADATA, STATUSES, Kind
 
 Number = Annotated[Decimal, Field(allow_inf_nan=False)]
+_CAUSES = "causes"
 _NO_VALUE = ""
 """What `before` of a new user is, and `after` of one who is shown no more."""
 
@@ -58,11 +60,25 @@ class PolicyNames:
     columns: Sequence[str]
     """Of `reputation`, each of which belongs to a view."""
     levels: Sequence[str]
+    causes: Collection[str]
 
 
-def unknown_keys(keys: Iterable[str]) -> Iterator[str]:
-    """Yield what is wrong with metadata keys of a rule about changes."""
-    for key in keys:
+def unknown_causes(causes: Iterable[str]) -> Iterator[str]:
+    """Yield what is wrong with names of causes."""
+    for cause in causes:
+        if cause == START:
+            yield f"names the cause {START!r}, of the first publication, which notifies no one: remove it"
+        elif cause not in CAUSES:
+            meant = did_you_mean(cause, CAUSES) or f": it has {', '.join(CAUSES)}"
+            yield f"names the cause {cause!r}, which no change has{meant}"
+
+
+def unknown_keys(keys: Iterable[str], conditions: Iterable[Condition]) -> Iterator[str]:
+    """Yield what is wrong with the metadata keys of a rule about changes: those of its text, and of its conditions."""
+    conditioned = [condition.key for condition in conditions]
+    if _CAUSES in conditioned:
+        yield f"has a condition on {_CAUSES!r}, which may be several: write causes or not_causes in the rule"
+    for key in [*conditioned, *keys]:
         if key not in METADATA:
             meant = did_you_mean(key, METADATA) or f": it has {', '.join(METADATA)}"
             yield f"names the metadata key {key!r}, which no change has{meant}"

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
+from pipelines.contract.change_causes import START
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
 from pipelines.contract.score_change import decode_change
@@ -17,8 +18,6 @@ from pipelines.settings import ContractSettings
 
 _COLUMNS = ("topic_partition", "offset", "event_id", "user_id", "action_type", "metadata")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_START = "start"
-"""The cause of the changes of the first publication: they say what is shown, and that nothing changed."""
 
 
 T = TypeVar("T")
@@ -66,12 +65,13 @@ def decode_changes(records: Sequence[Any], _contract: ContractSettings) -> Decod
 
 
 def _change(members: dict[str, Any]) -> Change | None:
-    if any(each["cause"] == _START for each in members["causes"]):
+    causes = tuple(dict.fromkeys(each["cause"] for each in members["causes"]))
+    if START in causes:
         return None
     number, user_id, as_of, policy = (members[name] for name in ("number", "user_id", "as_of", "policy"))
-    if not (isinstance(number, int) and all(text and isinstance(text, str) for text in (user_id, as_of, policy))):
+    if not (isinstance(number, int) and all(isinstance(text, str) for text in (user_id, as_of, policy, *causes))):
         raise TypeError("not a change")
-    return Change(number, user_id, as_of, policy, dict(members["before"] or {}), dict(members["after"] or {}))
+    return Change(number, user_id, as_of, policy, causes, dict(members["before"] or {}), dict(members["after"] or {}))
 
 
 def _columns(records: Sequence[Any]) -> pa.Table:

@@ -14,9 +14,18 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipelines.boundary.mistakes import MistakeError, spelled
 from pipelines.boundary.toml import did_you_mean
+from pipelines.contract.change_causes import CAUSES
 from pipelines.notify import template
 from pipelines.notify.changes import DEFAULT_COLUMN, Change, Kind, as_number
-from pipelines.notify.conditions import Condition, Number, PolicyNames, Table, impossible, unknown_keys
+from pipelines.notify.conditions import (
+    Condition,
+    Number,
+    PolicyNames,
+    Table,
+    impossible,
+    unknown_causes,
+    unknown_keys,
+)
 from pipelines.notify.template import Event
 
 Name = Annotated[str, spelled(r"[A-Za-z0-9_-]{1,64}", "has to be 1 to 64 letters, digits, _ and -")]
@@ -29,6 +38,8 @@ Column = Annotated[
         "has to be a column of `reputation`, such as all_time_score or last_30_days_score",
     ),
 ]
+
+Causes = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Quiet(Table):
@@ -133,6 +144,10 @@ class Rule(Table):
     falls_below: Number | None = None
     """Only changes of the column from at least this number to less, or with `rises_above` from at most to more."""
     rises_above: Number | None = None
+    causes: Causes = ()
+    """Only changes of which at least one cause is among these."""
+    not_causes: Causes = ()
+    """Only changes of which no cause is among these."""
     when: tuple[Condition, ...] = ()
     """All of them must be met."""
     text: Annotated[str, AfterValidator(template.check)]
@@ -145,12 +160,26 @@ class Rule(Table):
         of_scores = {"column", "falls_below", "rises_above"} & self.model_fields_set
         if of_scores and self.changes != ("score.changed",):
             raise ValueError(f'has {min(of_scores)}, which needs changes = ["score.changed"]')
+        if self.actions and (of_changes := {"causes", "not_causes"} & self.model_fields_set):
+            raise ValueError(f"has {min(of_changes)}, which needs changes: events have no causes")
+        return self
+
+    @model_validator(mode="after")
+    def _causes_agree(self) -> Self:
+        for key, causes in {"causes": self.causes, "not_causes": self.not_causes}.items():
+            for problem in unknown_causes(causes):
+                raise MistakeError((key,), problem)
+        for cause in self.causes:
+            if cause in self.not_causes:
+                raise MistakeError(("not_causes",), f"names {cause!r}, as causes does: remove it from one of them")
+        if set(CAUSES) <= set(self.not_causes):
+            raise MistakeError(("not_causes",), "never applies: it names every cause that a change can have")
         return self
 
     @model_validator(mode="after")
     def _may_apply(self) -> Self:
-        keys = [*(each.key for each in self.when), *template.metadata_keys(self.text)] if self.changes else []
-        problem = next(unknown_keys(keys), None) or impossible(self.changes, self.when)
+        unknown = unknown_keys(template.metadata_keys(self.text), self.when) if self.changes else ()
+        problem = next(iter(unknown), None) or impossible(self.changes, self.when)
         if problem:
             raise ValueError(problem)
         return self
@@ -164,6 +193,8 @@ class Rule(Table):
             yield f"never applies: the policy {names.policy} has no levels"
         elif problem := impossible(self.changes, self.when, names.levels):
             yield problem
+        if self.causes and not set(self.causes) & set(names.causes):
+            yield f"never applies: no change under the policy {names.policy} has the cause {' or '.join(self.causes)}"
 
     @property
     def subjects(self) -> set[str]:
@@ -173,12 +204,15 @@ class Rule(Table):
 
     def precludes(self, later: "Rule") -> bool:
         """Return whether this rule, being first, applies wherever a later one does, at the same destination."""
-        is_free = not self.when and self.falls_below is None and self.rises_above is None
+        limits = (self.when, self.causes, self.not_causes)
+        is_free = not any(limits) and self.falls_below is None and self.rises_above is None
         return is_free and later.subjects <= self.subjects
 
     def event_of(self, item: Event | Change) -> Event | None:
         """Return the event, or that of the change, if this rule applies to it."""
         if isinstance(item, Change):
+            if not self._is_caused(item):
+                return None
             found = (item.event(kind, self.column) for kind in self.changes if self._speaks_of(kind, item))
             return next(filter(self._meets, found), None)
         return item if self.matches(item) else None
@@ -189,6 +223,11 @@ class Rule(Table):
 
     def _meets(self, event: Event) -> bool:
         return all(condition.is_met(event.metadata) for condition in self.when)
+
+    def _is_caused(self, change: Change) -> bool:
+        """Return whether a change has one of the causes that the rule asks for, and none that it excludes."""
+        causes = set(change.causes)
+        return causes.isdisjoint(self.not_causes) and (not self.causes or not causes.isdisjoint(self.causes))
 
     def _speaks_of(self, kind: Kind, change: Change) -> bool:
         """Return whether the values differ and, for a rule with thresholds, cross one."""

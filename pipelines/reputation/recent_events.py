@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipelines.contract.change_causes import LEFT_THE_WINDOW, NEW_EVENT, OF_ROLES, PENALTY_EXPIRED
 from pipelines.reputation.merged_users import Aliases, aliases_in, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
@@ -27,9 +28,6 @@ RECENT = pl.Schema({"user_id": pl.String, "t": pl.Int64, "cause": pl.String, "ev
 """What happened to users: when the event was (microseconds since 1970), and why it matters now."""
 RecentEvents = Callable[[pl.DataFrame], pl.DataFrame]
 """Returns what happened (RECENT) to users since the moments (SINCE)."""
-_NEW, _LEFT, _EXPIRED = "new event", "left the window", "penalty expired"
-_CAUSES = {"suspend": "suspension", "reinstate": "reinstatement"}
-"""Causes by roles of actions; those of others have their names."""
 
 
 def recent_in_histories(
@@ -88,16 +86,22 @@ def recent_in_warehouse(connection: duckdb.DuckDBPyConnection, info: Info, since
     return recent_in_lake(connection, ("events", "commits"), known, in_force, epoch_us(info.as_of), since)
 
 
+def event_causes(policy: EffectivePolicy) -> set[str]:
+    """Return which causes events can have under a policy."""
+    shifts = {LEFT_THE_WINDOW: _window_shifts(policy), PENALTY_EXPIRED: _expiry_shifts(policy)}
+    return {NEW_EVENT, *_causes_of_roles(policy).values(), *(cause for cause, found in shifts.items() if found)}
+
+
 def _with_causes(rows: pa.Table, policy: EffectivePolicy, as_of_us: int, since: pl.DataFrame) -> pl.DataFrame:
     facts = pl.DataFrame(rows.select(FACTS)).lazy().join(since.lazy(), on="user_id")
     is_new = (pl.col("version") > pl.col("lake_version")) | (pl.col("t") >= pl.col("as_of_us"))
     cause = (
         pl.when(is_new)
-        .then(pl.col("action_type").replace_strict(_causes_of_roles(policy), default=_NEW, return_dtype=pl.String))
+        .then(pl.col("action_type").replace_strict(_causes_of_roles(policy), default=NEW_EVENT, return_dtype=pl.String))
         .when(_expired(policy, as_of_us))
-        .then(pl.lit(_EXPIRED))
+        .then(pl.lit(PENALTY_EXPIRED))
         .when(_crossed(_window_shifts(policy), as_of_us))
-        .then(pl.lit(_LEFT))
+        .then(pl.lit(LEFT_THE_WINDOW))
     )
     named = facts.filter(pl.col("t") < as_of_us).with_columns(cause=cause)
     return named.filter(pl.col("cause").is_not_null()).select(RECENT.names()).cast(RECENT).collect()
@@ -138,4 +142,4 @@ def _expiring(policy: EffectivePolicy) -> set[tuple[str, int]]:
 
 def _causes_of_roles(policy: EffectivePolicy) -> dict[str, str]:
     """Return the cause by the type of action, for those that are rulings."""
-    return {action: _CAUSES.get(role, role) for action, role in policy.rules.roles.items()}
+    return {action: OF_ROLES[role] for action, role in policy.rules.roles.items()}

@@ -1,6 +1,7 @@
 """Notifications of changes of the feed: which rules apply, and each change with the same id however often it comes."""
 
 import json
+import re
 from datetime import UTC, datetime
 from itertools import count
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from pipelines.contract.change_causes import CAUSES, START
 from pipelines.contract.registry import Format
 from pipelines.errors import ConfigurationError, TransientError
+from pipelines.feed_causes import possible_causes
 from pipelines.lake.tables import create_lake
 from pipelines.notify.changes import Change
 from pipelines.notify.conditions import PolicyNames
@@ -19,7 +22,10 @@ from pipelines.notify.events import decode_changes
 from pipelines.notify.rule_file import parse_rules
 from pipelines.notify.rules import Quiet, Rule, RuleFile
 from pipelines.notify.run import plans
+from pipelines.notify.template import fill
+from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import FeedSettings, Settings
+from tests.conftest import REPOSITORY
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import command, notifying
 from tests.notify.receiver import Receiver
@@ -28,6 +34,7 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_feed import info, of_frame, opened
 from tests.test_feed_relay import consumed_as_documented, in_format, relay, relayed, with_feed
 
+_LEVEL = ["level.changed"]
 _RULE = {"name": "r", "text": "{user_id}", "to": ["app"]}
 _FILE = """
 [destinations.ops]
@@ -55,14 +62,15 @@ to = ["ops"]
 """
 
 
-def change(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Change:
-    return Change(7, "ann", "2026-11-27T12:00:00.000000Z", "default@1", before or {}, after or {})
+def change(before: dict[str, Any] | None, after: dict[str, Any] | None, *causes: str) -> Change:
+    at, causes = "2026-11-27T12:00:00.000000Z", causes or ("new event",)
+    return Change(7, "ann", at, "default@1", causes, before or {}, after or {})
 
 
 def applied(change: Change, **keys: Any) -> dict[str, str] | None:
     """Return the metadata of the event if a rule with these keys applies, without what is the same for all."""
     event = Rule.model_validate(_RULE | keys).event_of(change)
-    return event and {key: value for key, value in event.metadata.items() if key not in {"number", "policy"}}
+    return event and {key: value for key, value in event.metadata.items() if key not in {"number", "policy", "causes"}}
 
 
 @pytest.mark.parametrize(
@@ -103,8 +111,55 @@ def test_a_rule_has_the_first_kind_that_applies() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "applies"),
+    [
+        ({}, [True, True, True]),
+        ({"causes": ["new event", "correction"]}, [True, False, True]),
+        ({"not_causes": ["policy", "decay"]}, [True, False, False]),
+        ({"causes": ["policy"], "not_causes": ["new event"]}, [False, True, False]),
+        ({"causes": ["account merged"]}, [False, False, False]),
+    ],
+)
+def test_causes_restrict_a_rule(keys: dict[str, Any], applies: list[bool]) -> None:
+    """At least one of `causes`, and none of `not_causes`, whichever of several causes moved the score."""
+    causes = [("new event",), ("policy",), ("new event", "policy")]
+    found = [applied(change({"level": "Silver"}, {"level": "Gold"}, *each), changes=_LEVEL, **keys) for each in causes]
+    assert [metadata is not None for metadata in found] == applies
+
+
+def test_causes_are_read_from_the_topic_and_told() -> None:
+    """Each once, in the order of the record: two events are one cause."""
+    causes = [("new event", "a"), ("new event", "b"), ("policy", None)]
+    record = {"number": 7, "user_id": "ann", "as_of": "2026-11-27T12:00:00.000000Z", "policy": "p@2", "before": None}
+    record |= {"after": {"level": "Gold"}, "causes": [{"cause": cause, "event_id": id_} for cause, id_ in causes]}
+    read = decode_changes([SimpleNamespace(value=json.dumps(record).encode())], Settings().contract)
+    ((_, found),) = read.events
+    rule = Rule.model_validate(_RULE | {"changes": _LEVEL, "text": "{metadata.after} by {metadata.causes}"})
+    event = rule.event_of(found)
+    assert event is not None
+    assert fill(rule.text, event) == "Gold by new event, policy"
+
+
+def test_causes_of_rules_are_those_of_the_feed() -> None:
+    """The page of the feed has each one, and a policy decides which it may have."""
+    page = (REPOSITORY / "docs" / "score-changes.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("| cause | event_id | when |")
+    rows = re.findall(r"^\| (`.*?) \|", table.partition("\n\n")[0], re.MULTILINE)
+    assert [cause for row in rows for cause in re.findall(r"`([a-z ]+)`", row)] == [*CAUSES, START]
+    plain = possible_causes(load_policy("default").at(datetime(2026, 1, 1, tzinfo=UTC)))
+    assert {"new event", "suspension", "policy", "recomputed"} <= plain <= set(CAUSES)
+    assert plain.isdisjoint({"decay", "points from time", "penalty expired", "events of others"})
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (
+            'changes = ["level.changed"]',
+            'changes = ["level.changed"]\ncauses = ["new evnt"]',
+            r"rules:11: rules\.0\.causes: names the cause 'new evnt', which no change has: did you mean 'new event'\?",
+        ),
+        ('["level.changed"]', '["level.changed"]\nnot_causes = []', r"rules\.0\.not_causes: is empty: give a value"),
         ('["level.changed"]', '["level.changes"]', r"rules\.0\.changes\.0: has to be 'score\.changed'"),
         ('changes = ["level.changed"]', "", r"rules\.0: needs either actions, for events, or changes"),
         ('["score.changed"]', '["level.changed"]', r'rules\.1: has column, which needs changes = \["score\.changed"\]'),
@@ -264,7 +319,7 @@ def _fail(*_: object) -> None:
     raise TransientError("killed")
 
 
-_NAMES = PolicyNames("p", ["all_time_score"], ["Silver", "Gold"])
+_NAMES = PolicyNames("p", ["all_time_score"], ["Silver", "Gold"], {"new event", "policy"})
 
 
 def _parsed(**keys: Any) -> RuleFile:
@@ -280,6 +335,18 @@ def _parsed(**keys: Any) -> RuleFile:
         (
             {"when": [{"key": "directions", "equal": "up"}]},
             "'directions', which no change has: did you mean 'direction'",
+        ),
+        ({"causes": ["start"]}, "the cause 'start', of the first publication, which notifies no one: remove it"),
+        ({"causes": ["Gold"]}, "'Gold', which no change has: it has new event, retraction, correction, suspension"),
+        ({"causes": ["decay", "policy"], "not_causes": ["policy"]}, "names 'policy', as causes does: remove it from"),
+        ({"not_causes": [*CAUSES]}, "never applies: it names every cause that a change can have"),
+        (
+            {"when": [{"key": "causes", "equal": "policy"}]},
+            "a condition on 'causes', which may be several: write causes",
+        ),
+        (
+            {"changes": [], "actions": ["Rated"], "not_causes": ["policy"]},
+            "has not_causes, which needs changes: events",
         ),
         ({"when": [{"key": "rating", "at_most": 2}]}, "'rating', which no change has: it has before, after, direction"),
         ({"text": "now {metadata.aftr}"}, "'aftr', which no change has: did you mean 'after'"),
@@ -315,6 +382,9 @@ def test_a_rule_that_never_applies_is_refused(keys: dict[str, Any], message: str
         ({"changes": ["score.changed"], "when": [{"key": "after", "equal": "3"}]}, []),
         ({"when": [{"key": "after", "equal": "Golt"}]},
          ["rule 'r' never applies: 'after' in level.changed is never 'Golt': did you mean 'Gold'?"]),
+        ({"causes": ["policy", "decay"], "not_causes": ["points from time"]}, []),
+        ({"causes": ["decay", "suspension"]},
+         ["rule 'r' never applies: no change under the policy p has the cause decay or suspension"]),
         ({"changes": ["score.changed"], "column": "all_time_scor"},
          ["rule 'r' names the column 'all_time_scor', which the policy p does not have: did you mean "  # noqa: ISC004
           "'all_time_score'?"]),
@@ -323,13 +393,13 @@ def test_a_rule_that_never_applies_is_refused(keys: dict[str, Any], message: str
     ],
 )  # fmt: skip
 def test_what_a_policy_does_not_have(keys: dict[str, Any], problems: list[str]) -> None:
-    """Columns, whose names begin with a view, and levels."""
+    """Columns, whose names begin with a view, levels, and causes."""
     assert _parsed(**keys).foreign_names(_NAMES) == problems
 
 
 def test_a_policy_without_levels_changes_none() -> None:
     """A rule about nothing else never applies."""
-    (problem,) = _parsed().foreign_names(PolicyNames("default", ["all_time_score"], []))
+    (problem,) = _parsed().foreign_names(PolicyNames("default", ["all_time_score"], [], {"policy"}))
     assert problem == "rule 'r' never applies: the policy default has no levels"
 
 

@@ -18,7 +18,7 @@ from pipelines.emit.producer import Record
 from pipelines.notify.changes import Change
 from pipelines.notify.delivery import Notification
 from pipelines.notify.rule_file import parse_rules
-from pipelines.notify.rules import RedisStream, Webhook
+from pipelines.notify.rules import RedisStream, RuleFile, Webhook
 from pipelines.notify.template import Event, fill
 from pipelines.notify.webhook import open_webhook
 from pipelines.settings import Settings
@@ -46,11 +46,18 @@ def test_the_rule_file_of_the_page_is_valid() -> None:
     assert ops == Webhook(kind="webhook", url=ops.url, secret_env=ops.secret_env)
     rated = Event("e", "ada", "DriverRated", "", {"rating": "5"})
     assert [rule.name for rule in rules.rules_for("app") if rule.matches(rated)] == ["rated"]
-    risen = Change(
-        1, "ada", "", "default@1", {"level": "Silver", "all_time_score": 9}, {"level": "Gold", "all_time_score": 10}
-    )
-    (gold,) = (rule for rule in rules.rules_for("app") if (event := rule.event_of(risen)))
-    assert (gold.name, fill(gold.text, event)) == ("gold", "You are Gold now")
+    assert _of_gold(rules, "new event") == ("gold", "You are Gold now")
+    assert _of_gold(rules, "new event", "policy") == ("gold", "You are Gold now")
+    assert _of_gold(rules, "policy") is None
+    assert _of_gold(rules, "reinstatement", "decay") is None
+
+
+def _of_gold(rules: RuleFile, *causes: str) -> tuple[str, str] | None:
+    """Return the rule that applies to a driver who became gold for some causes, and the text."""
+    below, gold = {"level": "Silver", "all_time_score": 9}, {"level": "Gold", "all_time_score": 10}
+    risen = Change(1, "ada", "", "default@1", causes, below, gold)
+    found = ((rule, event) for rule in rules.rules_for("app") if (event := rule.event_of(risen)))
+    return next(((rule.name, fill(rule.text, event)) for rule, event in found), None)
 
 
 def test_the_receiver_of_the_page_accepts_genuine_requests(receiver: Receiver) -> None:
