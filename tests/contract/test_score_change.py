@@ -112,32 +112,16 @@ def test_the_generated_modules_are_of_the_schemas(name: str, tmp_path: Path) -> 
         assert made.read_text() == (_CONTRACT / made.name).read_text()
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"",
-        b"\x00",
-        b"7",
-        b"{",
-        b"\x09",
-        b"\x09" + b"\xff" * 30,
-        BYTES["avro"][:-1],
-        BYTES["avro"] + b"\x00",
-        b"\xff" * 20,
-    ],
-)
-def test_what_is_no_change_is_a_value_error(value: bytes) -> None:
-    """Whatever the packages raise."""
-    with pytest.raises(ValueError, match=r"."):
-        decode_change(value)
+def test_avro_ends_with_its_last_field() -> None:
+    """Bytes that follow are of something else."""
+    with pytest.raises(ValueError, match="bytes follow"):
+        decode_change(BYTES["avro"] + b"\x00")
 
 
 def test_avro_needs_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are an extra: the format is refused without it, and no value ends a reader."""
+    """They are an extra: the format is refused without it."""
     monkeypatch.setattr("pipelines.boundary.extras.find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"feed\.format = \"avro\" needs .*'karmalake\[avro\]'"):
         require_packages("avro")
     require_packages("protobuf")
     require_packages("json")
-    with pytest.raises(ValueError, match="packages for Avro are not installed"):
-        decode_change(BYTES["avro"])

@@ -218,10 +218,14 @@ def test_quiet_times(begins: str, ends: str, zone: str, quiet_hours: set[int]) -
         b'{"a":' * 9_999,
         b"\x09" + bytes(8),
         b"\x02",
+        b"\x09" + b"\xff" * 30,
+        b"\xff" * 20,
+        b'{"causes":[],"number":1e99999999999999999999}',
+        b'{"causes":[],"number":1,"user_id":"u","as_of":"","policy":"","before":[1],"after":null}',
     ],
 )
 def test_what_is_no_change_is_counted(value: bytes) -> None:
-    """Nothing of it ends the notifier; a record without a value is of an erased user, and no mistake."""
+    """None ends the notifier (`not-blocked`); a record without a value is of an erased user, and no mistake."""
     contract = Settings().contract
     assert decode_changes([SimpleNamespace(value=value)], contract).malformed == 1
     assert decode_changes([SimpleNamespace(value=None)], contract).malformed == 0

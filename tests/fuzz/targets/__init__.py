@@ -23,12 +23,12 @@ _MODULES = {
     "settings": "toml_files",
     "registry": "registry",
     "webhook": "webhook",
+    "changes": "changes",
     "redis": "redis_server",
     "sqs": "queues",
     "rabbitmq": "queues",
     "places": "places",
     "sources": "sources",
-    "changes": "changes",
 }
 NAMES = tuple(_MODULES)
 
