@@ -96,8 +96,8 @@ pins: setup  ## pin the requirements*.txt from pyproject.toml, and the jars of t
 	$(COMPILE) --group image --extra avro --extra dagster --extra dashboard --extra outbox --extra postgresql --extra proto --extra s3 --constraint requirements.txt --output-file requirements-dagster.txt
 	$(BIN)/python -m tests.services.jars kafka cassandra
 
-contract: setup  ## generate the Protobuf module from event.proto
-	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto
+contract: setup  ## generate the Protobuf modules from event.proto and score_change.proto
+	cd pipelines/contract && $(abspath $(BIN))/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. event.proto score_change.proto
 
 release: setup  ## make a release here and publish nothing: VERSION=x.y.z; CONTRIBUTING.md has the steps
 	$(BIN)/python -m tools.release "$(VERSION)"

@@ -13,12 +13,11 @@ user, so does the relay, after the change. After a kill of the relay at that mom
 # (the functions of pyarrow.compute are created at import)
 
 import contextlib
-import json
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +25,8 @@ import pyarrow.compute as pc
 from pipelines.best_effort import best_effort
 from pipelines.bus.clients import translate_errors
 from pipelines.bus.topics import ensure_compacted_topic, topic_exists
+from pipelines.contract.registry import Format
+from pipelines.contract.score_change import encode_changes, require_packages
 from pipelines.delivery import delivering
 from pipelines.emit.producer import BulkProducer, Record, produce_records
 from pipelines.errors import ConfigurationError
@@ -59,6 +60,7 @@ class FeedTopic:
     tombstones: Tombstones
     kafka: KafkaSettings
     """With the topic of the feed."""
+    format: Format
     producer: BulkProducer | None = None
 
     def relay_pending(self, report: OnRelayed) -> None:
@@ -96,7 +98,7 @@ class FeedTopic:
         An erasure that has not committed to the table when the brokers have acknowledged sends its records after that.
         """
         rows = rows.filter(pc.invert(self.tombstones.match_users(rows["user_id"])))
-        self._send(change for batch in rows.to_batches(_SEND_ROWS) for change in map(_as_record, batch.to_pylist()))
+        self._send(chain.from_iterable(_as_records(batch, self.format) for batch in rows.to_batches(_SEND_ROWS)))
         if self.tombstones.catch_up_changes(self.lake.table("score_changes")):
             erased = rows["user_id"].filter(self.tombstones.match_users(rows["user_id"]))
             self._send(map(_tombstone, erased.unique().to_pylist()))
@@ -116,19 +118,20 @@ class FeedTopic:
 def open_feed_topic(settings: Settings) -> FeedTopic:
     """Return the topic of the feed of a lake."""
     lake = CachedLake(create_lake(settings.lake_root).root)
-    return FeedTopic(lake, open_tombstones(lake, settings), _feed_kafka(settings))
+    return FeedTopic(lake, open_tombstones(lake, settings), _feed_kafka(settings), settings.feed.format)
 
 
 @contextlib.contextmanager
 def relayed_feed(settings: Settings, on_relayed: OnRelayed, on_iteration: OnIteration) -> Generator[Callable[[], None]]:
     """Relay the feed in a thread, if enabled, a last time on exit; yield the function to call after a publication.
 
-    Raises ConfigurationError if the topic is one that is ingested.
+    Raises ConfigurationError if the topic is one that is ingested, or packages for the format are not installed.
     """
     if not settings.relays_feed:
         yield lambda: None
         return
     _require_own_topic(settings)
+    require_packages(settings.feed.format)
     report = best_effort(on_relayed, "reporting the feed")
     report_outage = partial(best_effort(on_iteration, "reporting a turn of the feed"), "feed")
 
@@ -167,27 +170,5 @@ def _tombstone(user_id: str) -> Record:
     return Record(user_id.encode(), None)
 
 
-def _as_record(change: dict[str, Any]) -> Record:
-    """Return a change as a record: the same bytes each time. `before` and `after` are JSON in the table already."""
-    members = {
-        "number": str(change["number"]),
-        "user_id": _json(change["user_id"]),
-        "before": change["before"] or "null",
-        "after": change["after"] or "null",
-        "policy": _json(change["policy"]),
-        "lake_version": str(change["lake_version"]),
-        "as_of": _json(_utc(change["as_of"])),
-        "causes": _json(change["causes"]),
-        "more_causes": str(change["more_causes"]),
-    }
-    value = ",".join(f'"{name}":{text}' for name, text in members.items())
-    return Record(change["user_id"].encode(), f"{{{value}}}".encode())
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _utc(moment: datetime) -> str:
-    """Return a moment in UTC with microseconds and Z."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _as_records(changes: pa.RecordBatch, form: Format) -> Iterator[Record]:
+    return map(Record, changes["user_id"].cast(pa.binary()).to_pylist(), encode_changes(changes, form))

@@ -5,8 +5,10 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import uuid
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,12 +17,14 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
+from pipelines.contract.registry import Format
 from pipelines.dashboard import queries
 from pipelines.emit.producer import BulkProducer
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.feed_relay import RelayProgress, open_feed_topic
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import erase_users
+from pipelines.lake.score_changes import read_changes
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
@@ -29,10 +33,11 @@ from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import FeedSettings, KafkaSettings, Settings
 from pipelines.stream import stream
-from tests.commands import KARMALAKE, Started
+from tests.commands import KARMALAKE, Started, run
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.emit.test_producer import read_topic
+from tests.score_changes import FORMATS, decoded, members
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -42,11 +47,11 @@ from tests.test_feed import opened, record
 from tests.test_stream import THREE, activate, score, streaming
 
 
-def with_feed(settings: Settings) -> Settings:
+def with_feed(settings: Settings, form: Format = "json") -> Settings:
     """Return settings with the feed on, and a topic of its own for it."""
     topic = f"scores-{uuid.uuid4().hex[:12]}"
     reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
-    feed = FeedSettings(enabled=True, topic=topic)
+    feed = FeedSettings(enabled=True, topic=topic, format=form)
     return with_ingest(settings.model_copy(update={"feed": feed, "reputation": reputation}))
 
 
@@ -56,6 +61,11 @@ def fed(settings: Settings) -> Settings:
     settings = with_feed(settings)
     create_lake(settings.lake_root)
     return settings
+
+
+def in_format(settings: Settings, form: Format) -> Settings:
+    """Return settings with another format of the feed."""
+    return settings.model_copy(update={"feed": settings.feed.model_copy(update={"format": form})})
 
 
 def relay(settings: Settings) -> list[RelayProgress]:
@@ -93,7 +103,7 @@ def rebuilt(servers: str, topic: str) -> dict[str, Any]:
 
 def _take(shown: dict[str, Any], user_id: str, value: bytes | None, last: int) -> int:
     """Take one record over; return the last number."""
-    change: dict[str, Any] = json.loads(value) if value else {"number": last + 1, "after": None}
+    change: dict[str, Any] = decoded(value) if value else {"number": last + 1, "after": None}
     if change["number"] <= last:
         return last
     if value:
@@ -108,8 +118,10 @@ def rebuilt_from(settings: Settings) -> dict[str, Any]:
     return rebuilt(str(settings.kafka.bootstrap_servers), settings.feed.topic)
 
 
-def test_changes_are_on_the_topic_in_order(fed: Settings) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_changes_are_on_the_topic_in_order(fed: Settings, form: Format) -> None:
     """`feed-equals-reputation`: once each, by number in a topic partition, also from files that were merged."""
+    fed = in_format(fed, form)
     with opened(fed) as feed:
         for version in range(1, 4):
             record(feed, version, ann=version, bob=version // 2)
@@ -120,16 +132,37 @@ def test_changes_are_on_the_topic_in_order(fed: Settings) -> None:
     assert turns[-1].waiting == 0
     assert rebuilt_from(fed) == {"ann": 9, "bob": 1}
     assert relay(fed) == [RelayProgress(0, 0)]
-    (first,) = [value for key, value in relayed(fed) if key == b"ann"][:1]
-    assert first == (
-        b'{"number":1,"user_id":"ann","before":null,"after":1,"policy":"default@1","lake_version":1,'
-        b'"as_of":"2023-11-14T22:13:20.000000Z","causes":[{"cause":"start","event_id":null}],"more_causes":0}'
-    )
+    rows = [
+        row for part in read_changes(open_lake(fed.lake_root).table("score_changes"), 0) for row in part.to_pylist()
+    ]
+    sent = sorted((decoded(value) for _, value in relayed(fed) if value), key=itemgetter("number"))
+    assert sent == sorted(map(members, rows), key=itemgetter("number"))
 
 
+def test_the_format_may_change(fed: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Earlier records stay as they are; a change that a crash repeats in another format has the same number."""
+    with opened(fed) as feed:
+        for version, form in enumerate(FORMATS, start=1):
+            record(feed, version, ann=version, bob=version)
+            with monkeypatch.context() as patch:
+                patch.setattr("pipelines.feed_relay.mark_relayed", _fail)
+                with pytest.raises(TransientError):
+                    relay(in_format(fed, FORMATS[version - 2]))
+            relay(in_format(fed, form))
+    starts = [value[:1] for _, value in relayed(fed) if value]
+    assert (starts.count(b"{"), starts.count(b"\x09"), len(starts)) == (4, 4, 12)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert rebuilt_from(fed) == consumed_in_any_format(fed) == {"ann": 3, "bob": 3}
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("step", ["BulkProducer.flush", "mark_relayed"])
-def test_what_is_repeated_has_the_same_bytes(fed: Settings, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_repeated_has_the_same_bytes(
+    fed: Settings, step: str, form: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`feed-equals-reputation`: killed before or after the brokers acknowledged; a consumer takes each change once."""
+    fed = in_format(fed, form)
     with opened(fed) as feed:
         record(feed, 1, ann=1, bob=1)
         record(feed, 2, ann=2, bob=1)
@@ -188,6 +221,13 @@ def test_a_topic_that_is_ingested_is_refused(fed: Settings) -> None:
         pass
 
 
+def test_a_format_whose_packages_are_missing_is_refused(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, not with the first change."""
+    monkeypatch.setattr("pipelines.boundary.extras.find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"karmalake\[avro\]"), streaming(in_format(fed, "avro")):
+        pass
+
+
 def test_stream_relays_beside_publications(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """`isolated`: scores are served while the topic cannot be written; then the topic has all changes of them."""
     monkeypatch.setattr("pipelines.delivery._RETRY_SECONDS", 0.05)
@@ -241,8 +281,25 @@ def examples(language: str) -> list[str]:
 
 
 def consumed_as_documented(settings: Settings) -> dict[str, Any]:
-    """Return what the documented consumer has, once it had a second without a record."""
-    (code,) = examples("python")
+    """Return what the documented consumer of JSON has, once it had a second without a record."""
+    return _consumed(settings, examples("python")[0])
+
+
+def consumed_in_any_format(settings: Settings) -> dict[str, Any]:
+    """Return what the documented consumer of all formats has; Python has to import from the working folder."""
+    commands = re.findall(r"^\$ karmalake (contract show .*) > (.*)$", "\n".join(examples("console")), re.MULTILINE)
+    for arguments, name in commands:
+        done = run([*KARMALAKE, *arguments.split()], check=True)
+        Path(name).write_text(done.stdout)
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "score_change.proto"]
+    subprocess.run(command, check=True)
+    consumer, decode = examples("python")
+    of_json = 'json.loads(record.value or "null")'
+    assert of_json in consumer
+    return _consumed(settings, decode + consumer.replace(of_json, "record.value and decode(record.value)"))
+
+
+def _consumed(settings: Settings, code: str) -> dict[str, Any]:
     names = {"karmalake.scores": settings.feed.topic, "localhost:9092": str(settings.kafka.bootstrap_servers)}
     for documented, name in names.items():
         code = code.replace(documented, name)
@@ -264,7 +321,7 @@ def reputation(settings: Settings) -> dict[str, Any]:
 def test_a_plain_consumer_rebuilds_reputation_after_kills(
     settings: Settings, kafka: KafkaCluster, tmp_path: Path
 ) -> None:
-    """`feed-equals-reputation`: `karmalake stream`, killed while it relays, on Apache Kafka."""
+    """`feed-equals-reputation`: `karmalake stream`, killed while it relays and started in another format, on Kafka."""
     topic = kafka.new_topic(2)
     settings = with_feed(settings.model_copy(update={"kafka": kafka.settings(topic=topic)}))
     activate(create_lake(settings.lake_root), THREE)
@@ -279,6 +336,7 @@ def test_a_plain_consumer_rebuilds_reputation_after_kills(
         for kill in range(kills + 1):
             send(settings, valid_records(rng.sample(range(100_000), 400)))
             before = _relayed_records(reader, settings)
+            variables["KARMALAKE_FEED_FORMAT"] = FORMATS[kill % len(FORMATS)]
             started = Started([*KARMALAKE, "stream"], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL)
             with ended(started) as process:
                 wait_for("changes on the topic", lambda before=before: _relayed_records(reader, settings) > before)

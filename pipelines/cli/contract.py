@@ -11,7 +11,7 @@ from pipelines.cli.output import print_file, print_line, print_table
 from pipelines.errors import KarmalakeError
 
 app = typer.Typer(
-    no_args_is_help=True, help="Print the schemas of the event contract, or check whether a change is compatible."
+    no_args_is_help=True, help="Print the schemas of the contract, or check whether a change of a schema is compatible."
 )
 
 
@@ -31,13 +31,24 @@ class RequiredCompatibility(StrEnum):
     FORWARD = "forward"
 
 
-_FILES = {Form.PROTOBUF: "event.proto", Form.AVRO: "event.avsc", Form.JSON: "event.json"}
+class Subject(StrEnum):
+    """The values that have a schema."""
+
+    EVENT = "event"
+    SCORE_CHANGE = "score-change"
+
+
+_NAMES = {Subject.EVENT: "event", Subject.SCORE_CHANGE: "score_change"}
+_SUFFIXES = {Form.PROTOBUF: "proto", Form.AVRO: "avsc", Form.JSON: "json"}
 
 
 @app.command()
-def show(form: Annotated[Form, typer.Option("--format", help="The schema language.")] = Form.PROTOBUF) -> None:
-    """Print the schema of an event, for code generation or a schema registry."""
-    with as_file(files("pipelines.contract").joinpath(_FILES[form])) as schema:
+def show(
+    subject: Annotated[Subject, typer.Argument(help="An event, or a change of the feed on its topic.")] = Subject.EVENT,
+    form: Annotated[Form, typer.Option("--format", help="The schema language.")] = Form.PROTOBUF,
+) -> None:
+    """Print the schema of an event or of a change of the feed, for code generation or a schema registry."""
+    with as_file(files("pipelines.contract").joinpath(f"{_NAMES[subject]}.{_SUFFIXES[form]}")) as schema:
         print_file(schema)
 
 

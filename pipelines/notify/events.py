@@ -1,10 +1,8 @@
 """Decoding Kafka records to what rules match: events, by the same contract as ingest, and changes of the feed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
@@ -12,6 +10,7 @@ import pyarrow as pa
 from pipelines.contract.change_causes import START
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
+from pipelines.contract.score_change import decode_change
 from pipelines.contract.times import bus_times
 from pipelines.notify.changes import Change
 from pipelines.notify.template import Event
@@ -50,15 +49,16 @@ def decode_events(records: Sequence[Any], contract: ContractSettings) -> Decoded
 
 
 def decode_changes(records: Sequence[Any], _contract: ContractSettings) -> DecodedRecords[Change]:
-    """Decode ConsumerRecords of the feed's topic.
+    """Decode ConsumerRecords of the feed's topic, in whatever format each of them is.
 
-    Records without a value, of erased users, and changes of the feed's first publication are left out.
+    Records without a value, of erased users, and changes of the feed's first publication are left out. Whatever another
+    writer of the topic put there is malformed (`not-blocked`).
     """
     found, malformed = list[tuple[Any, Change]](), 0
     for record in records:
         try:
-            change = None if record.value is None else _change(json.loads(record.value, parse_float=Decimal))
-        except (ValueError, LookupError, TypeError, RecursionError):
+            change = None if record.value is None else _change(decode_change(record.value))
+        except Exception:  # noqa: BLE001 - whatever its bytes raise, such as InvalidOperation for an endless exponent
             malformed += 1
         else:
             found += [(record, change)] if change else []
@@ -70,9 +70,16 @@ def _change(members: dict[str, Any]) -> Change | None:
     if START in causes:
         return None
     number, user_id, as_of, policy = (members[name] for name in ("number", "user_id", "as_of", "policy"))
-    if not (isinstance(number, int) and all(isinstance(text, str) for text in (user_id, as_of, policy, *causes))):
+    if not (
+        isinstance(number, int) and all(text and isinstance(text, str) for text in (user_id, as_of, policy, *causes))
+    ):
         raise TypeError("not a change")
-    return Change(number, user_id, as_of, policy, causes, dict(members["before"] or {}), dict(members["after"] or {}))
+    return Change(number, user_id, as_of, policy, causes, _scalars(members["before"]), _scalars(members["after"]))
+
+
+def _scalars(row: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the values of a row, without lists and objects: no column has one, and they nest to any depth."""
+    return {name: value for name, value in (row or {}).items() if not isinstance(value, list | dict)}
 
 
 def _columns(records: Sequence[Any]) -> pa.Table:

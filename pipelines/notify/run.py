@@ -16,6 +16,7 @@ from redis.cluster import RedisCluster
 from pipelines.boundary.stopping import ending_all
 from pipelines.bus.groups import require_groups
 from pipelines.bus.topics import ensure_compacted_topic, ensure_topic
+from pipelines.contract.score_change import require_packages
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dlq_settings
@@ -33,12 +34,15 @@ RedisClient = Callable[[], redis.Redis | RedisCluster]
 def plans(rules: RuleFile, settings: Settings, redis_client: RedisClient) -> list[Plan]:
     """Return a plan for each destination and each topic that its rules are about.
 
-    Raises ConfigurationError for a missing secret or an invalid URL, and if there is no feed that rules speak of.
+    Raises ConfigurationError for a missing secret or an invalid URL, and if there is no feed that rules speak of, or
+    packages for its format are not installed.
     """
     if rules.speaks_of_changes and not settings.relays_feed:
         raise ConfigurationError(
             "a rule has changes, which are on the topic of the feed: set feed.enabled = true, and feed.topic"
         )
+    if rules.speaks_of_changes:
+        require_packages(settings.feed.format)
     found = [plan for name in rules.destinations for plan in _plans(name, rules, settings, redis_client)]
     share = max(1, settings.notify.max_in_flight // len(found))
     return [replace(plan, max_in_flight=share) for plan in found]

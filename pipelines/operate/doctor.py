@@ -110,7 +110,7 @@ def _required_extras(settings: Settings) -> set[str]:
     url = settings.relay.database_url
     scheme = url.get_secret_value().partition(":")[0].partition("+")[0] if url else ""
     required = {
-        "avro": settings.contract.format == "avro",
+        "avro": settings.contract.format == "avro" or (settings.relays_feed and settings.feed.format == "avro"),
         "cassandra": bool(settings.cassandra.hosts),
         str(settings.queue.kind): settings.queue.kind is not None,
         "outbox": url is not None,

@@ -76,7 +76,7 @@ RUN: dict[str, list[list[str]]] = {
     "sources list": [[], ["--folder", _HOSTILE_TEXT]],
     "sources check": [[_HOSTILE_TEXT]],
     "sources diff": [[_HOSTILE_TEXT]],
-    "contract show": [[]],
+    "contract show": [[], ["score-change", "--format", "json"], [_HOSTILE_TEXT]],
     "contract check": [["{schema}", "{schema}"], [_HOSTILE_TEXT, _HOSTILE_TEXT]],
     "topics ensure": [[]],
     "topics check": [[]],

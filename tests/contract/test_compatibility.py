@@ -11,7 +11,7 @@ from pipelines.errors import UsageError
 from tests.conftest import REPOSITORY
 
 _CONTRACT = REPOSITORY / "pipelines" / "contract"
-_RELEASES = sorted((_CONTRACT / "releases").glob("*/event.*"))
+_RELEASES = sorted((_CONTRACT / "releases").glob("*/*.*"))
 _PROTO = """syntax = "proto3";
 message Event {
   string event_id = 1;
@@ -43,7 +43,8 @@ def test_the_contract_is_fully_compatible_with_its_releases(release: Path) -> No
 
 def test_every_format_has_been_released() -> None:
     """Without a release of each format the previous test would compare nothing."""
-    assert {path.name for path in _RELEASES} == {"event.proto", "event.avsc", "event.json"}
+    suffixes = (".proto", ".avsc", ".json")
+    assert {path.name for path in _RELEASES} == {path.name for path in _CONTRACT.iterdir() if path.suffix in suffixes}
 
 
 def _compare(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.contract.change_causes import CAUSES, START
+from pipelines.contract.registry import Format
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.feed_causes import possible_causes
 from pipelines.lake.tables import create_lake
@@ -31,7 +32,7 @@ from tests.notify.receiver import Receiver
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_feed import info, of_frame, opened
-from tests.test_feed_relay import consumed_as_documented, relay, relayed, with_feed
+from tests.test_feed_relay import consumed_as_documented, in_format, relay, relayed, with_feed
 
 _LEVEL = ["level.changed"]
 _RULE = {"name": "r", "text": "{user_id}", "to": ["app"]}
@@ -185,6 +186,9 @@ def test_a_feed_is_needed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
     fed = settings.model_copy(update={"feed": FeedSettings(enabled=True)})
     (plan,) = plans(rules, fed, lambda: pytest.fail("no Redis is needed"))
     assert (plan.name, plan.kafka.topic) == ("ops.scores", "karmalake.scores")
+    monkeypatch.setattr("pipelines.boundary.extras.find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"karmalake\[avro\]"):
+        plans(rules, in_format(fed, "avro"), lambda: pytest.fail("no Redis is needed"))
 
 
 @pytest.mark.parametrize(
@@ -201,19 +205,46 @@ def test_quiet_times(begins: str, ends: str, zone: str, quiet_hours: set[int]) -
     assert {hour for hour in range(24) if quiet.contains(datetime(2026, 1, 9, hour, tzinfo=UTC))} == quiet_hours
 
 
-@pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"7", b"{}", b'{"causes":[1]}', b'{"causes":[]}', b"[" * 9_999])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"causes":[1]}',
+        b'{"causes":[]}',
+        b'{"a":' * 9_999,
+        b"\x09" + bytes(8),
+        b"\x02",
+        b"\x09" + b"\xff" * 30,
+        b"\xff" * 20,
+        b'{"causes":[],"number":1e99999999999999999999}',
+        b'{"causes":[],"number":1,"user_id":"u","as_of":"","policy":"","before":[1],"after":null}',
+    ],
+)
 def test_what_is_no_change_is_counted(value: bytes) -> None:
-    """Nothing of it ends the notifier; a record without a value is of an erased user, and no mistake."""
+    """None ends the notifier (`not-blocked`); a record without a value is of an erased user, and no mistake."""
     contract = Settings().contract
     assert decode_changes([SimpleNamespace(value=value)], contract).malformed == 1
     assert decode_changes([SimpleNamespace(value=None)], contract).malformed == 0
 
 
 @pytest.mark.jvm
+@pytest.mark.parametrize(("form", "again"), [("json", "avro"), ("protobuf", "protobuf")])
 def test_a_driver_gets_gold(
-    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+    form: Format,
+    again: Format,
+    bus: Settings,
+    receiver: Receiver,
+    write_rules: WriteRules,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the table to the receiver: what is relayed again has the same id, and what came in quiet time follows."""
+    """From the table to the receiver: what is relayed again has the same id, and what came in quiet time follows.
+
+    The notifier reads every format, whatever its settings say.
+    """
     fed, quiet = with_feed(bus), quieted(monkeypatch)
     create_lake(fed.lake_root)
     with opened(fed) as feed:
@@ -223,8 +254,8 @@ def test_a_driver_gets_gold(
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.feed_relay.mark_relayed", _fail)
         with pytest.raises(TransientError):
-            relay(fed)
-    relay(fed)
+            relay(in_format(fed, form))
+    relay(in_format(fed, again))
     with notifying(fed, write_rules(_FILE.format(url=receiver.url))):
         wait_for("some turns", lambda: quiet["asked"] > 2)
         assert not receiver.requests

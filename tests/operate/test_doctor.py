@@ -168,9 +168,10 @@ def test_a_package_that_the_settings_need(healthy: Settings, monkeypatch: pytest
     monkeypatch.setattr(doctor, "is_installed", lambda name: name not in {"avro", "dashboard"})
     assert _failed(healthy) == {}
     assert "not installed: avro, dashboard" in next(f.message for f in diagnose(healthy) if f.subject == "packages")
-    assert _failed(_with(healthy, "contract", format="avro")) == {
-        "packages": "the settings need more packages: pip install 'karmalake[avro]'"
-    }
+    needed = {"packages": "the settings need more packages: pip install 'karmalake[avro]'"}
+    assert _failed(_with(healthy, "contract", format="avro")) == needed
+    assert _failed(_with(healthy, "feed", enabled=True, format="avro")) == needed
+    assert _failed(_with(healthy, "feed", format="avro")) == {}
 
 
 def test_a_package_that_a_source_needs(healthy: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

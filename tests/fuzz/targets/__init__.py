@@ -23,6 +23,7 @@ _MODULES = {
     "settings": "toml_files",
     "registry": "registry",
     "webhook": "webhook",
+    "changes": "changes",
     "redis": "redis_server",
     "sqs": "queues",
     "rabbitmq": "queues",
