@@ -73,7 +73,10 @@ def local_file(address: "str | Path | Any", name: str = "") -> Generator[InputFi
     if name:
         _check_name(address, name)
     if isinstance(address, Path) or (isinstance(address, str) and not _is_copied(address)):
-        yield InputFile(Path(address))
+        path = Path(address)
+        if path.exists() and not path.is_file() and not path.is_dir():  # a file is read several times
+            raise UsageError(f"{path}: it is a pipe or a device: redirect it to standard input, and give -")
+        yield InputFile(path)
         return
     shown = name or (address if isinstance(address, str) else _FRAME)
     suffix = "".join(Path(address).suffixes) if isinstance(address, str) else ".arrow"

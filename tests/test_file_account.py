@@ -1,6 +1,7 @@
 """What a load says, and what of a file counts: equal rows, other mappings, corrected files (`once`, `nothing-lost`)."""
 
 import io
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from inspect import signature
@@ -220,6 +221,14 @@ def test_standard_input_is_known_by_its_content(
     with local_file("-") as file:
         assert file.path.exists()
     assert not file.path.exists()
+
+
+def test_a_pipe_is_redirected(busless: Settings, tmp_path: Path) -> None:
+    """A file is read several times: a pipe ends at once with what to type, instead of waiting for a writer."""
+    os.mkfifo(tmp_path / "a.csv")
+    for place in (tmp_path / "a.csv", "/dev/zero"):
+        with pytest.raises(UsageError, match=f"{place}: it is a pipe or a device: .* give -"):
+            backfill(busless, str(place), _MAPPING)
 
 
 def test_dagster_has_every_option_of_the_command() -> None:

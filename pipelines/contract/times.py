@@ -20,6 +20,8 @@ TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 
 _MAX_QUOTED_CHARS = 80
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
+_BULK_NUMBER = r"^[+-]?[0-9]{1,19}(?:\.[0-9]{0,9})?$"
+"""What Arrow parses: more digits wrap around in it, and an exponent such as -999999999 ends the process."""
 _CONTEXT = Context(prec=200, rounding=ROUND_FLOOR)
 _MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,11 +55,11 @@ def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str
     """
     if unit == "iso":
         return _read_iso_times(texts)
-    if unit == "ns":
+    if unit == "ns" or not pc.all(pc.match_substring_regex(texts, _BULK_NUMBER), min_count=0).as_py():
         return _parse_one_by_one(texts, unit)
     try:
         return _parse_in_bulk(texts, unit), {}
-    except pa.ArrowInvalid:
+    except pa.ArrowInvalid:  # out of range
         return _parse_one_by_one(texts, unit)
 
 
@@ -77,7 +79,7 @@ def _read_iso_times(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
 
 
 def _parse_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
-    """Parse numbers in the form that Arrow supports; raises ArrowInvalid for any other."""
+    """Parse numbers of the form `_BULK_NUMBER`; raises ArrowInvalid if one is out of range."""
     numbers = texts.cast(pa.decimal128(28, 9))
     factor = pa.scalar(10 ** _MICROSECOND_DIGITS[unit], pa.decimal128(7, 0))
     whole = pc.floor(pc.multiply(numbers, factor)).cast(pa.int64())

@@ -6,14 +6,16 @@ Region, endpoint and credentials come from boto3's variables and files (AWS_REGI
 
 import base64
 import binascii
-import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+import numpy as np
+
 from pipelines.boundary.extras import extra
+from pipelines.contract.json_scan import NAME_START, VALUE_START, Members, locate_members
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, UsageError, truncate
 from pipelines.ingest.message import Message
 from pipelines.settings import Settings
@@ -131,13 +133,16 @@ def _decode_base64(body: str) -> bytes:
 
 
 def _unwrap(body: str) -> bytes:
-    """Return the event of a JSON body: the body itself, or the `detail` of an EventBridge event."""
-    try:
-        document = json.loads(body)
-        is_wrapped = isinstance(document, dict) and {"detail", "detail-type"} <= document.keys()
-        return json.dumps(document["detail"]).encode() if is_wrapped else _encode(body)
-    except (ValueError, RecursionError):
-        return _encode(body)
+    """Return the event of a JSON body, byte for byte: the body itself, or the `detail` of an EventBridge event."""
+    value = _encode(body)
+    found = locate_members(np.frombuffer(value, np.uint8), np.array([0, len(value)], np.int32))
+    names, values = ([value[start:end] for start, end in _spans(found, first)] for first in (NAME_START, VALUE_START))
+    is_wrapped = not found.faults[0] and names.count(b"detail") == 1 and b"detail-type" in names
+    return values[names.index(b"detail")] if is_wrapped else value
+
+
+def _spans(found: Members, first: int) -> list[list[int]]:
+    return found.spans[first : first + 2, : found.bounds[1]].T.tolist()
 
 
 def _encode(body: str) -> bytes:

@@ -44,7 +44,7 @@ def read_csv(path: Path, dialect: Dialect) -> Iterator[tuple[int, pa.Table]]:
             raise UsageError(f"{path}: it is empty: the first line must name the columns")
         records.header = _check_header(path, list(header))
         if not lines.refill():
-            yield 1, pa.table({name: pa.array([], pa.string()) for name in records.header})  # so that it is checked
+            yield 1, _no_rows(records)  # so that it is checked
         while lines.refill():
             row = records.row
             for table in _rows_of_block(lines, records):
@@ -85,12 +85,20 @@ class _Lines:
     """The incomplete line after the block."""
     number: int = 0
     """Of the last line taken, from 1."""
+    begin: int = 0
+    """The first line of the current record."""
     record_bytes: int = 0
     """Of the current record."""
 
+    @property
+    def comment(self) -> bytes:
+        """What begins a line that is not a row; empty if nothing does."""
+        return (self.dialect.comment or "").encode()
+
     def skip(self, count: int) -> None:
-        """Drop the next lines."""
+        """Drop the next lines that are not comments."""
         for _ in range(count):
+            self.record_bytes = 0
             next(iter(self), None)
 
     def refill(self) -> bool:
@@ -113,23 +121,23 @@ class _Lines:
         return taken
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the lines, decoded, with their line endings."""
+        """Yield the lines, decoded, with their line endings; where a record begins, without comments before it."""
         while self.refill():
             if not self.pending:
                 self.pending.extend(self.block.splitlines(keepends=True))
                 self.block = b""
             line = self.pending.popleft()
             self.number += 1
+            if self.comment and not self.record_bytes and line.startswith(self.comment):
+                continue
+            self.begin = self.begin if self.record_bytes else self.number
             self.record_bytes += len(line)
             if self.record_bytes > MAX_ROW_BYTES:
                 raise _TooLongError
             yield line.decode()
 
     def _prepare(self, block: bytes) -> bytes:
-        """Return whole lines as they are parsed: without comments, and with a delimiter of one character."""
-        if self.dialect.comment:
-            lines = block.splitlines(keepends=True)
-            block = b"".join(line for line in lines if not line.startswith(self.dialect.comment.encode()))
+        """Return whole lines as they are parsed, with a delimiter of one character."""
         if len(self.dialect.delimiter) > 1:
             if UNIT_SEPARATOR.encode() in block:
                 raise UsageError(f"{self.path}: it contains the character 0x1F, so a delimiter must be one character")
@@ -161,24 +169,25 @@ class _Records:
         if self.reader is None:
             csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_ROW_BYTES))
             self.reader = self.dialect.parse(iter(self.lines))
-        line, self.lines.record_bytes = self.lines.number + 1, 0
+        self.lines.record_bytes = 0
         try:
             record = next(self.reader)
         except UnicodeDecodeError:
             raise UsageError(
-                f"{self._place(line)}: is not UTF-8: give --encoding, such as cp1252 (Western European)"
+                f"{self._place()}: is not UTF-8: give --encoding, such as cp1252 (Western European)"
             ) from None
         except _TooLongError:
             problem = f"{_too_long()}, or it has an unclosed quote"
-            raise UsageError(f"{self._place(line)}: {problem}") from None
+            raise UsageError(f"{self._place()}: {problem}") from None
         except csv.Error as error:
-            raise UsageError(f"{self._place(line)}: {_describe(error, self.dialect)}") from None
+            raise UsageError(f"{self._place()}: {_describe(error, self.dialect)}") from None
         if record and self.header and len(record) != len(self.header):
-            raise UsageError(f"{self._place(line)}: {_ragged(record, self.header)}")
+            raise UsageError(f"{self._place()}: {_ragged(record, self.header)}")
         self.row += 1 if record and self.header else 0
         return record
 
-    def _place(self, line: int) -> str:
+    def _place(self) -> str:
+        line = self.lines.begin
         row = f"row {self.row} (line {line})" if self.header else f"the header (line {line})"
         return f"{self.path}: {row}"
 
@@ -187,9 +196,10 @@ def _rows_of_block(lines: _Lines, records: _Records) -> Iterator[pa.Table]:
     """Yield the remaining rows of a block; if its last record continues, include the lines up to its end."""
     whole = lines.take_block()
     escape = (records.dialect.escape or "").encode()
-    if escape and escape in whole:
+    is_quoted = bool(records.dialect.quote) and records.dialect.quote.encode() in whole
+    if (escape and escape in whole) or (is_quoted and _may_have_comments(whole, lines.comment)):
         found = None
-    elif records.dialect.quote and records.dialect.quote.encode() in whole:
+    elif is_quoted:
         end = _record_end(whole, records.dialect.quote.encode())
         whole, lines.block = (whole[:end], whole[end:]) if end else (whole, b"")
         found = _parse_quoted(whole, records) if end else None
@@ -205,6 +215,11 @@ def _rows_of_block(lines: _Lines, records: _Records) -> Iterator[pa.Table]:
     lines.pending.extend(split)
     while lines.number < last:
         yield from _parse_one_by_one(lines, records, last)
+
+
+def _may_have_comments(whole: bytes, comment: bytes) -> bool:
+    """Return whether a line begins like a comment, which within a quoted value it is not."""
+    return bool(comment) and (whole.startswith(comment) or any(end + comment in whole for end in (b"\n", b"\r")))
 
 
 def _record_end(whole: bytes, quote: bytes) -> int:
@@ -229,14 +244,21 @@ def _parse_quoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | Non
         return None
     if (rows and len(columns) != len(records.header)) or _is_too_long(whole):
         return None
-    names = list(records.header)
-    empty = pa.schema([(name, pa.string()) for name in names]).empty_table()
-    return (pa.table(columns, names) if rows else empty), reader.line_num
+    return (pa.table(columns, list(records.header)) if rows else _no_rows(records)), reader.line_num
+
+
+def _no_rows(records: _Records) -> pa.Table:
+    return pa.schema([(name, pa.string()) for name in records.header]).empty_table()
 
 
 def _parse_unquoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | None:
     """Return rows without quotes and their number of lines; None if one is invalid."""
-    names = list(records.header)
+    names, line_count = list(records.header), whole.count(b"\n") or whole.count(b"\r")
+    if _may_have_comments(whole, records.lines.comment):
+        lines = whole.splitlines(keepends=True)
+        whole = b"".join(line for line in lines if not line.startswith(records.lines.comment))
+    if not whole:
+        return _no_rows(records), line_count
     # The reader drops a byte order mark, which within a file is part of a cell.
     data = BOM_UTF8 + whole if whole.startswith(BOM_UTF8) else whole
     try:
@@ -252,7 +274,7 @@ def _parse_unquoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | N
         return None
     if records.dialect.strips_spaces:
         table = pa.table([pc.ascii_ltrim(column, " ") for column in table.columns], names)
-    return table, whole.count(b"\n") or whole.count(b"\r")
+    return table, line_count
 
 
 def _one_character(dialect: Dialect) -> str:

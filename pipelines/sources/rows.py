@@ -117,6 +117,8 @@ class Rows:
                         members[row] = _member(text, path)
                     except RepeatedMemberError as error:
                         problems[row] = f"column {parent!r} {error}"
+                    except RecursionError:
+                        problems[row] = f"column {parent!r} is nested too deeply: flatten it"
                 columns = columns.append_column(name, pa.array(members, pa.string()))
         return Rows(columns, self.numbers, problems)
 
@@ -240,12 +242,12 @@ def _without_nulls(rows: Rows, options: ReadOptions) -> Rows:
 
 
 def _member(text: str, path: list[str]) -> str:
-    """Return a member of a JSON object as text, empty if it is missing. Raises RepeatedMemberError."""
+    """Return a member of a JSON object as text, empty if it is missing. Raises RepeatedMemberError, RecursionError."""
     try:
         value: Any = parse_json(text) if text else None
     except RepeatedMemberError:
         raise
-    except (ValueError, RecursionError):
+    except ValueError:
         return ""
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None

@@ -38,6 +38,26 @@ def test_a_body_of_sqs_is_judged_by_the_contract(body: str, take: object) -> Non
     assert len(decode(records, source.contract).rejected) == 1
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "",
+        '"x": 1e400',
+        f'"x": {"9" * 5_000}',
+        f'"x": {"[" * 400}{"]" * 400}',
+        '"user_id": "v"',
+        '"metadata": {"a": "1", "a": "2"}',
+    ],
+)
+def test_a_detail_of_eventbridge_is_judged_as_it_is_written(extra: str) -> None:
+    """Not as another parser writes it again: a member that is there twice is refused, an odd number passed over."""
+    names = '"event_id": "e", "user_id": "u", "action_type": "A", "timestamp": "2026-01-01T00:00:00Z"'
+    event = f"{{{names}{', ' if extra else ''}{extra}}}"
+    assert _unwrap(f'{{"version": "0", "detail-type": "x" , "detail" : {event} }}') == event.encode()
+    for whole in (f'{{"detail-type": "x", "detail": {event}, "detail": {event}}}', f'{{"detail": {event}}}', event):
+        assert _unwrap(whole) == whole.encode()
+
+
 class _Nothing:
     name = "sqs:q"
     place = "here"

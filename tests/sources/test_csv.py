@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
@@ -50,11 +50,11 @@ def _lines(text: str) -> list[str]:
     return [line.decode() for line in text.encode().splitlines(keepends=True)]
 
 
-def _by_us(path: Path) -> list[list[str]] | None:
+def _by_us(path: Path, comment: str | None = None) -> list[list[str]] | None:
     try:
         return [
             list(row)
-            for _, table in csv_rows.read_csv(path, Dialect())
+            for _, table in csv_rows.read_csv(path, Dialect(comment=comment))
             for row in zip(*table.to_pydict().values(), strict=True)
         ]
     except UsageError:
@@ -71,6 +71,42 @@ def test_any_csv_is_read_as_python_reads_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_rows, "_BLOCK_BYTES", block_bytes)
         assert _by_us(path) == _by_python(text)
+
+
+_COMMENTED = st.lists(
+    st.sampled_from(["#\n", '# "\n', "1,2\n", '1,"\n', '#"\n', '#",2\n', "#\r\n", "\n"]), max_size=9
+).map("".join)
+
+
+@given(_COMMENTED, st.sampled_from(["a,b\n", '# c "\r\na,b\n']), _BLOCKS)
+@example('1,"\n#\n"\n', "a,b\n", 40)
+def test_a_line_of_a_quoted_value_is_no_comment(
+    tmp_path_factory: pytest.TempPathFactory, text: str, header: str, block_bytes: int
+) -> None:
+    """A comment stands where a row could begin: rows are those of Python, of lines without comments there."""
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_text(header + text, encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_rows, "_BLOCK_BYTES", block_bytes)
+        assert _by_us(path, comment="#") == _by_python("a,b\n" + _without_comments(text))
+
+
+def _without_comments(text: str) -> str:
+    """Return lines without those that begin with # outside quotes, of which each text has whole ones."""
+    kept, is_open = "", False
+    for line in text.splitlines(keepends=True):
+        if is_open or not line.startswith("#"):
+            kept, is_open = kept + line, is_open ^ bool(line.count('"') % 2)
+    return kept
+
+
+def test_comments_count_as_lines(tmp_path: Path) -> None:
+    """The line of an error is that of the file."""
+    path = tmp_path / "a.csv"
+    for text, message in (("# b\na,b\n#\n1,2\n#\n3\n", "row 2 .line 6."), ('a,b\n#\n1,"2\n', "row 1 .line 3.")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=message):
+            list(csv_rows.read_csv(path, Dialect(comment="#")))
 
 
 def test_a_quoted_line_break_keeps_every_byte(tmp_path: Path) -> None:

@@ -239,16 +239,18 @@ def test_members_of_objects_are_named_with_dots(tmp_path: Path) -> None:
         assert events["metadata"].to_pylist() == [[("by", str(n))] for n in range(3)]
 
 
-def test_an_object_of_any_depth_costs_its_own_members_only(tmp_path: Path) -> None:
-    """One that is nested too deep to be read has no members, as one that is not JSON."""
-    deep = '{"id":' * 100_000 + "1" + "}" * 100_000
+@pytest.mark.parametrize("depth", [600, 900, 100_000])
+def test_an_object_that_is_too_deep_is_an_error_of_its_row(tmp_path: Path, depth: int) -> None:
+    """Whether it is too deep to be read or to be written again, its member is not empty silently."""
+    deep = '{"id":' * depth + "1" + "}" * depth
     (tmp_path / "a.csv").write_text(
         f"""user,by,at\na,"{{""id"": 7}}",2024-01-01\nb,"{deep.replace('"', '""')}",2024-01-01\n"""
     )
-    events = pa.concat_tables(
-        read_events(tmp_path / "a.csv", ColumnMapping("user", "at", "iso", "A", metadata=(("by", "by.id"),)))
-    )
-    assert events["metadata"].to_pylist() == [[("by", "7")], []]
+    mapping = ColumnMapping("user", "at", "iso", "A", metadata=(("by", "by.id"),))
+    with pytest.raises(UsageError, match="row 2, column 'by' is nested too deeply: flatten it"):
+        list(read_events(tmp_path / "a.csv", mapping))
+    events = pa.concat_tables(read_events(tmp_path / "a.csv", replace(mapping, metadata=())))
+    assert events["user_id"].to_pylist() == ["a", "b"]
 
 
 def test_an_object_in_a_cell_with_a_member_twice_is_an_error(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from tests.fuzz.targets.avro import NEIGHBOURS
 
 _TYPES = {"AVRO", "JSON", "PROTOBUF"}
 _MAX_MESSAGE_CHARACTERS = 2_000
-_INFORMATIONAL = re.compile(rb"\A(?:HTTP/1\.1 1\d\d [^\n]*\r\n\r\n)+")
-"""Responses before the one that counts (RFC 9110, 15.2)."""
+_INFORMATIONAL = re.compile(rb"\A(?:HTTP/1\.1 1\d\d [^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n)+")
+"""Responses before the one that counts (RFC 9110, 15.2); a line may end without CR (RFC 9112, 2.2)."""
 _ID = 7
 
 
