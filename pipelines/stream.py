@@ -2,8 +2,8 @@
 
 They run concurrent loops; ingest is `ingester.py`. The refresh recomputes the users affected since its last turn,
 publishes them to Redis, and replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because
-windows move with time. A thread writes to Redis (`live_publisher.py`), another one copies the file, and one uploads it
-to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very many events are computed just before
+windows move with time. A thread writes to Redis (`live_publisher.py`), another one makes the new file, and one uploads
+it to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very many events are computed just before
 that, so that the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors
 that may be temporary (`retries.py`, `isolated`). Small files are merged halfway between two replacements of the
 warehouse, so that they do not accumulate, and scores do not wait for both at once.
@@ -52,12 +52,6 @@ _SWITCH_SECONDS = 0.0005
 
 A refresh gives it up in each of hundreds of calls into DuckDB and Arrow. With Python's 5 ms it then often waits that
 long for ingest: at 10,000 events per second, that doubled the time of a refresh.
-"""
-
-_WRITE_AHEAD_SHARE = 1 / 15
-"""The share of `derive_interval_seconds` by which the draft is written before the warehouse is replaced.
-
-Then little remains to be written: at 150,000 changed users, 0.05 instead of 0.5 s.
 """
 _FOLLOW_SECONDS = 0.25
 """How often `serve` looks for commits of others: one listing of the log, and no more where there is no new one."""
@@ -237,8 +231,7 @@ class _RefreshLoop:
         self._clock, self._knows_published = MonotonicClock(), False
         self._lake: Lake | None = None
         self._upkeep_due = self.due
-        self._write_due = inf
-        """Monotonic times, in seconds, from which a turn may begin upkeep, and write the draft to its file."""
+        """Monotonic time, in seconds, from which a turn may begin upkeep."""
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
         self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
@@ -269,8 +262,8 @@ class _RefreshLoop:
                 self._serve(derived)
             if due:
                 self._publisher.finish(derived, self._draft.tables)
-            else:
-                self._work_ahead()
+            elif time.monotonic() >= self._upkeep_due:
+                self._begin_upkeep()
         finally:
             if last:
                 self._finish()
@@ -313,18 +306,9 @@ class _RefreshLoop:
         self.due = time.monotonic() + interval
         if self._upkeep_due <= time.monotonic():
             self._begin_upkeep()
-        self._upkeep_due, self._write_due = self.due - interval / 2, self.due - interval * _WRITE_AHEAD_SHARE
+        self._upkeep_due = self.due - interval / 2
         if self._following is None or self._following.done():
             self._following = self._beside.submit(self._follow_canary, self._settings)
-
-    def _work_ahead(self) -> None:
-        """Do in a turn of its own what scores would otherwise wait for together, when the warehouse is replaced."""
-        now = time.monotonic()
-        if now >= self._write_due:
-            self._write_due = inf
-            self._draft.write()
-        elif now >= self._upkeep_due:
-            self._begin_upkeep()
 
     def _begin_upkeep(self) -> None:
         """Merge small files beside the next turns; with few commits, the turn that replaces the warehouse begins it."""

@@ -37,6 +37,7 @@ _TRANSIENT = [
     ConnectionError(),
     DeltaError(),
     duckdb.IOException(""),
+    duckdb.FatalException(""),
 ]
 _PERMANENT = [
     FencedError(""),

@@ -1,6 +1,7 @@
 """DuckDB files on disk: locking out other writers, removing a file with its log and spill, publishing it whole."""
 
 import os
+import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
 
 _LOCK_SECONDS = 60.0
+_RETRY_SECONDS = 0.01
+_OLDER_TRANSACTION = "other write transactions"
+"""DuckDB calls them so, whether they write or not."""
 
 
 @contextmanager
@@ -48,6 +52,23 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Generator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
+    """Write everything that is committed to the file itself, beside other connections that only read it.
+
+    DuckDB refuses while a transaction is open that began before a table or view was last replaced, so this waits for
+    the statements of others. They must not wait for it. DuckDB's FORCE CHECKPOINT would let their next ones wait.
+    """
+    while True:
+        try:
+            connection.execute("CHECKPOINT")
+        except duckdb.TransactionException as error:
+            if _OLDER_TRANSACTION not in str(error):
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
 
 
 def log_file(file: Path) -> Path:

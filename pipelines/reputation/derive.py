@@ -3,11 +3,12 @@
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
 need not be atomic. The file holds what changed since its base (`base.py`): a rebuild writes a base, refreshes make
-changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. The published
-file is a copy, made in a thread while refreshes continue: from one CHECKPOINT to the next, DuckDB changes no block that
-the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
-`draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py` opens a published
-warehouse.
+changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. A publication
+runs in a thread while refreshes continue, which keep rows in memory: it writes to the file what had changed when it
+began (`unwritten.py`), and the trends of those days, and copies it. From one CHECKPOINT to the next, DuckDB changes no
+block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py`
+contains them. `draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py`
+opens a published warehouse.
 """
 
 import logging
@@ -20,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -46,6 +46,7 @@ from pipelines.reputation.base import (
     write_base,
 )
 from pipelines.reputation.database_file import (
+    checkpoint,
     publish_copy,
     remove_copy,
     remove_database,
@@ -88,15 +89,14 @@ from pipelines.reputation.refresh_steps import (
     changed_events,
     count_all,
     create_affected_event,
-    create_refresh_tables,
     due_days,
     erased_events,
     find_affected_users,
     load_affected_events,
     moved_events,
-    recompute_pending_trends,
+    recompute_trends,
     replace_rows,
-    threads_for,
+    set_threads_for,
     users_due,
 )
 from pipelines.reputation.related_events import define_completions
@@ -105,6 +105,7 @@ from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
+from pipelines.reputation.unwritten import Unwritten, write_info
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.reputation.warehouse_file import Info, stored_format
 from pipelines.reputation.warehouse_tables import (
@@ -112,7 +113,6 @@ from pipelines.reputation.warehouse_tables import (
     recipe,
     trend_tables,
     user_tables,
-    views_of_moment,
     weight_tables,
 )
 from pipelines.settings import ReputationSettings
@@ -218,11 +218,6 @@ def open_draft(path: Path, settings: ReputationSettings = _DEFAULTS) -> "Generat
             draft.discard()
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    for name, query in views_of_moment(policy).items():
-        connection.execute(statement("create_view", name=name, query=query))
-
-
 class Draft:
     """The next warehouse, not yet published. Not for use by several threads at once."""
 
@@ -298,6 +293,8 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
     ) -> DerivationResult:
         in_force = policy.at(as_of)
+        if self._tables is not None and self._tables.has_failed():
+            self.discard()
         reason = self._rebuild_reason(snapshot, in_force, as_of)
         if reason is not None:
             return self._rebuild(snapshot, policy, as_of, reason)
@@ -332,35 +329,24 @@ class Draft:
                 affected = self._with_other_priors(histories, in_force, affected, removed, as_of, max_events)
                 if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                     return self._rebuild(snapshot, policy, as_of, _PRIORS_CHANGED, self._weights(in_force))
-            with threads_for(connection, len(affected)):
-                loaded = load_affected_events(connection, histories, in_force, affected, removed)
-                materialize_fact(connection, in_force, ONLY_AFFECTED)
-                replaced = replace_rows(connection, tables.rows, loaded, user_tables(in_force, ONLY_AFFECTED))
-            tables.replace(replaced)
-            with transaction(connection):
-                self._describe(connection, snapshot, policy, as_of)
-            tables.reload_info()
+            set_threads_for(connection, len(affected))
+            loaded = load_affected_events(connection, histories, in_force, affected, removed)
+            materialize_fact(connection, in_force, ONLY_AFFECTED)
+            replaced = replace_rows(connection, tables.rows, loaded, user_tables(in_force, ONLY_AFFECTED))
+            tables.replace(replaced, self._describe(connection, snapshot, policy, as_of))
             tables.recent_events = partial(recent_in_histories, connection, histories, in_force, epoch_us(as_of))
         decayed = in_force.decayed_to != before.decayed_to
         return self._result(started, None, len(affected), None if decayed else replaced.scores)
-
-    def write(self) -> None:
-        """Write the rows to the draft's file, so that a publication soon after has less to write.
-
-        Nothing while a publication copies the file, which must not change meanwhile.
-        """
-        if self._publication is None or self._publication.done():
-            self._checkpoint()
 
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 
         Folds many changes into a new base first. Raises UsageError while users are deferred.
         """
-        self._complete()
-        if self._has_many_changes():
-            self._finish_publication()
-            with self._discarded_on_error():
+        self._require_all_users()
+        self._finish_publication()
+        with self._discarded_on_error():
+            if self.tables.changed_share() > _FOLD_THRESHOLD:
                 self._write_base()
         self.start_publication().result()
 
@@ -368,49 +354,52 @@ class Draft:
         """Publish the draft as it is now, in a thread: refreshes may continue meanwhile.
 
         After an erasure it has a new base, in which the erased users never were. Many changes are folded into a new
-        base in another thread; the publication after that has it. The next publication, and a rebuild, wait for the
-        copy. The result raises the error of the copy, after which the published warehouse is the previous one. Raises
-        UsageError while users are deferred.
+        base in another thread; the publication after that has it. The next publication, and a rebuild, wait for this
+        one. The result raises its error, after which the published warehouse is the previous one; if the draft's file
+        could not be written, the next refresh starts from that. Raises UsageError while users are deferred.
         """
         assert self._snapshot is not None  # noqa: S101 - tells the type checker
-        self._complete()
+        self._require_all_users()
         self._finish_publication()
-        self._fold()
-        begins = self._folding is None and self._has_many_changes()
-        if begins:
-            self.tables.begin_newer()
-        create_lake_views(self.connection, relative_to(self.path.parent, _complete(self._snapshot)))
-        self._checkpoint()
-        self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
+        with self._discarded_on_error():
+            self.tables.settle()
+            self._fold()
+            written = self._begin_writing(partial(self._finish_file, self._snapshot))
+        self._publication = self._copying.submit(
+            self._publish, written, self.tables.base.name, may_fold=self._folding is None
+        )
         return self._publication
 
-    def _checkpoint(self) -> None:
-        """Write everything to the file."""
-        with self._writing():
-            self.tables.write_changes()
-            self.tables.connection.execute("CHECKPOINT")
-
-    def _complete(self) -> None:
-        """Write all rows, and the trends of the days that changed."""
+    def _require_all_users(self) -> None:
         if users := self.deferred_users():
             raise UsageError(f"{users} users of {self.path} are deferred: refresh the draft before it is published")
-        if self._histories is None:  # nothing was refreshed
-            return
-        tables, info = self.tables, self.tables.info
-        max_users = _REBUILD_THRESHOLD * tables.counts.users
-        with self._writing(), transaction(self.connection):
-            in_force = info.policy.at(info.as_of)
-            histories = self._resolved_histories(self.connection)
-            recompute_pending_trends(self.connection, histories, tables.rows, in_force, max_users)
+
+    def _begin_writing(self, finish: Callable[[duckdb.DuckDBPyConnection], object]) -> "Future[float]":
+        """Write the draft as it is now, in the thread of publications, with trends; then call `finish`."""
+        histories = None if self._histories is None else self._resolved_histories(self.tables.connection)
+        find_users = None if histories is None else histories.finder()
+
+        def complete(connection: duckdb.DuckDBPyConnection, changes: Unwritten) -> None:
+            if find_users is not None and changes.rows is not None and changes.days is not None:
+                in_force = changes.info.policy.at(changes.info.as_of)
+                max_users = _REBUILD_THRESHOLD * changes.counts.users
+                with transaction(connection):
+                    recompute_trends(connection, changes.days, changes.rows, find_users, in_force, max_users)
+            finish(connection)
+
+        return self.tables.begin_writing(self._copying, complete, begins_newer=self._folding is None)
+
+    def _finish_file(self, snapshot: Snapshot, connection: duckdb.DuckDBPyConnection) -> None:
+        create_lake_views(connection, relative_to(self.path.parent, _complete(snapshot)))
+        checkpoint(connection)
 
     def _fold(self) -> None:
         """Continue with a new base: one without erased users, written now, or one that a thread has written."""
-        with self._discarded_on_error():
-            if self._has_erased:
-                self._write_base()
-            elif self._folding is not None and self._folding.is_done():
-                self._adopt(self._folding)
-                self._stop_fold()
+        if self._has_erased:
+            self._write_base()
+        elif self._folding is not None and self._folding.is_done():
+            self._adopt(self._folding)
+            self._stop_fold()
 
     def _adopt(self, folding: Fold) -> None:
         try:
@@ -419,9 +408,6 @@ class Draft:
             _LOG.warning("no new base of the warehouse was written, a later publication tries again: %s", error)
         else:
             self.tables.adopt(base)
-
-    def _has_many_changes(self) -> bool:
-        return self.tables.changed_share() > _FOLD_THRESHOLD
 
     def discard(self) -> None:
         """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
@@ -444,17 +430,21 @@ class Draft:
         self._tables = self._connection = self._prepared = None
         remove_database(self._file)
 
-    def _publish(self, base: str, *, begins: bool) -> None:
+    def _publish(self, written: "Future[float]", base: str, *, may_fold: bool) -> None:
+        with self._explained():
+            changed_share = written.result()
         publish_copy(self._file, self.path)
         remove_older_bases(self._folder, base)
-        if begins:
+        if may_fold and changed_share > _FOLD_THRESHOLD:
             self._folding = Fold(self.path, new_base(self._folder))
 
     def _write_base(self) -> None:
         """Write a base with the rows as they are now, and continue without changes to it, in a new file."""
         self._stop_fold()
-        base, counts = new_base(self._folder), self.tables.counts
-        write_base(self.connection, base)
+        self._begin_writing(lambda _: None).result()
+        base, counts, connection = new_base(self._folder), self.tables.counts, self.tables.connection
+        set_threads_for(connection, counts.users)
+        write_base(connection, base)
         self._continue(base, counts)
         self._has_erased = False
 
@@ -469,10 +459,10 @@ class Draft:
         connection = self._open(self._file)
         create_changes(connection, base, counts)
         self._tables = DraftTables(connection, base)
-        _create_views(connection, self._tables.info.policy.at(self._tables.info.as_of))
+        write_info(connection, self._tables.info)  # with the views of its moment
 
     def _finish_publication(self) -> None:
-        """Wait for the copy in progress; its error is in the result of `start_publication`."""
+        """Wait for the publication in progress; its error is in the result of `start_publication`."""
         if self._publication is not None:
             wait([self._publication])
 
@@ -501,7 +491,7 @@ class Draft:
             known = aliases_in(connection)
             weigh = partial(compute_weights, earlier=weights)
             engine(connection, snapshot, define_steps(connection, policy, as_of, known=known, weigh=weigh), as_of)
-            self._describe(connection, snapshot, policy, as_of)
+            write_info(connection, self._describe(connection, snapshot, policy, as_of))
             counts = count_all(connection)
             connection.close()  # writes the file
             make_durable([base])
@@ -607,6 +597,7 @@ class Draft:
         """Update the priors by the events of affected users; return these, and users whose ratings have other ones."""
         connection = self.tables.connection
         loaded = load_affected_events(connection, histories, policy, affected, removed)
+        self.tables.settle()  # the priors are in the file
         first = update_priors(connection, self.tables.rows, loaded)
         if first is None:
             return affected
@@ -626,57 +617,48 @@ class Draft:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET checkpoint_threshold = '1TB'")
         look_in(self.path.parent, connection)
-        create_refresh_tables(connection)
         return connection
 
     @contextmanager
     def _discarded_on_error(self) -> Generator[None]:
+        with self._explained():
+            try:
+                yield
+            except BaseException:
+                self.discard()
+                raise
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        """Raise UsageError for too little memory."""
         try:
             yield
         except duckdb.OutOfMemoryException as error:
-            self.discard()
             if _FULL_DISK in str(error):
                 raise
             raise UsageError(
                 "the rebuild or refresh needs more memory than reputation.max_memory_share allows "
                 f"({100 * self._max_memory_share:g} %): raise it, or give the machine or control group more memory"
             ) from error
-        except BaseException:
-            self.discard()
-            raise
-
-    @contextmanager
-    def _writing(self) -> Generator[None]:
-        """Let an error invalidate the draft; a fatal one is one of the disk, and so temporary."""
-        with self._discarded_on_error():
-            try:
-                yield
-            except duckdb.FatalException as error:
-                raise duckdb.IOException(str(error)) from None
 
     def _describe(
         self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: Policy, as_of: datetime
-    ) -> None:
-        """Write the row of `snapshot_info`, and the views that depend on as_of."""
+    ) -> Info:
+        """Return what the draft reflects."""
         self._snapshot, in_force = snapshot, policy.at(as_of)
-        values: list[Any] = [
-            snapshot.version,
-            epoch_us(as_of),
-            policy.name,
-            policy.version,
-            policy.to_json(),
-            epoch_us(datetime.now(UTC)),
-            release(),
-            recipe(in_force, snapshot.lake_id),
-            last_batch(connection, snapshot.version),
-            WAREHOUSE.number,
-            in_force.decayed_to,
-            snapshot.erasures,
-            merges_mark(merges_of(snapshot)),
-        ]
-        connection.execute(statement("table_snapshot_info"))
-        connection.execute(statement("insert_snapshot_info"), values)
-        _create_views(connection, in_force)
+        return Info(
+            lake_version=snapshot.version,
+            as_of=as_of.astimezone(UTC),
+            policy=policy,
+            policy_version=policy.version,
+            derived_at=datetime.now(UTC),
+            karmalake_version=release(),
+            recipe=recipe(in_force, snapshot.lake_id),
+            last_batch=last_batch(connection, snapshot.version),
+            decayed_to=in_force.decayed_to,
+            erasures=snapshot.erasures,
+            merges=merges_mark(merges_of(snapshot)),
+        )
 
     def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
         info, counts = self.tables.info, self.tables.counts

@@ -72,13 +72,14 @@ def documents_of(
 ) -> Generator[pl.DataFrame]:
     """Yield documents like `document_parts`, from rows of `reputation`; at least one part, which may be empty.
 
-    info: the row of `snapshot_info`.
+    info: what the rows reflect; the row of `snapshot_info` may be an older one.
     source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
     scopes: the same for each scope by its name; None: the tables or views of the warehouse.
     more: further columns as SQL, each after a comma.
     """
     in_force = info.policy.at(info.as_of)
-    connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
+    for name, value in _origin(info).items():
+        connection.execute(f"SET VARIABLE document_{name} = ?", [value])
     of_scopes = map(_scope_members, in_force.rules.scopes)
     own = [_defaults(in_force), *_level(in_force), *_members(in_force), *of_scopes]
     sources = scopes or {name: scope_relation(name) for name in in_force.rules.scopes}
@@ -130,6 +131,16 @@ def _only(connection: duckdb.DuckDBPyConnection, users: pl.Series | None) -> Gen
 def rfc3339(moment: datetime) -> str:
     """Return a moment as RFC 3339 text in UTC with a Z, with microseconds only if they are not zero."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _origin(info: Info) -> dict[str, str | int]:
+    """Return what documents say of their origin, by the names of variables of the statement."""
+    return {
+        "moments": _moments(info),
+        "policy": info.policy.name,
+        "policy_version": info.policy_version,
+        "lake_version": info.lake_version,
+    }
 
 
 def _moments(info: Info) -> str:

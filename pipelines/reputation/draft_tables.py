@@ -1,11 +1,12 @@
 """The tables of a draft: its base, what changed since, and the rows by user that a refresh compares with.
 
-A refresh replaces rows of users in memory; `write_changes` writes them to the draft's file, for a publication, and
-before it whenever there are many, so that a publication never holds up refreshes for long. After a crash the published
-file has everything up to that publication, and the events do.
+A refresh replaces rows of users in memory, and changes nothing in the draft's file. A publication writes them there in
+a thread, as they are when it begins (`unwritten.py`), so it never holds up refreshes. After a crash the published file
+has everything up to that publication, and the events do.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,12 +18,13 @@ import pyarrow as pa
 
 from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
-from pipelines.reputation.database_file import transaction
 from pipelines.reputation.documents import SHOWN, documents_of, shown_rows, shown_users
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
-from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored
+from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored, set_threads_for
 from pipelines.reputation.scopes import scope_query, scope_table
+from pipelines.reputation.sorted_words import distinct
 from pipelines.reputation.sql import arrow_rows, one_row, statement
+from pipelines.reputation.unwritten import Unwritten, changed_share
 from pipelines.reputation.user_rows import (
     Columns,
     Rows,
@@ -35,11 +37,12 @@ from pipelines.reputation.user_rows import (
     write_base_rows,
 )
 from pipelines.reputation.views import reputation_query
-from pipelines.reputation.warehouse_file import stored_info
+from pipelines.reputation.warehouse_file import Info, stored_info
 from pipelines.reputation.warehouse_tables import SUMS
 
-_MAX_UNWRITTEN_USERS = 25_000
-"""Writing the rows of this many takes about 0.2 s."""
+_NO_USERS = pl.Series("user_id", [], dtype=pl.String)
+Finish = Callable[[duckdb.DuckDBPyConnection, Unwritten], None]
+"""Completes the draft's file, by a connection of its own, after `Unwritten` is written."""
 
 
 class DraftTables:
@@ -50,25 +53,23 @@ class DraftTables:
         self.counts = Counts(*one_row(connection.execute(statement("base_read_counts"))))
         self.recent_events: RecentEvents = partial(recent_in_warehouse, connection, self.info)
         """Returns what happened to users until as_of; the draft replaces it when it is rebuilt or refreshed."""
-        self._unwritten_users = 0  # at most: a user who changes twice counts twice
+        self._is_written = True
+        self._unwritten: list[pl.Series] = []
+        """The users who changed since their rows were written."""
+        self._newer: list[pl.Series] = []
+        """Those who changed since the last publication began that may begin a new base: changes to that base."""
+        self._days: list[pa.Table] = []
+        self._writing: Future[float] | None = None
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
-        connection.execute(statement("base_pending_users"))
-        connection.execute(statement("base_newer_users"))
 
-    def replace(self, replaced: Replaced) -> None:
-        """Take over what `replace_rows` returned."""
-        self.counts = self.counts.plus(replaced.counts)
+    def replace(self, replaced: Replaced, info: Info) -> None:
+        """Take over what `replace_rows` returned, and what the tables reflect then."""
+        self.info, self.counts, self._is_written = info, self.counts.plus(replaced.counts), False
         if len(replaced.users):
             self.rows.replace(replaced.users, replaced.tables)
-            with arrow_rows(self.connection, replaced.user_ids.to_frame().to_arrow()):
-                self.connection.execute(statement("base_add_pending"))
-            self._unwritten_users += len(replaced.users)
-        if self._unwritten_users > _MAX_UNWRITTEN_USERS:
-            self.write_changes()
-
-    def reload_info(self) -> None:
-        """Take over the row of `snapshot_info`."""
-        self.info = stored_info(self.connection)
+            self._unwritten.append(replaced.user_ids)
+            self._newer.append(replaced.user_ids)
+            self._days.append(replaced.days)
 
     def document_parts(
         self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
@@ -76,6 +77,7 @@ class DraftTables:
         """Yield the documents of users, or of all, like `documents.document_parts`; of some, at the cost of these."""
         if users is None:
             self.write_changes()
+            set_threads_for(self.connection, self.counts.users)
             yield from documents_of(self.connection, self.info, "reputation", None, leaderboards)
             return
         with self._loaded(users) as (source, scopes):
@@ -118,7 +120,7 @@ class DraftTables:
         shown = dict[str, str]()
         for scope in policy.rules.scopes:
             name = scope_table(policy, scope)
-            loaded = load_stored(self.connection, self.rows, name, users)
+            loaded = load_stored(self.connection, self.rows.stored(), name, users)
             shown[scope] = f"({scope_query(policy, scope, loaded)})" if policy.decays else loaded
         return shown
 
@@ -132,29 +134,53 @@ class DraftTables:
         return SUMS if SUMS in self._columns else "reputation"
 
     def write_changes(self) -> None:
-        """Write the rows that were replaced since the last call, so that SQL over the draft sees them."""
-        if self._unwritten_users:
-            self._write_pending()
+        """Write what changed since the last call, except trends, so that SQL over the draft sees it."""
+        self.settle()
+        if not self._is_written:
+            with self.connection.cursor() as connection:
+                self._changes().write(connection)
+            self._unwritten, self._is_written = [], True
 
-    def _write_pending(self) -> None:
-        users = self.connection.execute(statement("base_pending_hashes")).fetchnumpy()["user_hash"]
-        users.sort()
-        with transaction(self.connection):
-            for name in self._columns:
-                self._write_rows(name, users)
-            self.connection.execute(statement("base_insert_users"))
-            self.connection.execute(statement("base_add_newer"))
-            self.connection.execute(statement("base_update_counts"), [*self.counts])
-        self.connection.execute(statement("base_pending_users"))
-        self._unwritten_users = 0
+    def begin_writing(self, thread: Executor, finish: Finish, *, begins_newer: bool) -> "Future[float]":
+        """Write what changed until now in a thread, while refreshes continue; return `changed_share` as of then.
 
-    def begin_newer(self) -> None:
-        """From now on, note the users who change: a new base has the rows as they were written."""
-        self.connection.execute(statement("base_newer_users"))
+        Nothing else may write to the file until that is done: `settle`. An error invalidates the draft.
+
+        begins_newer: whether a new base may be begun from what is written, and has users who change from now on.
+        """
+        self.settle()
+        connection, changes = self.connection.cursor(), self._changes()
+        self._unwritten, self._days, self._is_written = [], [], True
+        if begins_newer:
+            self._newer = []
+
+        def write() -> float:
+            with connection:
+                changes.write(connection)
+                finish(connection, changes)
+                return changed_share(connection)
+
+        self._writing = thread.submit(write)
+        return self._writing
+
+    def settle(self) -> None:
+        """Wait for what `begin_writing` began, and raise its error."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def has_failed(self) -> bool:
+        """Return whether what `begin_writing` began has failed."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def _changes(self) -> Unwritten:
+        users, days = pl.concat([_NO_USERS, *self._unwritten]), pa.concat_tables(self._days) if self._days else None
+        rows = self.rows.stored() if "rows" in self.__dict__ else None
+        return Unwritten(self.info, self.counts, users, days, rows, self._columns)
 
     def adopt(self, base: Path) -> None:
-        """Continue with a base that has the rows as of `begin_newer`; only newer ones are changes to it."""
-        users = np.sort(self.connection.execute(statement("base_newer_hashes")).fetchnumpy()["user_hash"])
+        """Continue with a base that has the rows as they were when it was begun; only newer ones are changes to it."""
+        newer = pl.concat([_NO_USERS, *self._newer])
+        users = distinct(self._hashes_of(newer))
         rows = {name: self.rows.rows_of(name, users) for name in self._columns}
         self.close()
         del self.rows
@@ -162,24 +188,19 @@ class DraftTables:
         self.connection.execute("DETACH base")
         replace_changes(self.connection, base)
         self.rows.replace(users, rows)
-        self.connection.execute(statement("base_newer_pending"))
-        self._write_pending()
+        self._unwritten, self._is_written = [newer], False
 
     def changed_share(self) -> float:
         """Return the share of the users whose rows in the base are superseded."""
-        (changed,) = one_row(self.connection.execute(statement("base_count_changed")))
-        return changed / max(1, self.counts.users)
+        self.write_changes()
+        return changed_share(self.connection)
 
     def close(self) -> None:
-        """Remove the files that belong to this process. The connection remains open."""
+        """End writing, and remove the files that belong to this process. The connection remains open."""
+        if self._writing is not None:
+            wait([self._writing])
         if "rows" in self.__dict__:
             self.rows.close()
-
-    def _write_rows(self, name: str, users: np.ndarray) -> None:
-        self.connection.execute(statement("base_delete_rows", name=name))
-        with arrow_rows(self.connection, self.rows.rows_of(name, users)):
-            columns = table_form(self._columns[name])
-            self.connection.execute(statement("base_insert_rows", name=name, columns=columns))
 
     @cached_property
     def rows(self) -> UserRows:

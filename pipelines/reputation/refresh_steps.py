@@ -3,15 +3,14 @@
 1. `find_affected_users`: whose rows may differ from those of the warehouse.
 2. `load_affected_events`: every event that these users' rows depend on.
 3. `replace_rows`: compare their recomputed rows with the stored ones, table by table, and write the difference.
-4. `recompute_pending_trends`, before a publication: the trends of the days that changed.
+4. `recompute_trends`, for a publication: the trends of the days that changed.
 
 The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories.py`), the events that were erased or
 moved since (`erased_events`, `moved_events`), and the steps of the derivation, defined over `affected_event`. Between 2
 and 3 the caller computes `fact` for the affected users.
 """
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.differing_rows import differing_rows
 from pipelines.reputation.event_metadata import only_keys
+from pipelines.reputation.histories import FindUsers
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
 from pipelines.reputation.policy import EffectivePolicy
@@ -35,7 +35,8 @@ from pipelines.reputation.scopes import has_scope_scores
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import contains, distinct, union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
-from pipelines.reputation.user_rows import UserRows, stored_form, table_form
+from pipelines.reputation.steps import define_policy
+from pipelines.reputation.user_rows import StoredRows, UserRows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, TABLES_BY_DAY, pending_trend_tables
 
 _EPOCH = date(1970, 1, 1)
@@ -69,16 +70,13 @@ class Replaced:
     """The user_ids (String) whose row of `reputation` or a scope, or of the sums behind it, changed or disappeared."""
     counts: Counts
     """How many more there are."""
+    days: pa.Table
+    """The days of users on which a row differs: `user_id` and `day`, with repeats."""
 
 
 def count_all(connection: duckdb.DuckDBPyConnection) -> Counts:
     """Count what the tables of a draft hold; a refresh adds the change that `replace_rows` returns."""
     return Counts(*one_row(connection.execute(statement("count_users_and_events"))))
-
-
-def create_refresh_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the table that lasts from one refresh to the next: days with outdated trends."""
-    connection.execute(statement("refresh_changed_day_table"))
 
 
 def create_affected_event(connection: duckdb.DuckDBPyConnection) -> None:
@@ -160,7 +158,7 @@ def due_days(policy: EffectivePolicy, since_us: int, as_of_us: int) -> list[date
 def users_due(connection: duckdb.DuckDBPyConnection, days: list[date]) -> np.ndarray:
     """Return the users with points from time on one of some days, as sorted hashes.
 
-    Reads the first day of every user, once a day; all changes have to be written.
+    Reads the first day of every user, once a day; all changes have to be written, and the policy defined (`steps.py`).
     """
     return np.sort(connection.execute(statement("time_due"), [days]).fetchnumpy()["user_hash"])
 
@@ -187,19 +185,14 @@ def changed_events(
     return pa.concat_tables(found)
 
 
-@contextmanager
-def threads_for(connection: duckdb.DuckDBPyConnection, users: int) -> Generator[None]:
-    """Run the statements of the block in one thread if they are about few users; an error leaves it so.
+def set_threads_for(connection: duckdb.DuckDBPyConnection, users: int) -> None:
+    """Let the next statements run in one thread if they are about few users.
 
     DuckDB divides a table among threads in parts of 122,880 rows. For less, their coordination takes a tenth of the CPU
-    time of a refresh, and no time is gained.
+    time of a refresh, and no time is gained. Another number of threads waits for what runs in those that it ends, so it
+    is not set back after a refresh.
     """
-    if users > _SINGLE_THREADED_USERS:
-        yield
-        return
-    connection.execute("SET threads = 1")
-    yield
-    connection.execute("RESET threads")
+    connection.execute("SET threads = 1" if users <= _SINGLE_THREADED_USERS else "RESET threads")
 
 
 def load_affected_events(
@@ -243,7 +236,7 @@ def replace_rows(
 
     users: the result of `load_affected_events`.
     tables: the query of each table by its name, restricted to `affected_user`.
-    Adds to `changed_day` the days of users on which a row differs. Rows of users without a difference are not returned.
+    Rows of users without a difference are not returned.
     """
     rows, differences = dict[str, pa.Table](), dict[str, pa.Table]()
     for name, query in tables.items():
@@ -252,22 +245,15 @@ def replace_rows(
         connection.execute(statement("refresh_recomputed", columns=columns, query=query))
         rows[name] = connection.sql("FROM recomputed").to_arrow_table().cast(before.schema)
         differences[name] = differing_rows(before, rows[name])
-    _add_changed_days(connection, differences)
     return _replaced(rows, differences)
-
-
-def _add_changed_days(connection: duckdb.DuckDBPyConnection, differences: Mapping[str, pa.Table]) -> None:
-    days = pa.concat_tables(differences[name].select(["user_id", "day"]) for name in TABLES_BY_DAY)
-    if len(days):
-        with arrow_rows(connection, days):
-            connection.execute(statement("refresh_changed_day"))
 
 
 def _replaced(rows: Mapping[str, pa.Table], differences: Mapping[str, pa.Table]) -> Replaced:
     changed = distinct(np.concatenate([table["user_hash"].to_numpy() for table in differences.values()]))
     scores = [table for name, table in differences.items() if name in _TABLES_OF_SCORES or has_scope_scores(name)]
     of_changed = {name: table.filter(_is_of(changed, table)) for name, table in rows.items()}
-    return Replaced(changed, _user_ids(differences.values()), of_changed, _user_ids(scores), _counts(differences))
+    days = pa.concat_tables(differences[name].select(["user_id", "day"]) for name in TABLES_BY_DAY)
+    return Replaced(changed, _user_ids(differences.values()), of_changed, _user_ids(scores), _counts(differences), days)
 
 
 def _is_of(users: np.ndarray, rows: pa.Table) -> pa.Array:
@@ -287,25 +273,30 @@ def _counts(differences: Mapping[str, pa.Table]) -> Counts:
     return Counts(int(users), events, counted)
 
 
-def recompute_pending_trends(
+def recompute_trends(
     connection: duckdb.DuckDBPyConnection,
-    histories: ResolvedHistories,
-    stored: UserRows,
+    changed_days: pa.Table,
+    stored: StoredRows,
+    find_users: FindUsers,
     policy: EffectivePolicy,
     max_users: float,
 ) -> None:
-    """Recompute the trends of the days that changed since this was last done.
+    """Recompute the trends of days that changed; all rows have to be written.
 
     Loads the rows of the users with events, or points from time, on these days; of more than `max_users`, all rows are
     read instead.
+
+    changed_days: of users, as `Replaced.days`.
+    stored, find_users: the rows and the events as of the same moment.
     """
+    with arrow_rows(connection, changed_days):
+        connection.execute(statement("refresh_changed_day"))
     changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
-    if not len(changed):
-        return
     load_stored(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
-    users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
+    users = find_users(connection.execute(statement("refresh_pending_times")).fetchall())
     if policy.has_time_points:
+        define_policy(connection, policy)
         days = [day for (day,) in connection.execute("SELECT DISTINCT day FROM pending_day").fetchall()]
         users = union(users, users_due(connection, days))
     sources = {name: name for name in TABLES_BY_DAY}
@@ -314,10 +305,9 @@ def recompute_pending_trends(
     for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))
-    connection.execute(statement("refresh_changed_day_table"))
 
 
-def load_stored(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
+def load_stored(connection: duckdb.DuckDBPyConnection, stored: StoredRows, name: str, users: np.ndarray) -> str:
     """Load the stored rows of users (sorted hashes) into a temporary table; return its name."""
     with arrow_rows(connection, stored.rows_of(name, users)):
         connection.execute(statement("refresh_loaded", name=name, columns=table_form(stored.columns[name])))

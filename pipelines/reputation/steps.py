@@ -58,9 +58,7 @@ def define_steps(
     use_utc(connection)
     set_as_of(connection, as_of)
     in_force = policy.at(as_of)
-    load_tables(connection, in_force)
-    for macro in MACROS:
-        connection.execute(statement(f"macro_{macro}"))
+    define_policy(connection, in_force)
     if known_at is not None:
         set_known_at(connection, known_at)
     committed = "" if known_at is None else statement("known_at")
@@ -74,6 +72,13 @@ def define_steps(
     for step in (*first_steps(in_force, source, committed, known), *step_statements(in_force)):
         connection.execute(step)
     return in_force
+
+
+def define_policy(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
+    """Create the tables, variables and macros of a policy, which the steps and other statements read."""
+    load_tables(connection, policy)
+    for macro in MACROS:
+        connection.execute(statement(f"macro_{macro}"))
 
 
 def first_steps(policy: EffectivePolicy, source: str, committed: str, known: Aliases) -> list[str]:

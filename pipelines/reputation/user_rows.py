@@ -61,6 +61,21 @@ class Piece:
         return len(self.users) + sum(len(rows.chunks) for rows in self.tables.values())
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """The rows of a base and newer ones, as of a moment: for any thread, also when the files are removed meanwhile."""
+
+    columns: Mapping[str, Columns]
+    """The columns of each table."""
+    base: Mapping[str, Rows]
+    pieces: tuple[Piece, ...]
+
+    def rows_of(self, table: str, users: np.ndarray) -> pa.Table:
+        """Return the rows of users (sorted hashes) in a table, in no order: its columns, and `user_hash`."""
+        found, remaining = _newest_rows(self.pieces, table, users)
+        return pa.concat_tables([self.base[table].of(remaining), *found])
+
+
 class UserRows:
     """The rows of a base, and newer ones. Not thread-safe.
 
@@ -73,10 +88,13 @@ class UserRows:
         self.columns, self._base, self._folder, self._numbers = columns, base, folder, count(1)
         self._merges = Merges(self._merge, self._merge, _FOREGROUND_MERGE_ROWS)
 
+    def stored(self) -> StoredRows:
+        """Return the rows as they are now."""
+        return StoredRows(self.columns, self._base, tuple(self._merges.pieces))
+
     def rows_of(self, table: str, users: np.ndarray) -> pa.Table:
-        """Return the rows of users (sorted hashes) in a table, in no order: its columns, and `user_hash`."""
-        found, remaining = _newest_rows(self._merges.pieces, table, users)
-        return pa.concat_tables([self._base[table].of(remaining), *found])
+        """Return the rows of users like `StoredRows.rows_of`, as they are now."""
+        return self.stored().rows_of(table, users)
 
     def replace(self, users: np.ndarray, tables: Mapping[str, pa.Table]) -> None:
         """Make these all rows of users (sorted hashes), in any order."""

@@ -1,22 +1,27 @@
 """Publishing a warehouse beside refreshes: the copy has the rows of the moment at which it was started (`atomic`)."""
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Semaphore
+from typing import Any
 
 import duckdb
 import pytest
 
+from pipelines.errors import is_transient
 from pipelines.reputation import database_file
+from pipelines.reputation import derive as derive_module
 from pipelines.reputation.derive import Draft, open_draft
-from pipelines.reputation.draft_tables import DraftTables
+from pipelines.reputation.unwritten import Unwritten
 from pipelines.reputation.warehouse import Warehouse
-from tests.reputation.history import NOW, Event, at
+from tests.reputation.history import DAY, NOW, Event, at
 from tests.reputation.policies import policy
 from tests.reputation.test_incremental import lake, rebuilt, rows
+from tests.reputation.test_priors import LEARNED
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _BLOCK_BYTES = 4096
@@ -87,7 +92,6 @@ def test_a_copy_beside_refreshes_is_the_file_of_the_checkpoint(tmp_path: Path, c
             commits.append(_next(number))
             assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + number)).rebuild_reason is None
             draft.tables.write_changes()
-            draft.write()  # no checkpoint meanwhile
             copier.allowed.release(blocks)
             part = (number + 1) * blocks * _BLOCK_BYTES
             wait_for("its next part", lambda part=part: copier.copied_bytes == part)
@@ -214,23 +218,92 @@ def test_leaving_completes_a_publication(tmp_path: Path, copier: Copier) -> None
     assert not partial.exists()
 
 
-@pytest.mark.parametrize("step", [Draft.write, Draft.publish])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["write", "_write_rows"])
+def test_refreshes_beside_a_publication_are_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Neither their rows, nor their moment, nor their trends; and no refresh waits for it."""
+    path, commits, going_on = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)], threading.Event()
+    write = getattr(Unwritten, step)
+
+    def wait_and_write(*arguments: Any) -> None:
+        assert going_on.wait(PATIENCE_SECONDS)
+        write(*arguments)
+
+    with refreshed(path) as draft:
+        draft.publish()
+        draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
+        with monkeypatch.context() as patch:
+            patch.setattr(Unwritten, step, wait_and_write)
+            publication = draft.start_publication()
+            for number in range(1, 4):
+                commits.append(_next(number))
+                assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + number)).rebuild_reason is None
+            assert not publication.done()
+            going_on.set()
+            publication.result(PATIENCE_SECONDS)
+        assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits[:2]), policy(), NOW)
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 3)
+
+
+@pytest.mark.slow
+def test_new_priors_wait_for_a_publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh writes them to the file, and what is published beside it has those of its own moment."""
+    path, going_on, arrived = tmp_path / "warehouse.duckdb", threading.Event(), threading.Event()
+    rules, commits = policy(measures=LEARNED), [[_rating(0, 5)], [_rating(1, 4)], [_rating(2, 1)]]
+    write, load = Unwritten.write, derive_module.load_affected_events
+
+    def wait_and_write(*arguments: Any) -> None:
+        assert going_on.wait(PATIENCE_SECONDS)
+        write(*arguments)
+
+    def load_and_tell(*arguments: Any) -> Any:
+        loaded = load(*arguments)
+        arrived.set()
+        return loaded
+
+    with open_draft(path) as draft, ThreadPoolExecutor(1) as thread:
+        for end in (1, 2):
+            draft.refresh(lake(tmp_path, commits[:end]), rules, at(NOW))
+        with monkeypatch.context() as patch:
+            patch.setattr(Unwritten, "write", wait_and_write)
+            patch.setattr(derive_module, "load_affected_events", load_and_tell)
+            publication = draft.start_publication()
+            refreshing = thread.submit(draft.refresh, lake(tmp_path, commits), rules, at(NOW))
+            wait_for("the refresh to load events", arrived.is_set)
+            assert not wait([refreshing], 0.2).done
+            going_on.set()
+            publication.result(PATIENCE_SECONDS)
+        assert refreshing.result(PATIENCE_SECONDS).rebuild_reason is None
+        assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits[:2]), rules, NOW)
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), rules, NOW)
+
+
+def _rating(number: int, stars: int) -> Event:
+    return Event(f"r{number}", f"user-{number}", "Rated", NOW - 9 * DAY + number, {"rating": str(stars)})
+
+
+@pytest.mark.parametrize("step", [Draft.start_publication, Draft.publish])
 def test_a_full_disk_while_rows_are_written_discards_the_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[[Draft], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[[Draft], "Future[None] | None"]
 ) -> None:
     """DuckDB takes it for fatal, and refuses the file from then on; a retry begins with the published warehouse."""
     path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]
 
-    def fail(_: DraftTables) -> None:
+    def fail(*_: object) -> None:
         raise duckdb.FatalException("No space left on device")
 
     with refreshed(path) as draft:
         draft.publish()
         draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
         with monkeypatch.context() as patch:
-            patch.setattr(DraftTables, "write_changes", fail)
-            with pytest.raises(duckdb.IOException, match="No space left"):
-                step(draft)
+            patch.setattr(Unwritten, "write", fail)
+            with pytest.raises(duckdb.FatalException, match="No space left") as raised:
+                (step(draft) or Future()).result(PATIENCE_SECONDS)
+        assert is_transient(raised.value)
         assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)

@@ -68,11 +68,8 @@ FROM changed.users
 
 -- name: base_pending_users
 -- Users who changed since their rows were written.
-CREATE OR REPLACE TEMP TABLE pending_user (user_id VARCHAR)
-
--- name: base_add_pending
--- Add the users of a refresh.
-INSERT INTO pending_user
+CREATE OR REPLACE TEMP TABLE pending_user AS
+SELECT DISTINCT user_id
 FROM arrow_rows
 
 -- name: base_pending_hashes
@@ -95,34 +92,13 @@ SEMI JOIN pending_user USING (user_id)
 -- name: base_insert_users
 -- Their rows in the base are superseded.
 INSERT INTO changed.users
-SELECT DISTINCT user_id
 FROM pending_user
 ANTI JOIN changed.users USING (user_id)
 
--- name: base_newer_users
--- Users who changed since a new base was begun, for then these are the changes to it.
-CREATE OR REPLACE TEMP TABLE newer_user (user_id VARCHAR)
-
--- name: base_add_newer
--- Note the users whose rows are written.
-INSERT INTO newer_user
-SELECT DISTINCT user_id
-FROM pending_user
-ANTI JOIN newer_user USING (user_id)
-
--- name: base_newer_hashes
--- These users as hashes.
-SELECT DISTINCT hash(user_id) AS user_hash
-FROM newer_user
-
--- name: base_newer_pending
--- Their rows are to be written.
-INSERT INTO pending_user
-FROM newer_user
-
--- name: base_count_changed
--- How many users changed since the base.
-SELECT count(*) FROM changed.users
+-- name: base_changed_share
+-- How many users changed since the base, and how many there are.
+SELECT (SELECT count(*) FROM changed.users), users
+FROM changed.counts
 
 -- name: base_write
 -- A table of a new base.

@@ -6,18 +6,19 @@ WITH parts AS (
     SELECT
         *,
         '{"user_id":' || to_json(user_id) || ',"status":' || to_json(status) AS head,
-        ',"policy":' || to_json(struct_pack(name := info.policy_name, version := info.policy_version)) AS by_policy,
+        ',"policy":' || to_json(struct_pack(
+            name := getvariable('document_policy'), version := getvariable('document_policy_version')
+        )) AS by_policy,
         substr(CAST(to_json(struct_pack(
             $members
         )) AS VARCHAR), 2) AS members_json,
         CAST(to_json(shown) AS VARCHAR) AS shown_json
     FROM $source AS shown
-    $only
-    CROSS JOIN snapshot_info AS info$scopes
+    $only$scopes
 )
 SELECT
     user_id,
-    head || getvariable('document_moments') || by_policy || ',"lake_version":' || lake_version
+    head || getvariable('document_moments') || by_policy || ',"lake_version":' || getvariable('document_lake_version')
         || ',' || members_json AS document,
     md5_number_lower(head || by_policy || ',' || members_json$ranked) AS digest$scores
 FROM parts

@@ -1,9 +1,5 @@
 -- The statements of a refresh, in the order in which refresh_steps.py runs them.
 
--- name: refresh_changed_day_table
--- The days of users that changed since trends were last computed.
-CREATE OR REPLACE TEMP TABLE changed_day (user_id VARCHAR, day DATE)
-
 -- name: refresh_affected_event
 -- The events that the steps run over in a refresh: those of affected users, and those that complete them.
 CREATE OR REPLACE TEMP TABLE affected_event (
@@ -50,13 +46,13 @@ $query
 )
 
 -- name: refresh_changed_day
--- Record the changed days, until their trends are computed.
-INSERT INTO changed_day
+-- For a publication: the days of users that changed since trends were last computed.
+CREATE OR REPLACE TEMP TABLE changed_day AS
 SELECT DISTINCT user_id, day
 FROM arrow_rows
 
 -- name: refresh_changed_day_hashes
--- Before a publication: the users of the changed days, as hashes.
+-- The users of the changed days, as hashes.
 SELECT DISTINCT hash(user_id) AS user_hash
 FROM changed_day
 
