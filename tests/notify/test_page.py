@@ -54,7 +54,7 @@ def test_the_rule_file_of_the_page_is_valid() -> None:
 
 
 def test_the_example_is_valid_as_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`examples/notify.toml`, by the command in its head."""
+    """`examples/notify.toml`, with what its head asks for."""
     monkeypatch.setenv("SUPPORT_WEBHOOK_SECRET", "secret")
     rules, fed = (
         REPOSITORY / "examples" / "notify.toml",
