@@ -1,7 +1,6 @@
 """Two real builds on one lake: the upgrade and the rollback of a running `stream`."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pipelines.errors import NewerFormatError
 from pipelines.formats import LAKE
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
+from tests.copied_code import copy_code
 from tests.draining import send, valid_records
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -32,7 +32,7 @@ _BATCH = 20
 def newer(tmp_path: Path) -> Path:
     """Return the root of a newer build: this source tree with the next number of the lake, and one more column."""
     root = tmp_path / "newer"
-    shutil.copytree(REPOSITORY / "pipelines", root / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(REPOSITORY / "pipelines", root / "pipelines")
     _patch(root / "pipelines/formats.py", rf'("lake",\s+){LAKE.number},', rf"\g<1>{LAKE.number + 1},")
     _patch(
         root / "pipelines/lake/tables.py",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from pipelines.settings import FeedSettings, Settings
 from pipelines.simulate.simulator import Planted, simulate
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
+from tests.copied_code import copy_code
 from tests.draining import send, valid_records
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
@@ -311,8 +311,7 @@ def test_run_config_with_a_typo_is_refused() -> None:
 def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -> None:
     """`dg check defs`, `scaffold`, `list` and `launch` run on a copy of the repository, against the local services."""
     home = tmp_path / "repository"
-    ignored = shutil.ignore_patterns(".git", ".venv*", "data", "storage", "__pycache__", "tests", ".hypothesis")
-    shutil.copytree(REPOSITORY, home, ignore=ignored)
+    copy_code(REPOSITORY, home, ".git", ".venv*", "build", "data", "storage", "tests", ".hypothesis")
     assert settings.redis.url is not None
     environment = os.environ | {
         "DAGSTER_HOME": str(home),

@@ -40,7 +40,7 @@ def _campaigns(names: list[str], seconds: float, folder: Path, seed: int) -> lis
     command = [sys.executable, "-m", "tests.fuzz.campaign", str(seconds), str(folder.absolute()), str(seed), *names]
     limit = len(names) * (seconds + _ENDING_SECONDS)
     done = subprocess.run(
-        command, cwd=_REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=limit, check=False
+        command, cwd=_REPOSITORY, env=checked_environment(), capture_output=True, text=True, timeout=limit, check=False
     )
     reports = {report["target"]: report for report in map(json.loads, done.stdout.splitlines())}
     message = f"the campaign ended with {done.returncode}: {done.stderr[-1_000:]}"
@@ -51,7 +51,7 @@ def _missing_report(name: str, message: str) -> dict[str, Any]:
     return {"target": name, "inputs": 0, "kept": 0, "children": 0, "findings": [message], "files": []}
 
 
-def _environment() -> dict[str, str]:
+def checked_environment() -> dict[str, str]:
     """Return an environment in which compiled loops check their bounds, without the caller's settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
     return inherited | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(_BOUNDS_CHECKED_LOOPS)}

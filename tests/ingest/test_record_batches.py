@@ -1,6 +1,5 @@
 """Record batches become columns equal to kafka-python's records; an invalid one is a dead letter."""
 
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
 from tests.conftest import REPOSITORY
 from tests.draining import contents, drain_all, send, with_ingest
+from tests.fuzz.__main__ import checked_environment
 from tests.ingest.hostile_batches import (
     HEADER,
     Records,
@@ -193,12 +193,11 @@ def test_a_mutated_batch_is_valid_or_one_dead_letter(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_no_access_is_out_of_bounds(tmp_path: Path) -> None:
+def test_no_access_is_out_of_bounds() -> None:
     """The compiled loops run with every access checked."""
-    limits = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-m", "tests.ingest.hostile_batches", "2000", "0"],
-        env=os.environ | limits, cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        env=checked_environment(), cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "2000 batches" in run.stdout

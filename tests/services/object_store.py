@@ -73,17 +73,12 @@ def _body(environment: dict[str, Any]) -> bytes:
 
 def _serve(port: int) -> None:
     from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - not when a test imports the class
-    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app  # noqa: PLC0415
     from moto.s3.models import s3_backends  # noqa: PLC0415
     from werkzeug.serving import run_simple  # noqa: PLC0415
 
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
-    application = DomainDispatcherApplication(create_backend_app)
-    refusing = _Refusing(application)
+    refusing = _Refusing(create_backend_app("s3"))
     signal.signal(signal.SIGUSR1, lambda *_: refusing.toggle_refusals())
     one_at_a_time = threading.Lock()
 
