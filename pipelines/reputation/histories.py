@@ -58,8 +58,8 @@ _MEMORY_ROWS = 100_000
 """A segment of more rows is stored in files."""
 _RECENT_VERSIONS = 10_000
 """Among so many versions there nearly always is a batch; the others are compactions."""
-_FOREGROUND_MERGE_ROWS = 400_000
-"""A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
+_FOREGROUND_MERGE_ROWS = 100_000
+"""A merge of this many rows takes about a tenth of a second; the thread does larger ones."""
 NO_USERS = np.empty(0, np.uint64)
 FindUsers = Callable[[Iterable[tuple[int, int]]], np.ndarray]
 """Returns the users of events whose time is in one of some ranges."""

@@ -25,8 +25,8 @@ from pipelines.reputation.sql import statement
 HASH = "user_hash"
 _MEMORY_ROWS = 100_000
 """More rows are in files."""
-_FOREGROUND_MERGE_ROWS = 400_000
-"""A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
+_FOREGROUND_MERGE_ROWS = 100_000
+"""A merge of this many rows takes about a tenth of a second; the thread does larger ones."""
 _PART_USERS = 16_384
 """A merge holds the rows of so many users at a time."""
 _ROWS, _USERS = ".rows", ".users"
