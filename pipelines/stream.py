@@ -337,7 +337,7 @@ class _RefreshLoop:
 
     def _has_everything(self) -> bool:
         """Return whether the store has all that the lake has."""
-        if self._lake is None or self._derived is None or self._draft.deferred_users():
+        if self._lake is None or self._derived is None or self._draft.deferred_users() or self._has_failed():
             return False
         return self._publisher.is_complete() and reflects_lake(self._derived, self._lake, self._settings)
 

@@ -51,3 +51,22 @@ def test_the_work_of_a_replacement_is_spread_over_turns(settings: Settings, monk
     ]  # fmt: skip
     assert [begun(moment) for moment in (1.98, 1.99, 2)] == ["upkeep", "", "replacement"]
     assert begun(3) == "replacement, upkeep"
+
+
+def test_the_end_refreshes_before_it_repeats_a_publication(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft of one that failed may be unusable, also when nothing was recorded since."""
+    loop_type, derive = stream._RefreshLoop, MagicMock()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(loop_type, "_derive", derive)
+    monkeypatch.setattr(stream, "reflects_lake", lambda *_: True)
+    failed, done = Future[None](), Future[None]()
+    failed.set_exception(OSError("No space left on device"))
+    done.set_result(None)
+    draft = MagicMock()
+    draft.deferred_users.return_value = 0
+    draft.start_publication.side_effect = [failed, done]
+    loop = loop_type(settings, draft, MagicMock(), MagicMock(), cast("ThreadPoolExecutor", _Pool()), MagicMock())
+    loop._lake, loop._derived = MagicMock(), MagicMock()  # pyright: ignore[reportPrivateUsage]
+    loop.turn(last=False)
+    loop.turn(last=True)
+    assert derive.call_count == 2
+    assert draft.start_publication.call_count == 2

@@ -155,8 +155,8 @@ class DerivationResult:
     affected_users: int
     """Number of users whose rows were recomputed."""
     changed_users: pl.Series | None
-    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have, as after a rebuild or
-    a step of decay."""
+    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have, as after a rebuild, a
+    step of decay, or refreshes that were discarded."""
 
 
 def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> DerivationResult:
@@ -240,6 +240,8 @@ class Draft:
         self._prepared: EffectivePolicy | None = None
         self._has_erased = False
         """Whether the base, and free blocks of the file, have rows of users who were erased."""
+        self._has_lost = False
+        """Whether what was discarded may have been served since the last result."""
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -295,7 +297,8 @@ class Draft:
         in_force = policy.at(as_of)
         if self._tables is not None and self._tables.has_failed():
             self.discard()
-        reason = self._rebuild_reason(snapshot, in_force, as_of)
+        with self._discarded_on_error():  # after a fatal error, DuckDB refuses everything
+            reason = self._rebuild_reason(snapshot, in_force, as_of)
         if reason is not None:
             return self._rebuild(snapshot, policy, as_of, reason)
         started = time.monotonic()
@@ -361,10 +364,11 @@ class Draft:
         assert self._snapshot is not None  # noqa: S101 - tells the type checker
         self._require_all_users()
         self._finish_publication()
+        snapshot = _complete(self._snapshot)  # now: the feed of later refreshes is not that of the rows
         with self._discarded_on_error():
             self.tables.settle()
             self._fold()
-            written = self._begin_writing(partial(self._finish_file, self._snapshot))
+            written = self._begin_writing(partial(self._finish_file, snapshot))
         self._publication = self._copying.submit(
             self._publish, written, self.tables.base.name, may_fold=self._folding is None
         )
@@ -380,17 +384,17 @@ class Draft:
         find_users = None if histories is None else histories.finder()
 
         def complete(connection: duckdb.DuckDBPyConnection, changes: Unwritten) -> None:
-            if find_users is not None and changes.rows is not None and changes.days is not None:
+            if find_users is not None and changes.rows is not None and len(changes.days):
                 in_force = changes.info.policy.at(changes.info.as_of)
                 max_users = _REBUILD_THRESHOLD * changes.counts.users
                 with transaction(connection):
-                    recompute_trends(connection, changes.days, changes.rows, find_users, in_force, max_users)
+                    recompute_trends(connection, changes.days.to_arrow(), changes.rows, find_users, in_force, max_users)
             finish(connection)
 
         return self.tables.begin_writing(self._copying, complete, begins_newer=self._folding is None)
 
     def _finish_file(self, snapshot: Snapshot, connection: duckdb.DuckDBPyConnection) -> None:
-        create_lake_views(connection, relative_to(self.path.parent, _complete(snapshot)))
+        create_lake_views(connection, relative_to(self.path.parent, snapshot))
         checkpoint(connection)
 
     def _fold(self) -> None:
@@ -412,6 +416,7 @@ class Draft:
     def discard(self) -> None:
         """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
         self._finish_publication()  # closing a database writes into its file
+        self._has_lost |= self._tables is not None
         self._stop_fold()
         self._close()
         if self._histories is not None:
@@ -663,4 +668,5 @@ class Draft:
     def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
         info, counts = self.tables.info, self.tables.counts
         seconds = time.monotonic() - started
+        changed, self._has_lost = None if self._has_lost else changed, False
         return DerivationResult(self.path, info.lake_version, info.as_of, *counts, seconds, reason, affected, changed)

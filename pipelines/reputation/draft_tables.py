@@ -40,9 +40,31 @@ from pipelines.reputation.views import reputation_query
 from pipelines.reputation.warehouse_file import Info, stored_info
 from pipelines.reputation.warehouse_tables import SUMS
 
-_NO_USERS = pl.Series("user_id", [], dtype=pl.String)
+_NO_USERS = pl.DataFrame(schema={"user_id": pl.String})
+_NO_DAYS = pl.DataFrame(schema={"user_id": pl.String, "day": pl.Date})
+_MANY_ROWS = 200_000
 Finish = Callable[[duckdb.DuckDBPyConnection, Unwritten], None]
 """Completes the draft's file, by a connection of its own, after `Unwritten` is written."""
+
+
+class _Noted:
+    """Rows that refreshes note for the next publication, which may be long after: about twice the distinct ones."""
+
+    def __init__(self, none: pl.DataFrame) -> None:
+        self._parts, self._size, self._limit = [none], 0, _MANY_ROWS
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Note more rows. Repeats are removed whenever there are twice as many as after the last time."""
+        self._parts.append(rows)
+        self._size += rows.height
+        if self._size > self._limit:
+            self._parts = [self.rows().unique()]
+            self._size = self._parts[0].height
+            self._limit = max(_MANY_ROWS, 2 * self._size)
+
+    def rows(self) -> pl.DataFrame:
+        """Return all of them, with repeats."""
+        return pl.concat(self._parts)
 
 
 class DraftTables:
@@ -54,11 +76,12 @@ class DraftTables:
         self.recent_events: RecentEvents = partial(recent_in_warehouse, connection, self.info)
         """Returns what happened to users until as_of; the draft replaces it when it is rebuilt or refreshed."""
         self._is_written = True
-        self._unwritten: list[pl.Series] = []
+        self._unwritten = _Noted(_NO_USERS)
         """The users who changed since their rows were written."""
-        self._newer: list[pl.Series] = []
+        self._newer = _Noted(_NO_USERS)
         """Those who changed since the last publication began that may begin a new base: changes to that base."""
-        self._days: list[pa.Table] = []
+        self._days = _Noted(_NO_DAYS)
+        """The days of users that changed since a publication last computed trends."""
         self._writing: Future[float] | None = None
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
 
@@ -67,9 +90,9 @@ class DraftTables:
         self.info, self.counts, self._is_written = info, self.counts.plus(replaced.counts), False
         if len(replaced.users):
             self.rows.replace(replaced.users, replaced.tables)
-            self._unwritten.append(replaced.user_ids)
-            self._newer.append(replaced.user_ids)
-            self._days.append(replaced.days)
+            self._unwritten.add(replaced.user_ids.to_frame())
+            self._newer.add(replaced.user_ids.to_frame())
+            self._days.add(pl.DataFrame(replaced.days))
 
     def document_parts(
         self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
@@ -139,7 +162,7 @@ class DraftTables:
         if not self._is_written:
             with self.connection.cursor() as connection:
                 self._changes().write(connection)
-            self._unwritten, self._is_written = [], True
+            self._unwritten, self._is_written = _Noted(_NO_USERS), True
 
     def begin_writing(self, thread: Executor, finish: Finish, *, begins_newer: bool) -> "Future[float]":
         """Write what changed until now in a thread, while refreshes continue; return `changed_share` as of then.
@@ -150,9 +173,9 @@ class DraftTables:
         """
         self.settle()
         connection, changes = self.connection.cursor(), self._changes()
-        self._unwritten, self._days, self._is_written = [], [], True
+        self._unwritten, self._days, self._is_written = _Noted(_NO_USERS), _Noted(_NO_DAYS), True
         if begins_newer:
-            self._newer = []
+            self._newer = _Noted(_NO_USERS)
 
         def write() -> float:
             with connection:
@@ -173,14 +196,13 @@ class DraftTables:
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def _changes(self) -> Unwritten:
-        users, days = pl.concat([_NO_USERS, *self._unwritten]), pa.concat_tables(self._days) if self._days else None
         rows = self.rows.stored() if "rows" in self.__dict__ else None
+        users, days = self._unwritten.rows()["user_id"], self._days.rows()
         return Unwritten(self.info, self.counts, users, days, rows, self._columns)
 
     def adopt(self, base: Path) -> None:
         """Continue with a base that has the rows as they were when it was begun; only newer ones are changes to it."""
-        newer = pl.concat([_NO_USERS, *self._newer])
-        users = distinct(self._hashes_of(newer))
+        users = distinct(self._hashes_of(self._newer.rows()["user_id"]))
         rows = {name: self.rows.rows_of(name, users) for name in self._columns}
         self.close()
         del self.rows
@@ -188,7 +210,8 @@ class DraftTables:
         self.connection.execute("DETACH base")
         replace_changes(self.connection, base)
         self.rows.replace(users, rows)
-        self._unwritten, self._is_written = [newer], False
+        self._unwritten.add(self._newer.rows())
+        self._is_written = False
 
     def changed_share(self) -> float:
         """Return the share of the users whose rows in the base are superseded."""
@@ -233,7 +256,8 @@ def write_rows_beside(connection: duckdb.DuckDBPyConnection, base: Path) -> None
 
 
 def _write_rows(connection: duckdb.DuckDBPyConnection, base: Path, name: str, columns: Columns) -> None:
-    write_base_rows(base, name, _stored(connection, f"base.main.{name}", columns))
+    with _stored(connection, f"base.main.{name}", columns) as rows:
+        write_base_rows(base, name, rows)
 
 
 def _stored(connection: duckdb.DuckDBPyConnection, relation: str, columns: Columns) -> pa.RecordBatchReader:

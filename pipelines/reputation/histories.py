@@ -13,7 +13,8 @@ event that they retract or correct. The SQL is `sql/histories.sql`.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice, takewhile
@@ -241,7 +242,8 @@ class Histories:
             new = replace(snapshot, files={**snapshot.files, "events": unread})
             source = stored_rows(connection, "events", new)
             query = statement("histories_events", source=source, after=str(state.through.version))
-            self._add(connection, _read(connection, query), through)
+            with closing(_read(connection, query)) as rows:
+                self._add(connection, rows, through)
         read_now = dict.fromkeys(unread, snapshot.version)
         state.files = {file: state.files[file] for file in files if file in state.files} | read_now
         state.through = through
@@ -394,10 +396,11 @@ def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | Non
     return None
 
 
-def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a query with the columns ROWS."""
-    for chunk in connection.sql(query).to_arrow_reader(CHUNK_ROWS):
-        yield chunk.cast(ROWS)
+def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Generator[pa.RecordBatch]:
+    """Yield the rows of a query with the columns ROWS; until it ends or is closed, a `checkpoint` waits for it."""
+    with connection.sql(query).to_arrow_reader(CHUNK_ROWS) as chunks:
+        for chunk in chunks:
+            yield chunk.cast(ROWS)
 
 
 def links_of(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:

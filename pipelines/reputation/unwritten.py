@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import duckdb
 import polars as pl
-import pyarrow as pa
 
 from pipelines.formats import WAREHOUSE
 from pipelines.reputation.database_file import transaction
@@ -28,8 +27,8 @@ class Unwritten:
     counts: Counts
     users: pl.Series
     """The user_ids (String) of the users whose rows it lacks, with repeats."""
-    days: pa.Table | None
-    """The days of users that changed since trends were last computed, as `Replaced.days`; None if none did."""
+    days: pl.DataFrame
+    """The days of users that changed since trends were last computed, as `Replaced.days`."""
     rows: StoredRows | None
     """The rows of all users; None if no user changed."""
     columns: Mapping[str, Columns]

@@ -156,7 +156,7 @@ def _as_text(name: str, kind: str) -> str:
 
 
 def read_rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
-    """Return the rows of a query in chunks."""
+    """Return the rows of a query in chunks; until it ends or is closed, a `checkpoint` waits for it."""
     return connection.sql(query).to_arrow_reader(CHUNK_ROWS)
 
 

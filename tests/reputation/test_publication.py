@@ -7,18 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Semaphore
+from types import ModuleType
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import is_transient
-from pipelines.reputation import database_file
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation import database_file, draft_tables, user_rows
 from pipelines.reputation import derive as derive_module
+from pipelines.reputation import histories as histories_module
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.unwritten import Unwritten
 from pipelines.reputation.warehouse import Warehouse
-from tests.reputation.history import DAY, NOW, Event, at
+from tests.reputation.history import DAY, NOW, Event, at, stored_schema
 from tests.reputation.policies import policy
 from tests.reputation.test_incremental import lake, rebuilt, rows
 from tests.reputation.test_priors import LEARNED
@@ -290,7 +294,10 @@ def _rating(number: int, stars: int) -> Event:
 def test_a_full_disk_while_rows_are_written_discards_the_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[[Draft], "Future[None] | None"]
 ) -> None:
-    """DuckDB takes it for fatal, and refuses the file from then on; a retry begins with the published warehouse."""
+    """DuckDB takes it for fatal, and refuses the file from then on; a retry begins with the published warehouse.
+
+    Any document may differ from what was served of the discarded draft.
+    """
     path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]
 
     def fail(*_: object) -> None:
@@ -304,6 +311,105 @@ def test_a_full_disk_while_rows_are_written_discards_the_draft(
             with pytest.raises(duckdb.FatalException, match="No space left") as raised:
                 (step(draft) or Future()).result(PATIENCE_SECONDS)
         assert is_transient(raised.value)
+        derived = draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
+        assert (derived.rebuild_reason, derived.changed_users) == (None, None)
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+def test_a_draft_that_duckdb_refuses_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fatal error of a reader's write is met by all later statements: a retry begins with the published warehouse."""
+    path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]
+    with refreshed(path) as draft:
+        draft.publish()
+        refused, read = draft.tables.connection, derive_module.read_commits
+
+        def read_unless_refused(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
+            if connection is refused:
+                raise duckdb.FatalException("database has been invalidated")
+            read(connection, snapshot)
+
+        monkeypatch.setattr(derive_module, "read_commits", read_unless_refused)
+        with pytest.raises(duckdb.FatalException, match="invalidated"):
+            draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
         assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "storing"), [(histories_module, "new_segment"), (draft_tables, "write_base_rows")])
+def test_a_refresh_that_fails_holds_up_no_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, storing: str
+) -> None:
+    """It discards the draft, so it waits for the publication, whose checkpoint waits for open queries."""
+    path, commits, failing = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)], threading.Event()
+    write = Unwritten.write
+
+    def wait_and_write(*arguments: Any) -> None:
+        assert failing.wait(PATIENCE_SECONDS)
+        write(*arguments)
+
+    def fail(*arguments: Any) -> None:
+        assert next(next(argument for argument in arguments if isinstance(argument, Iterator)))
+        failing.set()
+        raise OSError(28, "No space left on device")
+
+    with refreshed(path) as draft, ThreadPoolExecutor(1) as thread:
+        with monkeypatch.context() as patch:
+            for changed in (histories_module, user_rows):
+                patch.setattr(changed, "CHUNK_ROWS", 5)
+            patch.setattr(histories_module, "_MEMORY_ROWS", 5)
+            patch.setattr(Unwritten, "write", wait_and_write)
+            patch.setattr(module, storing, fail)
+            publication = draft.start_publication()
+            refreshing = thread.submit(draft.refresh, lake(tmp_path, commits), policy(), at(NOW))
+            assert isinstance(refreshing.exception(PATIENCE_SECONDS), OSError)
+            publication.result(PATIENCE_SECONDS)
+        assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits[:1]), policy(), NOW)
+        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+@pytest.mark.slow
+def test_the_feed_in_a_publication_is_of_its_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refreshes beside it record changes that its rows do not have."""
+    path, feed, going_on = tmp_path / "warehouse.duckdb", ["then.parquet"], threading.Event()
+    for name in ("then.parquet", "later.parquet"):
+        pq.write_table(stored_schema("score_changes").empty_table(), tmp_path / name)
+    write = Unwritten.write
+
+    def wait_and_write(*arguments: Any) -> None:
+        assert going_on.wait(PATIENCE_SECONDS)
+        write(*arguments)
+
+    def with_newest_feed(snapshot: Snapshot) -> Snapshot:
+        return replace(snapshot, files={**snapshot.files, "score_changes": (str(tmp_path / feed[-1]),)})
+
+    with refreshed(path) as draft:
+        monkeypatch.setattr(derive_module, "_complete", with_newest_feed)
+        monkeypatch.setattr(Unwritten, "write", wait_and_write)
+        publication = draft.start_publication()
+        feed.append("later.parquet")
+        going_on.set()
+        publication.result(PATIENCE_SECONDS)
+    with duckdb.connect(path, read_only=True) as published:
+        ((view,),) = published.execute("SELECT sql FROM duckdb_views() WHERE view_name = 'score_changes'").fetchall()
+    assert "then.parquet" in view
+    assert "later.parquet" not in view
+
+
+@pytest.mark.slow
+def test_what_is_noted_for_a_publication_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the users who changed and their days, not by the refreshes since the last publication."""
+    monkeypatch.setattr(draft_tables, "_MANY_ROWS", 50)
+    path, commits = tmp_path / "warehouse.duckdb", [_FIRST]
+    with refreshed(path) as draft:
+        for number in range(1, 8):
+            commits.append([replace(event, event_id=f"{number}-{event.event_id}") for event in _FIRST])
+            assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
+        noted = draft.tables._unwritten, draft.tables._newer, draft.tables._days
+        assert all(0 < rows.rows().height <= 2 * len(_FIRST) + 50 for rows in noted)
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
