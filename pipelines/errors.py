@@ -24,10 +24,16 @@ from typing import ClassVar, NamedTuple
 
 _MAX_CHARACTERS = 500
 _ANSI_COLORS = re.compile("\x1b\\[[0-9;]*m")
-_TRANSIENT_LIBRARY_ERRORS = {"_internal.DeltaError", "_duckdb.IOException", "_duckdb.FatalException"}
+_TRANSIENT_LIBRARY_ERRORS = {
+    "_internal.DeltaError",
+    "_duckdb.IOException",
+    "_duckdb.FatalException",
+    "_duckdb.TransactionException",
+}
 """Library errors for a store or disk that did not answer, as qualified names: not every process imports the library.
 
-A fatal error is one of the disk, for all connections to the file.
+A fatal error is one of the disk, for all connections to the file; one of a transaction, of the disk or of another
+transaction: a full disk is "Failed to commit: Could not write file".
 """
 _ERROR_OF_A_FILE_SYSTEM = re.compile(r"^Traceback .*^OSError: (?P<message>[^\n]*)", re.DOTALL | re.MULTILINE)
 """An error of the object store inside DuckDB, which keeps only the text of the exception of its Python file system."""

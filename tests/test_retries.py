@@ -38,6 +38,7 @@ _TRANSIENT = [
     DeltaError(),
     duckdb.IOException(""),
     duckdb.FatalException(""),
+    duckdb.TransactionException(""),
 ]
 _PERMANENT = [
     FencedError(""),

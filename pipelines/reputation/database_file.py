@@ -14,6 +14,8 @@ from pipelines.errors import UsageError
 
 _LOCK_SECONDS = 60.0
 _RETRY_SECONDS = 0.01
+_STATEMENT_SECONDS = 600.0
+"""Longer than any statement of a refresh takes."""
 _OLDER_TRANSACTION = "other write transactions"
 """DuckDB calls them so, whether they write or not."""
 
@@ -59,12 +61,15 @@ def checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
 
     DuckDB refuses while a transaction is open that began before a table or view was last replaced, so this waits for
     the statements of others. They must not wait for it. DuckDB's FORCE CHECKPOINT would let their next ones wait.
+
+    Raises TransactionException if one does not end: it was left open.
     """
+    deadline = time.monotonic() + _STATEMENT_SECONDS
     while True:
         try:
             connection.execute("CHECKPOINT")
         except duckdb.TransactionException as error:
-            if _OLDER_TRANSACTION not in str(error):
+            if _OLDER_TRANSACTION not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY_SECONDS)
         else:

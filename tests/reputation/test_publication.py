@@ -19,6 +19,7 @@ from pipelines.lake.tables import Snapshot
 from pipelines.reputation import database_file, draft_tables, user_rows
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation import histories as histories_module
+from pipelines.reputation.database_file import checkpoint
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.unwritten import Unwritten
 from pipelines.reputation.warehouse import Warehouse
@@ -413,3 +414,17 @@ def test_what_is_noted_for_a_publication_is_bounded(tmp_path: Path, monkeypatch:
         assert all(0 < rows.rows().height <= 2 * len(_FIRST) + 50 for rows in noted)
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+def test_a_query_that_is_left_open_fails_a_publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of a wait without an end, it is an error that is tried again, with a new draft."""
+    monkeypatch.setattr(database_file, "_STATEMENT_SECONDS", 0.1)
+    with duckdb.connect(tmp_path / "file.duckdb") as connection, connection.cursor() as writer:
+        connection.execute("CREATE TABLE numbers AS FROM range(1_000_000)")
+        with connection.sql("FROM numbers").to_arrow_reader(10) as left_open:
+            assert next(left_open).num_rows == 10
+            writer.execute("CREATE OR REPLACE TABLE numbers AS FROM range(5)")
+            with pytest.raises(duckdb.TransactionException) as raised:
+                checkpoint(writer)
+        assert is_transient(raised.value)
+        checkpoint(writer)
