@@ -39,6 +39,7 @@ _OPTIONAL = {
     "pipelines/contract/avro.py": "avro",
     "pipelines/contract/avro_worker.py": "avro",
     "pipelines/contract/compatibility/avro.py": "contract",
+    "pipelines/contract/score_change.py": "avro",
     "pipelines/mapping/avro_values.py": "avro",
     "pipelines/dashboard/": "dashboard",
     "pipelines/emit/outbox/": "outbox",
