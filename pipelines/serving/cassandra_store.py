@@ -413,7 +413,8 @@ def unexpected_content(prefix: str, what: str) -> ConfigurationError:
 def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix} in Cassandra: "
-        f"version {newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. If "
+        f"version {newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. "
+        "Run `karmalake refresh` first: after a `karmalake stream`, the warehouse is behind what it published. If "
         "that version comes from a lake that this one replaces (restored from a copy, say), or from a wrong clock, "
         "delete the row of this prefix from the table publications and run `karmalake publish --full`"
     )

@@ -217,7 +217,8 @@ def _check(publication: Publication, state: PublicationState) -> None:
 def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix}:*: version "
-        f"{newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. If that "
+        f"{newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. Run "
+        f"`karmalake refresh` first: after a `karmalake stream`, the warehouse is behind what it published. If that "
         f"version comes from a lake that this one replaces (restored from a copy, say), or from a wrong clock, delete "
         f"the Redis key {publication_key(prefix)} and run `karmalake publish --full`"
     )

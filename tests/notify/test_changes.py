@@ -343,6 +343,10 @@ def _parsed(**keys: Any) -> RuleFile:
         ({"causes": ["start"]}, "the cause 'start', of the first publication, which notifies no one: remove it"),
         ({"causes": ["Gold"]}, "'Gold', which no change has: it has new event, retraction, correction, suspension"),
         ({"causes": ["decay", "policy"], "not_causes": ["policy"]}, "names 'policy', as causes does: remove it from"),
+        (
+            {"when": [{"key": key, "equal": "Gold"} for key in ("before", "after")]},
+            "never applies: no change is from 'Gold' to the same value",
+        ),
         ({"not_causes": [*CAUSES]}, "never applies: it names every cause that a change can have"),
         (
             {"when": [{"key": "causes", "equal": "policy"}]},
