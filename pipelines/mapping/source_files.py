@@ -8,7 +8,6 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
-from zoneinfo import ZoneInfo
 
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +16,7 @@ from pipelines.boundary.database import connect
 from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.mistakes import FileFormat, MistakeError, Place
+from pipelines.boundary.time_zones import is_time_zone
 from pipelines.boundary.toml import did_you_mean, parse_toml, read_toml
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import ENVELOPE, MapperConfig
@@ -139,7 +139,7 @@ class _Keys(BaseModel):
         yield from self._problems_of_paths()
         if self.event_id_from and self.event_id:
             yield ("event_id_from",), "event_id and event_id_from exclude each other: remove one"
-        if self.time_zone is not None and not _is_zone(self.time_zone):
+        if self.time_zone is not None and not is_time_zone(self.time_zone):
             yield ("time_zone",), f"{self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
 
     def _problems_of_topics(self) -> Iterator[_Problem]:
@@ -532,13 +532,6 @@ def _plain_select(keys: _Keys, places: dict[str, str]) -> str:
 def _json_path(dotted: str) -> str:
     escaped = (part.replace("\\", "\\\\").replace('"', '\\"') for part in dotted.split("."))
     return "$" + "".join(f'."{part}"' for part in escaped)
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        return bool(ZoneInfo(name))
-    except (ValueError, OSError, KeyError):
-        return False
 
 
 def _written(name: str) -> str:

@@ -8,11 +8,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipelines.boundary.mistakes import MistakeError, spelled
+from pipelines.boundary.time_zones import is_time_zone
 from pipelines.boundary.toml import did_you_mean
 from pipelines.contract.change_causes import CAUSES
 from pipelines.notify import template
@@ -53,10 +54,8 @@ class Quiet(Table):
     @field_validator("zone")
     @classmethod
     def _is_known(cls, zone: str) -> str:
-        try:
-            _zone(zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("must be a time zone like Europe/Berlin") from None
+        if zone != "UTC" and not is_time_zone(zone):
+            raise ValueError("must be a time zone like Europe/Berlin")
         return zone
 
     @model_validator(mode="after")

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 import duckdb
 import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.boundary.database import connect
+from pipelines.boundary.time_zones import is_time_zone
 from pipelines.contract.schema import TIMESTAMP
 from pipelines.contract.times import read_times
 from pipelines.errors import UsageError
@@ -45,11 +45,8 @@ _PARSED = "SELECT epoch_us(try_strptime(trim(texts), $format)) AS time FROM give
 
 def check_time_options(time_format: str | None, time_zone: str | None) -> None:
     """Raise UsageError for a format or a zone that does not exist."""
-    if time_zone is not None:
-        try:
-            ZoneInfo(time_zone)
-        except (KeyError, ValueError, OSError):
-            raise UsageError(f"{time_zone!r} is not a time zone: give a name such as Europe/Berlin or UTC") from None
+    if time_zone is not None and not is_time_zone(time_zone):
+        raise UsageError(f"{time_zone!r} is not a time zone: give a name such as Europe/Berlin or UTC")
     if time_format is not None:
         try:
             _parse(pa.array([""]), time_format)
