@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 from pipelines.best_effort import best_effort
 from pipelines.bus.clients import translate_errors
 from pipelines.bus.topics import ensure_compacted_topic, topic_exists
-from pipelines.contract.registry import Format
 from pipelines.contract.score_change import encode_changes, require_packages
 from pipelines.delivery import delivering
 from pipelines.emit.producer import BulkProducer, Record, produce_records
@@ -35,7 +34,7 @@ from pipelines.lake.score_changes import mark_relayed, read_in_order, read_posit
 from pipelines.lake.tables import CachedLake, create_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.retries import OnIteration
-from pipelines.settings import KafkaSettings, Settings
+from pipelines.settings import Format, KafkaSettings, Settings
 
 _SEND_ROWS = 1_000
 """Rows to hold as Python values at a time."""

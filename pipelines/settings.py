@@ -65,7 +65,8 @@ _TopicOrNone = Annotated[
     ),
 ]
 
-_Format = Literal["protobuf", "avro", "json"]
+Format = Literal["protobuf", "avro", "json"]
+"""The formats of the contract, and of foreign values that have a schema."""
 
 
 def _require_usable(path: str) -> None:
@@ -243,7 +244,7 @@ class NotifySettings(_Section):
 class ContractSettings(_Section):
     """The format of events, and the limits of a valid event; events beyond them become dead letters."""
 
-    format: _Format = "protobuf"
+    format: Format = "protobuf"
     """The format of values without a schema id. The schema determines the format of a value with an id."""
     schemas_dir: Path | None = None
     """A folder with the writers' schemas, each named by its id or GUID: 7.proto, 8.avsc, 9.json."""
@@ -436,7 +437,7 @@ class FeedSettings(_Section):
     topic: _TopicOrNone = "karmalake.scores"
     """The topic to which `karmalake stream` and `karmalake serve` relay the changes, keyed by user_id. A missing one
     is created, compacted, with `kafka.partitions`. Empty, in the file: the changes stay in the lake."""
-    format: _Format = "json"
+    format: Format = "json"
     """The format of the changes on that topic: json, avro or protobuf, by the schemas of `karmalake contract show
     score-change`."""
     keep_days: int | None = Field(default=None, ge=1)

@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from pipelines.contract.registry import Format
+from pipelines.settings import Format
 from tests.conftest import REPOSITORY
 
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import httpx
@@ -22,8 +22,8 @@ from pipelines.contract.parsing import Problem, sanitize_message
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema_ids import SchemaId
 from pipelines.errors import ConfigurationError, TransientError
+from pipelines.settings import Format
 
-Format = Literal["protobuf", "avro", "json"]
 MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 """The maximum size of a response or a schema file. Registries store schemas in Kafka records of 1 MiB."""
 MAX_REFERENCES = 200

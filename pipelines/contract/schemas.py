@@ -15,11 +15,11 @@ from time import monotonic
 from pydantic import SecretStr
 
 from pipelines.contract.parsing import Problem
-from pipelines.contract.registry import MAX_SCHEMA_BYTES, Format, Registry, WriterSchema
+from pipelines.contract.registry import MAX_SCHEMA_BYTES, Registry, WriterSchema
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema_ids import SchemaId
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.settings import ContractSettings
+from pipelines.settings import ContractSettings, Format
 
 LookupResult = WriterSchema | Problem
 _FORMATS_BY_SUFFIX: dict[str, Format] = {".proto": "protobuf", ".avsc": "avro", ".json": "json"}

@@ -18,8 +18,8 @@ import pyarrow as pa
 from ptars import HandlerPool, PtarsConfig
 
 from pipelines.boundary.extras import require_extra
-from pipelines.contract.registry import Format
 from pipelines.contract.score_change_pb2 import DESCRIPTOR, ScoreChange
+from pipelines.settings import Format
 
 AVRO_SCHEMA = files("pipelines.contract").joinpath("score_change.avsc").read_text(encoding="utf-8")
 FIELDS = ("number", "user_id", "before", "after", "policy", "lake_version", "as_of", "causes", "more_causes")

@@ -24,6 +24,7 @@ from pipelines.mapping.proto_files import DESCRIPTOR_SET, descriptor_set_text
 from pipelines.mapping.ready_made import READY_MADE, ReadyMade
 from pipelines.mapping.row_wise import ROW
 from pipelines.mapping.values import ValueSchema
+from pipelines.settings import Format
 from pipelines.sources.files import ColumnMapping
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.times import check_time_options
@@ -94,7 +95,7 @@ class _Keys(BaseModel):
     topic: str | None = Text
     topics: list[str] | None = Field(default=None, min_length=1)
     files: list[str] | None = Field(default=None, min_length=1)
-    format: Literal["protobuf", "avro", "json"] | None = None
+    format: Format | None = None
     schema_file: str | None = Field(default=None, alias="schema", min_length=1)
     message: str | None = Text
     registry: bool = False
@@ -245,7 +246,7 @@ class SourceFile:
     path: Path
     topics: tuple[str, ...]
     files: tuple[str, ...]
-    format: Literal["protobuf", "avro", "json", "rows"]
+    format: Format | Literal["rows"]
     """How values are decoded; `rows`: they are rows of files."""
     config: MapperConfig
     schema: ValueSchema | None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from pipelines.contract.avro import BULK_BYTES, OWN_SCHEMA, event_fields
 from pipelines.contract.avro_sandbox import decode_sandboxed
@@ -22,7 +22,7 @@ from pipelines.contract.schema_ids import PREFIX_BYTES, SchemaReference, schema_
 from pipelines.contract.values import find_schemas
 from pipelines.operate.audit_avro import Reader
 from pipelines.operate.audit_wire import read_wire
-from pipelines.settings import ContractSettings
+from pipelines.settings import ContractSettings, Format
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64 = 2**63
@@ -62,7 +62,7 @@ def read_event(
         return None
 
 
-def _content(value: bytes, reference: SchemaReference, form: Literal["protobuf", "avro", "json"]) -> bytes:
+def _content(value: bytes, reference: SchemaReference, form: Format) -> bytes:
     """Return a value without its schema id and message index. Raises ValueError unless that is the first message."""
     if reference.header is not None:
         if reference.indexes not in _FIRST_MESSAGE:
