@@ -8,6 +8,7 @@ read-ahead, many pages at once.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class Chunks:
         if len(touched) <= _FEW_CHUNKS:
             taken = take_from(touched)
         else:
-            taken = [rows for part in _READERS.map(take_from, np.array_split(touched, _THREADS)) for rows in part]
+            parts = _READERS.map(take_from, np.array_split(touched, _THREADS))
+            taken = [*chain.from_iterable(parts)]
         return pa.Table.from_batches(taken, pa.schema([self.schema.field(name) for name in names]))
 
     def column(self, name: str) -> np.ndarray:
