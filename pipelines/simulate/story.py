@@ -56,6 +56,12 @@ class _StoryBuilder:
         )
         return event_id
 
+    def within_a_day(self, days_before_end: float, days: float) -> float:
+        """Return when to begin what lasts some days, in days before the end: earlier if it would span midnight."""
+        begin_us = self._end_us - int(days_before_end * self._day_us)
+        spans_midnight = begin_us // _DAY_US < (begin_us + int(days * self._day_us)) // _DAY_US
+        return days_before_end + days if spans_midnight else days_before_end
+
     def add_rated_transaction(
         self, days_before_end: float, user_id: str, action_type: str, rating: int, rater_id: str, city: str
     ) -> str:
@@ -93,8 +99,9 @@ def _add_mallory(builder: _StoryBuilder) -> None:
 def _add_heidi(builder: _StoryBuilder) -> None:
     for day, rating, buyer in ((19, 5, "buyer-kim"), (16, 5, "buyer-joe"), (12, 4, "buyer-ann"), (9, 5, "buyer-joe")):
         builder.add_rated_transaction(day, BOMBED_USER, "ReviewPosted", rating, buyer, "berlin")
+    begin = builder.within_a_day(5, 10 / 240)  # trends count by days
     for number in range(10):
         entries = {"rating": "1", "rater_id": f"stranger-{number}", "city": "berlin"}
-        builder.add(5 - number / 240, BOMBED_USER, "ReviewPosted", **entries)
+        builder.add(begin - number / 240, BOMBED_USER, "ReviewPosted", **entries)
     for day, rating, buyer in ((4, 5, "buyer-kim"), (2, 5, "buyer-ann"), (1, 4, "buyer-joe")):
         builder.add_rated_transaction(day, BOMBED_USER, "ReviewPosted", rating, buyer, "berlin")
