@@ -7,12 +7,12 @@ Plain Python for Protobuf (`audit_wire.py`) and Avro (`audit_avro.py`) instead o
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
+from pipelines.boundary.nesting import is_nested_over
 from pipelines.contract.avro import BULK_BYTES, OWN_SCHEMA, event_fields
 from pipelines.contract.avro_sandbox import decode_sandboxed
 from pipelines.contract.avro_schema import bulk_cells_per_row
@@ -29,7 +29,6 @@ _INT64 = 2**63
 _FIRST_MESSAGE = {b"", b"\x00", b"\x02\x00"}
 """Encodings of the index of a Protobuf schema's first message in a header; in a value only the last two occur."""
 _TEXTS = ("event_id", "user_id", "action_type")
-_JSON_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class ReadEvent(NamedTuple):
@@ -88,10 +87,11 @@ def _read_protobuf(content: bytes, _: str) -> ReadEvent:
 
 
 def _read_json(content: bytes, _: str) -> ReadEvent:
-    if _nesting_depth(content) > MAX_JSON_DEPTH:
+    text = content.decode()
+    if is_nested_over(text, MAX_JSON_DEPTH):
         raise ValueError("nested too deep")
     pairs = json.loads(
-        content.decode(),
+        text,
         object_pairs_hook=_Object,
         parse_int=_ignore_number,
         parse_float=_ignore_number,
@@ -111,15 +111,6 @@ class _Object(tuple[tuple[str, Any], ...]):
     """The fields of a JSON object in order, duplicates included."""
 
     __slots__ = ()
-
-
-def _nesting_depth(content: bytes) -> int:
-    """Return the nesting depth of a value, also of malformed JSON, without recursion."""
-    depth = deepest = 0
-    for bracket in re.findall(rb"[\[\]{}]", _JSON_TEXT.sub(b"", content)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _ignore_number(_: str) -> int:

@@ -21,7 +21,7 @@ from pipelines.boundary.database import connect
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 from pipelines.sources.ndjson_scan import scan_lines
-from pipelines.sources.nested import RepeatedMemberError, parse_json, to_json
+from pipelines.sources.nested import UnclearError, parse_json, to_json
 from pipelines.sources.streams import TextStream, spooled
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
@@ -198,12 +198,8 @@ def _object(path: Path, number: int, line: str) -> dict[str, str]:
         values = parse_json(line)
         row = {name: _json_text(value) for name, value in values.items()}
         "".join([*row, *row.values()]).encode()  # raises for a lone surrogate
-    except RecursionError:
-        raise UsageError(f"{path}: row {number} is nested too deeply: flatten it") from None
-    except RepeatedMemberError as error:
-        raise UsageError(
-            f"{path}: row {number} {error}: remove one, since readers differ in which one counts"
-        ) from None
+    except UnclearError as error:
+        raise UsageError(f"{path}: row {number} {error}") from None
     except (ValueError, AttributeError) as error:
         raise UsageError(f"{path}: row {number} is not one JSON object in UTF-8: {_remedy(line, error)}") from None
     return row

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, cast
 
+from pipelines.boundary.nesting import is_nested_over
+
+MAX_DEPTH = 100
 _MAX_CHARS = 100
 _FRACTION = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?")
 
@@ -17,15 +20,18 @@ class Number(str):
     __slots__ = ()
 
 
-class RepeatedMemberError(ValueError):
-    """An object has a member twice: readers of JSON differ in which value they take."""
+class UnclearError(ValueError):
+    """JSON that is valid, but not read; the message continues "row 7 ..."."""
 
 
 def parse_json(text: str) -> Any:
     """Return the value of JSON, its numbers as Number.
 
-    Raises ValueError, of which RepeatedMemberError is one, and RecursionError if it is too deep.
+    Raises ValueError for what is not JSON; UnclearError, which is one, if it is nested over MAX_DEPTH levels, or if
+    an object has a member twice: readers of JSON differ in which value they take.
     """
+    if is_nested_over(text, MAX_DEPTH):
+        raise UnclearError(f"is nested over {MAX_DEPTH} levels deep: flatten it")
     return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number, object_pairs_hook=_members)
 
 
@@ -33,12 +39,14 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise RepeatedMemberError(f"has the member {twice[:_MAX_CHARS]!r} twice")
+        raise UnclearError(
+            f"has the member {twice[:_MAX_CHARS]!r} twice: remove one, since readers differ in which one counts"
+        )
     return members
 
 
 def to_json(value: Any) -> str:
-    """Return what `parse_json` returned as JSON, with sorted members. Raises RecursionError if it is too deep."""
+    """Return what `parse_json` returned as JSON, with sorted members."""
     return _written(value, str)
 
 
@@ -46,7 +54,7 @@ def canonical_json(text: str) -> str:
     """Return JSON in one form: numbers by their value, members sorted and without null; other text as it is."""
     try:
         return _written(_without_nulls(parse_json(text)), _canonical_number)
-    except (ValueError, RecursionError):
+    except ValueError:
         return text
 
 

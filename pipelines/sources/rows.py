@@ -22,7 +22,7 @@ from pipelines.errors import UsageError
 from pipelines.sources.canonical import time_text
 from pipelines.sources.csv_rows import csv_dialect, read_csv
 from pipelines.sources.ndjson import read_json
-from pipelines.sources.nested import RepeatedMemberError, parse_json, to_json
+from pipelines.sources.nested import UnclearError, parse_json, to_json
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.streams import COMPRESSIONS, TextStream, first_bytes, spooled
 from pipelines.sources.table_rows import read_table
@@ -115,10 +115,8 @@ class Rows:
                 for row, text in enumerate(self.text(parent).to_pylist()):
                     try:
                         members[row] = _member(text, path)
-                    except RepeatedMemberError as error:
+                    except UnclearError as error:
                         problems[row] = f"column {parent!r} {error}"
-                    except RecursionError:
-                        problems[row] = f"column {parent!r} is nested too deeply: flatten it"
                 columns = columns.append_column(name, pa.array(members, pa.string()))
         return Rows(columns, self.numbers, problems)
 
@@ -242,10 +240,10 @@ def _without_nulls(rows: Rows, options: ReadOptions) -> Rows:
 
 
 def _member(text: str, path: list[str]) -> str:
-    """Return a member of a JSON object as text, empty if it is missing. Raises RepeatedMemberError, RecursionError."""
+    """Return a member of a JSON object as text, empty if it is missing. Raises UnclearError."""
     try:
         value: Any = parse_json(text) if text else None
-    except RepeatedMemberError:
+    except UnclearError:
         raise
     except ValueError:
         return ""

@@ -263,7 +263,7 @@ def _damaged(folder: Path) -> Path:
         (_many_members, f"up to row 4095, objects have 4,097 members; at most {MAX_COLUMNS:,} are read"),
         (_members_within_the_bound, "^1000$"),
         (_long_names, "^20$"),
-        (_deep_line, "row 1 is nested too deeply: flatten it"),
+        (_deep_line, "row 1 is nested over 100 levels deep: flatten it"),
         (_wide_line, "^1$"),
         (_one_long_value_in_every_row, "^5000$"),
         (_one_long_value_in_plain_pages, "^5000$"),

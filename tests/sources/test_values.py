@@ -239,18 +239,31 @@ def test_members_of_objects_are_named_with_dots(tmp_path: Path) -> None:
         assert events["metadata"].to_pylist() == [[("by", str(n))] for n in range(3)]
 
 
-@pytest.mark.parametrize("depth", [600, 900, 100_000])
+@pytest.mark.parametrize("depth", [101, 600, 100_000])
 def test_an_object_that_is_too_deep_is_an_error_of_its_row(tmp_path: Path, depth: int) -> None:
-    """Whether it is too deep to be read or to be written again, its member is not empty silently."""
-    deep = '{"id":' * depth + "1" + "}" * depth
-    (tmp_path / "a.csv").write_text(
-        f"""user,by,at\na,"{{""id"": 7}}",2024-01-01\nb,"{deep.replace('"', '""')}",2024-01-01\n"""
-    )
-    mapping = ColumnMapping("user", "at", "iso", "A", metadata=(("by", "by.id"),))
-    with pytest.raises(UsageError, match="row 2, column 'by' is nested too deeply: flatten it"):
-        list(read_events(tmp_path / "a.csv", mapping))
-    events = pa.concat_tables(read_events(tmp_path / "a.csv", replace(mapping, metadata=())))
+    """At one depth, whatever the stack of the process has left: its member is not empty silently."""
+    (tmp_path / "a.csv").write_text(_with_nested_cell(depth))
+    with pytest.raises(UsageError, match="row 2, column 'by' is nested over 100 levels deep: flatten it"):
+        list(read_events(tmp_path / "a.csv", _NESTED))
+    events = pa.concat_tables(read_events(tmp_path / "a.csv", replace(_NESTED, metadata=())))
     assert events["user_id"].to_pylist() == ["a", "b"]
+
+
+def test_an_object_at_the_bound_is_read(tmp_path: Path) -> None:
+    """Brackets within strings do not count, and the member is written as JSON again."""
+    (tmp_path / "a.csv").write_text(_with_nested_cell(100))
+    assert pa.concat_tables(read_events(tmp_path / "a.csv", _NESTED))["metadata"].to_pylist() == [
+        [("by", "7")],
+        [("by", '{"id": ' * 99 + '"[{[{"' + "}" * 99)],
+    ]
+
+
+_NESTED = ColumnMapping("user", "at", "iso", "A", metadata=(("by", "by.id"),))
+
+
+def _with_nested_cell(depth: int) -> str:
+    deep = '{"id":' * depth + '"[{[{"' + "}" * depth
+    return f"""user,by,at\na,"{{""id"": 7}}",2024-01-01\nb,"{deep.replace('"', '""')}",2024-01-01\n"""
 
 
 def test_an_object_in_a_cell_with_a_member_twice_is_an_error(tmp_path: Path) -> None:
