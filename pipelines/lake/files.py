@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,6 @@ DAY_COLUMN = "event_day"
 """The UTC day of event_time, by which other engines skip files. In lakes before format 3 it is the partition column of
 `events`: a folder and not a column of its files."""
 _DAY_US = 86_400_000_000
-_FLUSHERS = ThreadPoolExecutor(8, "flush")
-"""Kept between calls: a commit makes nine."""
 _BUFFER_BYTES = 1024 * 1024
 """The read buffer of a column, where a file is read in parts."""
 # Readers find the events of one user without reading the others: the Bloom filter of a row group excludes it, and pages
@@ -146,7 +145,16 @@ def make_durable(locations: Sequence[str | Path]) -> None:
     paths = local_paths(locations)
     folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
     for group in (paths, folders):
-        list(_FLUSHERS.map(_fsync, group))
+        list(_flushers().map(_fsync, group))
+
+
+@cache
+def _flushers() -> ThreadPoolExecutor:
+    """Return the threads that flush, kept between calls: a commit makes nine."""
+    return ThreadPoolExecutor(8, "flush")
+
+
+os.register_at_fork(after_in_child=_flushers.cache_clear)  # a forked child has the pool without its threads
 
 
 def _days(events: pa.Table) -> np.ndarray:

@@ -100,7 +100,7 @@ def _impossible(kind: Kind | None, when: Sequence[Condition], levels: Sequence[s
         values = _named_values(conditions) if known is None else known
         if not any(all(each.is_met({key: value}) for each in conditions) for value in values):
             return _explain(kind, key, conditions, known)
-    before, after = ({each.equal for each in when if each.key == key and each.equal} for key in ("before", "after"))
+    before, after = ({each.equal for each in when if each.key == key} - {None} for key in ("before", "after"))
     same = before & after
     if kind is not None and same:
         return f"never applies: no change is from {same.pop()!r} to the same value"

@@ -5,9 +5,11 @@ megabytes for each row and replace pages that are needed, and one page after ano
 read-ahead, many pages at once.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -18,9 +20,16 @@ from pipelines.lake.mapping import Mapped, advise_random, map_file
 
 CHUNK_ROWS = 65_536
 _THREADS = 16
-_READERS = ThreadPoolExecutor(_THREADS, "rows")
 _FEW_CHUNKS = 64
 """So many chunks are read here: handing them over costs more than it may save."""
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, "rows")
+
+
+os.register_at_fork(after_in_child=_readers.cache_clear)  # a forked child has the pool without its threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Chunks:
         if len(touched) <= _FEW_CHUNKS:
             taken = take_from(touched)
         else:
-            parts = _READERS.map(take_from, np.array_split(touched, _THREADS))
+            parts = _readers().map(take_from, np.array_split(touched, _THREADS))
             taken = [*chain.from_iterable(parts)]
         return pa.Table.from_batches(taken, pa.schema([self.schema.field(name) for name in names]))
 

@@ -347,6 +347,10 @@ def _parsed(**keys: Any) -> RuleFile:
             {"when": [{"key": key, "equal": "Gold"} for key in ("before", "after")]},
             "never applies: no change is from 'Gold' to the same value",
         ),
+        (
+            {"when": [{"key": key, "equal": ""} for key in ("before", "after")]},
+            "never applies: no change is from '' to the same value",
+        ),
         ({"not_causes": [*CAUSES]}, "never applies: it names every cause that a change can have"),
         (
             {"when": [{"key": "causes", "equal": "policy"}]},
