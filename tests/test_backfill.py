@@ -309,6 +309,21 @@ def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_dry_run_shows_each_file(tmp_path: Path) -> None:
+    """A refused file does not hide what would come of the others, nor the reason of the next refused one."""
+    (tmp_path / "g1.csv").write_text("user,t\nb,2024-01-02\n")
+    (tmp_path / "g2.csv").write_text("u,t\na,2024-01-01\n")
+    (tmp_path / "g3.csv").write_text("")
+    done = _backfill(tmp_path, "g1.csv", "g2.csv", "g3.csv", *_COLUMNS, "--dry-run")
+    assert done.returncode == 2
+    assert "error KL-USAGE: g1.csv: there is no column 'u'" in done.stderr
+    assert "error KL-USAGE: g3.csv: it is empty" in done.stderr
+    assert "2024-01-01" in done.stdout
+    assert "nothing was changed" in done.stdout
+    assert not (tmp_path / "data" / "lake").exists()
+
+
+@pytest.mark.slow
 def test_a_file_without_rows_is_said(tmp_path: Path) -> None:
     """Whatever its format: exit code 65 and what to look at; the rows of the other files count."""
     rows = pa.table({"u": pa.array([], pa.string()), "t": pa.array([], pa.string())})

@@ -309,15 +309,24 @@ def _example(account: "FileSummary") -> str:
 
 
 def _preview_all(settings: "Settings", addresses: list[str], rows: "ColumnMapping | SourceFile") -> None:
-    """Print what would come of the rows of files."""
+    """Print what would come of the rows of files. A refused file does not stop the others, as when they are loaded."""
     from pipelines.inputs import local_file  # noqa: PLC0415
     from pipelines.preview import preview  # noqa: PLC0415
 
+    refused: dict[str, KarmalakeError] = {}
     for address in addresses:
-        with local_file(address) as file, progress(f"reading {Path(address).name}"):
-            found = preview(settings, file, rows)
-        show_preview(address, found)
+        try:
+            with local_file(address) as file, progress(f"reading {Path(address).name}"):
+                found = preview(settings, file, rows)
+        except (UsageError, RejectedError) as error:
+            refused[address] = error
+        else:
+            show_preview(address, found)
+    for address, error in refused.items():
+        print_error(f"{address}: {_problem(error, address, {})}", error.code)
     print_line("nothing was changed")
+    if refused:
+        raise typer.Exit(next(iter(refused.values())).exit_code)
 
 
 def _counted(tables: "Iterable[pa.Table]", advance: ProgressBar) -> "Iterator[pa.Table]":
