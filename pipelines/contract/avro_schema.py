@@ -13,6 +13,7 @@ from typing import Any
 MAX_SCHEMA_BYTES = 1024 * 1024
 MAX_SCHEMA_DEPTH = 128
 """Levels of JSON nesting."""
+_TOO_DEEP = f"it is nested over {MAX_SCHEMA_DEPTH} levels deep"
 
 _NUMBERS = {"boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8}
 _MAX_DEPTH, _MAX_BRANCHES, _MAX_CELLS, _MAX_CELLS_PER_BYTE = 16, 8, 1_000, 8
@@ -23,12 +24,7 @@ def read_schema(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parse a schema (JSON); return it and the types of its fields by name. Raises ValueError unless it is a record."""
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise ValueError(f"it is longer than {MAX_SCHEMA_BYTES} bytes")
-    try:
-        definition: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it cannot be read ({error})") from None
-    if _depth(definition) > MAX_SCHEMA_DEPTH:
-        raise ValueError(f"it is nested over {MAX_SCHEMA_DEPTH} levels deep")
+    definition = _parse(text)
     if not _is_record(definition):
         raise ValueError("it is not a record with fields")
     try:
@@ -42,11 +38,26 @@ def inline_references(text: str, named: Mapping[str, str]) -> str:
 
     Raises ValueError for a text that is not a schema.
     """
+    definitions: dict[str, Any] = {name: _parse(schema) for name, schema in named.items()}
     try:
-        definitions: dict[str, Any] = {name: json.loads(schema) for name, schema in named.items()}
-        return json.dumps(_inlined(json.loads(text), "", definitions))
-    except (KeyError, TypeError, RecursionError) as error:
+        return json.dumps(_inlined(_parse(text), "", definitions))
+    except (KeyError, TypeError) as error:
         raise ValueError(f"it cannot be read ({error})") from None
+    except RecursionError:  # names within names
+        raise ValueError(_TOO_DEEP) from None
+
+
+def _parse(text: str) -> Any:
+    """Parse JSON. Raises ValueError for other texts, and beyond MAX_SCHEMA_DEPTH."""
+    try:
+        parsed = json.loads(text)
+    except RecursionError:  # at a depth that depends on the release of Python
+        raise ValueError(_TOO_DEEP) from None
+    except ValueError as error:
+        raise ValueError(f"it cannot be read ({error})") from None
+    if _depth(parsed) > MAX_SCHEMA_DEPTH:
+        raise ValueError(_TOO_DEEP)
+    return parsed
 
 
 def _inlined(schema: Any, namespace: str, definitions: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ _NAME = "published.arrow"
 _ID = b"publication_id"
 _LEADERBOARDS = b"leaderboards"
 _FORMAT = b"format"
+_SCHEMA = pl.DataFrame(schema=DIGESTS).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,16 @@ def _read(file: Path) -> _Last | None:
     try:
         with pa.memory_map(str(file)) as mapped:
             table = pa.ipc.open_file(mapped).read_all()
+        if table.schema != _SCHEMA:
+            return None
+        table.validate(full=True)  # of damaged texts, polars would read beyond the end, and end the process
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
-        publication_id, digests = metadata[_ID].decode(), pl.DataFrame(table)
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+        publication_id = metadata[_ID].decode()
+    except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
-    if metadata.get(_FORMAT) != b"%d" % DIGESTS_FORMAT.number or digests.schema != DIGESTS:
+    if metadata.get(_FORMAT) != b"%d" % DIGESTS_FORMAT.number:
         return None
+    digests = pl.DataFrame(table.replace_schema_metadata(None))
     return _Last(publication_id, metadata.get(_LEADERBOARDS, b""), Digests(digests))
 
 

@@ -16,7 +16,7 @@ import pytest
 from pipelines.contract import avro_sandbox
 from pipelines.contract.avro import OWN_SCHEMA, parse_avro
 from pipelines.contract.avro_sandbox import decode_sandboxed
-from pipelines.contract.avro_schema import MAX_SCHEMA_BYTES, bulk_cells_per_row, strip_annotations
+from pipelines.contract.avro_schema import MAX_SCHEMA_BYTES, bulk_cells_per_row, inline_references, strip_annotations
 from pipelines.contract.rejection import Reason
 from pipelines.errors import TransientError
 from tests.contract.encoding import to_avro
@@ -204,7 +204,8 @@ def _doubling(levels: int) -> Any:
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ("[" * 100_000, "cannot be read"),
+        ("[" * 100_000, "nested over 128 levels"),
+        ("[" * 2_000 + "]" * 2_000, "nested over 128 levels"),  # Python 3.13 parses it, 3.11 does not
         (_nested(50), "nested over 128 levels"),
         (json.dumps(json.loads(OWN_SCHEMA) | {"doc": "x" * MAX_SCHEMA_BYTES}), "longer than 1048576 bytes"),
         ('{"type": "record", "name": "E", "fields": {}}', "not a record with fields"),
@@ -223,6 +224,15 @@ def test_a_schema_that_cannot_be_read(schema: str, message: str) -> None:
     assert [problem.reason for problem in parsed.errors.values()] == [Reason.UNDECODABLE] * 3
     assert message in parsed.errors[0].detail
     assert "\n" not in parsed.errors[0].detail
+
+
+@pytest.mark.parametrize("depth", [200, 2_000, 100_000])
+def test_schemas_with_references_have_the_same_limit_of_depth(depth: int) -> None:
+    """Whether the schema or one that it names is too deep, and whatever this release of Python can parse."""
+    deep = "[" * depth + '"int"' + "]" * depth
+    for text, named in ((deep, {}), ('"other"', {"other": deep})):
+        with pytest.raises(ValueError, match="nested over 128 levels"):
+            inline_references(text, named)
 
 
 @pytest.mark.parametrize("schema", [_nested(30), _schema(extra=_doubling(12)), _schema(extra=_doubling(30))])

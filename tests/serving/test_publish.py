@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,6 +116,33 @@ def test_a_damaged_digest_cache_causes_a_full_publication(
     assert publish(always(documents(bob=2)), stamp(2), cache, tmp_path).full
     assert served(client, cache.prefix) == expected(documents(bob=2))
     assert not publish(always(documents(bob=2)), stamp(3), cache, tmp_path).full
+
+
+def test_no_damage_to_a_digest_cache_ends_the_publisher(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Whatever bit a disk flips, in the lengths of texts, in names or anywhere, the process lives to publish again."""
+    publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
+    script = """
+import sys
+from pathlib import Path
+from pipelines.serving.digest_cache import open_digest_cache
+
+file = Path(sys.argv[1]) / "published.arrow"
+whole = file.read_bytes()
+for bit in range(0, 8 * len(whole), 3):
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    file.unlink()
+    file.write_bytes(damaged)
+    with open_digest_cache(file.parent):
+        pass
+print("alive")
+"""
+    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "alive\n", "")
+    publish(always(documents(bob=2)), stamp(2), cache, tmp_path)
+    assert client.get(f"{cache.prefix}:bob") is not None
 
 
 def test_hostile_user_ids_are_only_keys(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
