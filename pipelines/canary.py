@@ -86,7 +86,7 @@ def _remove_documents(lake: Lake, beside: Settings) -> None:
     stamp = Stamp(take_snapshot(lake).version, epoch_us(clock.now()), "no canary")
     with open_digest_cache(beside.published_dir) as state:
         state.forget()
-        publish(lambda _users: (), stamp, store, state)
+        publish(lambda _users: (none for none in ()), stamp, store, state)
 
 
 def _remove_files(beside: Settings) -> None:

@@ -4,7 +4,7 @@ Documents are built from the tables of the draft, in the thread that refreshes; 
 A user whose document may differ is noted until it is published, whatever fails in between.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
@@ -22,7 +22,7 @@ from pipelines.settings import Settings
 
 OnRefresh = Callable[[DerivationResult, PublishResult], None]
 _NO_USERS = pl.Series("user_id", [], dtype=pl.String)
-_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], Iterable[pl.DataFrame]]
+_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], Generator[pl.DataFrame]]
 
 
 class _AllNeededError(Exception):
@@ -148,12 +148,12 @@ class LivePublisher:
 
 
 def _among(documents: Sequence[pl.DataFrame]) -> _DocumentsOf:
-    """Return a function that returns documents of some users, which were made before; it cannot return those of all."""
+    """Return a function that yields documents of some users, which were made before; it cannot make those of all."""
 
-    def documents_of(users: pl.Series | None, _ranked: Sequence[str]) -> Sequence[pl.DataFrame]:
+    def documents_of(users: pl.Series | None, _ranked: Sequence[str]) -> Generator[pl.DataFrame]:
         if users is None:
             raise _AllNeededError
-        return documents
+        yield from documents
 
     return documents_of
 

@@ -5,7 +5,7 @@ publication is repeated in full.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -211,7 +211,7 @@ def _publish_all(connection: duckdb.DuckDBPyConnection, settings: Settings, stat
 
 def publish_views(
     info: Info,
-    documents_of: Callable[[pl.Series | None, Sequence[str]], Iterable[pl.DataFrame]],
+    documents_of: Callable[[pl.Series | None, Sequence[str]], Generator[pl.DataFrame]],
     settings: Settings,
     state: DigestCache,
     changed: pl.Series | None,

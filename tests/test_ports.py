@@ -91,11 +91,17 @@ def _running(variables: dict[str, str], *command: str) -> Iterator[psutil.Proces
 def _listening(process: psutil.Process) -> list[tuple[str, int]]:
     """Return the addresses on which a process and its children listen."""
     found: list[tuple[str, int]] = []
-    with suppress(psutil.NoSuchProcess):
-        for member in (process, *process.children(recursive=True)):
+    for member in (process, *_children(process)):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # one that is ending is nobody's, and listens no more
             connections = member.net_connections("inet")
             found += [(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN]
     return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
 
 
 def _response(port: int, request: bytes) -> bytes:

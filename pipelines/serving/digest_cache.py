@@ -20,13 +20,14 @@ import pyarrow as pa
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import DIGESTS as DIGESTS_FORMAT
-from pipelines.serving.digests import DIGESTS, Digests
+from pipelines.serving.digests import Digests
 
 _NAME = "published.arrow"
 _ID = b"publication_id"
 _LEADERBOARDS = b"leaderboards"
 _FORMAT = b"format"
-_SCHEMA = pl.DataFrame(schema=DIGESTS).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+_SCHEMA = pa.schema([("user_id", pa.large_string()), ("digest", pa.uint64())])
+"""`digests.DIGESTS` as polars writes it; built without polars, whose threads would begin with the import."""
 
 
 @dataclass(frozen=True, slots=True)

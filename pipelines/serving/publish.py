@@ -14,9 +14,10 @@ after an accident run `karmalake publish --full`, which discards the cache.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 import polars as pl
@@ -34,7 +35,7 @@ DOCUMENTS = pl.Schema({"user_id": pl.String, "document": pl.String, "digest": pl
 For each view of `redis.leaderboards`, in that order, a column `{view}_score` follows (Float64): the user's score there,
 null for a user who is not ranked. It must not change unless the digest does.
 """
-Documents = Callable[[pl.Series | None], Iterable[pl.DataFrame]]
+Documents = Callable[[pl.Series | None], Generator[pl.DataFrame]]
 """Builds documents, as `DOCUMENTS`: of all users (None), or of those among the named users who have one.
 
 Part by part, so that the documents of all users are never in memory at once.
@@ -121,28 +122,29 @@ class _Built:
 def _begin_to_build(
     documents: Documents, users: pl.Series | None, leaderboards: Sequence[str]
 ) -> Generator[Iterator[pl.DataFrame]]:
-    """Yield the parts of the documents of all users or of the named ones; the first part is built already.
+    """Yield the parts of the documents of all users or of the named ones, validated; the first is built already.
 
-    No query remains open afterwards, whatever fails in between.
+    No query remains open afterwards, whatever fails in between. So the builder itself is closed: a closed generator
+    around it would keep it open in Python 3.12.3 until no traceback refers to that one.
     """
-    with closing(_build(documents, users, leaderboards)) as parts:
+    with closing(documents(users)) as built:
+        parts = map(partial(_validated, users, leaderboards), built)
         yield chain([*islice(parts, 1)], parts)
 
 
-def _build(documents: Documents, users: pl.Series | None, leaderboards: Sequence[str]) -> Generator[pl.DataFrame]:
-    """Build and validate the documents of all users or of the named ones."""
+def _validated(users: pl.Series | None, leaderboards: Sequence[str], part: pl.DataFrame) -> pl.DataFrame:
+    """Return a part of the documents of all users or of the named ones. Raises UsageError if it is of another shape."""
     schema = pl.Schema({**DOCUMENTS, **{score_column(view): pl.Float64() for view in leaderboards}})
-    for part in documents(users):
-        if part.schema != schema:
-            raise UsageError(f"documents to publish must have the columns {schema}, not {part.schema}")
-        if part.select(DOCUMENTS.names()).null_count().sum_horizontal().item():
-            raise UsageError(
-                "documents to publish must not hold nulls: each row is the document of one user and its digest"
-            )
-        _require_unique(part)
-        if users is not None and not part["user_id"].is_in(users.implode()).all():
-            raise UsageError("documents to publish must belong to the requested users only")
-        yield part
+    if part.schema != schema:
+        raise UsageError(f"documents to publish must have the columns {schema}, not {part.schema}")
+    if part.select(DOCUMENTS.names()).null_count().sum_horizontal().item():
+        raise UsageError(
+            "documents to publish must not hold nulls: each row is the document of one user and its digest"
+        )
+    _require_unique(part)
+    if users is not None and not part["user_id"].is_in(users.implode()).all():
+        raise UsageError("documents to publish must belong to the requested users only")
+    return part
 
 
 def _require_unique(documents: pl.DataFrame) -> None:

@@ -34,7 +34,7 @@ def documents_of(texts: dict[str, str]) -> pl.DataFrame:
 
 def always(frame: pl.DataFrame) -> Documents:
     """Return a document builder that gives all of these documents, or those of the named users."""
-    return lambda users: [_rows_of(frame, users)]
+    return lambda users: (part for part in [_rows_of(frame, users)])
 
 
 def _rows_of(frame: pl.DataFrame, users: pl.Series | None) -> pl.DataFrame:

@@ -281,9 +281,9 @@ def hiding(tmp_path: Path) -> Path:
 def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tmp_path: Path) -> None:
     """A suspended user under a policy that hides has a document with a score, and no rank."""
     ranked = with_views(settings, "last_7_days", "all_time")
-    publish(
-        lambda users: [warehouse.documents(hiding, users, ranked.redis.leaderboards)], stamp(1), ranked.redis, tmp_path
-    )
+    with warehouse.attach(hiding) as connection:
+        made = partial(warehouse.document_parts, connection, leaderboards=ranked.redis.leaderboards)
+        publish(made, stamp(1), ranked.redis, tmp_path)
     assert read_leaderboard("all_time", ranked) == [LeaderboardEntry(1, "cem", 2.5), LeaderboardEntry(2, "ann", 1.25)]
     assert [read_rank(user, "last_7_days", ranked) for user in ("ann", "bob", "cem")] == [2, None, 1]
     info = published(ranked)
@@ -346,11 +346,10 @@ def test_leaderboards_within_a_scope_follow_the_values(settings: Settings, tmp_p
     for number, batch in enumerate((_rides(), [*_rides(), move])):
         folder = tmp_path / f"{number}"
         derive(snapshot_of(folder, batch), parse_policy(IN_CITIES), AS_OF, folder / "warehouse.duckdb")
-        shown = partial(warehouse.documents, folder / "warehouse.duckdb", leaderboards=BOARDS)
-        changed = names("ann") if number else None
-        publish(lambda users, shown=shown: [shown(users)], stamp(number + 1), ranked.redis, tmp_path, changed)
+        shown = warehouse.documents(folder / "warehouse.duckdb", leaderboards=BOARDS)
+        publish(always(shown), stamp(number + 1), ranked.redis, tmp_path, names("ann") if number else None)
         found.append([[(each.user_id, each.score) for each in read_leaderboard(view, ranked)] for view in BOARDS])
-        document = json.loads(shown()["document"][0])
+        document = json.loads(shown["document"][0])
         cities.append((document["by_city"], document["by_city_omitted"]))
     overall, berlin = [("ann", 3.75), ("cem", 1.25)], [("ann", 2.5)]
     assert found[0] == [overall, berlin, [("cem", 1.25), ("ann", 1.25)], []]

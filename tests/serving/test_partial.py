@@ -144,7 +144,7 @@ def test_documents_of_other_users_are_refused(cache: RedisSettings, client: redi
     """A builder that returns all users instead of the requested ones is an error, and nothing is published."""
     publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path)
     with pytest.raises(UsageError, match="must belong to the requested users only"):
-        publish(lambda _: [documents(ann=2, bob=2)], stamp(2), cache, tmp_path, names("ann"))
+        publish(lambda _: (part for part in [documents(ann=2, bob=2)]), stamp(2), cache, tmp_path, names("ann"))
     assert served(client, cache.prefix) == expected(documents(ann=1, bob=1))
 
 

@@ -4,14 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import polars as pl
 import pytest
 import redis
 
-from pipelines.errors import TransientError, UsageError
+from pipelines.errors import FencedError, TransientError, UsageError
 from pipelines.serving.keys import document_key
 from pipelines.serving.publication import begin, finish, write
 from pipelines.serving.publish import DOCUMENTS
@@ -211,7 +211,7 @@ def test_documents_are_published_in_parts(
         steps.append(f"write {frame.height}")
         write(writer, frame)
 
-    def parts(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    def parts(frame: pl.DataFrame) -> Generator[pl.DataFrame]:
         for part in frame.iter_slices(2):
             steps.append("build")
             yield part
@@ -225,6 +225,22 @@ def test_documents_are_published_in_parts(
     assert served(client, cache.prefix) == expected(second)
 
 
+def test_a_publication_that_is_refused_leaves_no_query_open(cache: RedisSettings, tmp_path: Path) -> None:
+    """Not even while its error is kept: the next checkpoint of the warehouse would wait for it."""
+    ended = list[str]()
+
+    def parts(frame: pl.DataFrame) -> Generator[pl.DataFrame]:
+        try:
+            yield from frame.iter_slices(1)
+        finally:
+            ended.append("parts")
+
+    publish(always(documents(ann=1)), stamp(2), cache, tmp_path)
+    with pytest.raises(FencedError) as kept:
+        publish(lambda _: parts(documents(ann=1, bob=1)), stamp(1), cache, tmp_path / "of another")
+    assert (kept.tb is not None, ended) == (True, ["parts"])
+
+
 def test_an_error_in_a_later_part_is_repaired_by_the_next(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -232,7 +248,7 @@ def test_an_error_in_a_later_part_is_repaired_by_the_next(
     before, after = documents(ann=1, bob=1), documents(ann=2, cem=2)
     publish(always(before), stamp(1), cache, tmp_path)
     with pytest.raises(UsageError, match="each user once"):
-        publish(lambda _: [after, after], stamp(2), cache, tmp_path)
+        publish(lambda _: (part for part in [after, after]), stamp(2), cache, tmp_path)
     assert served(client, cache.prefix) == expected(after) | {"bob": '{"score":1}'}
     assert publish(always(before), stamp(2), cache, tmp_path).full
     assert served(client, cache.prefix) == expected(before)
@@ -250,7 +266,7 @@ from pipelines.settings import RedisSettings
 documents, url, prefix, state, version = sys.argv[1:]
 settings = RedisSettings(url=SecretStr(url), prefix=prefix)
 with open_digest_cache(Path(state)) as kept:
-    publish(lambda _: [pl.read_parquet(documents)], Stamp(int(version), 1, "p"), settings, kept)
+    publish(lambda _: (part for part in [pl.read_parquet(documents)]), Stamp(int(version), 1, "p"), settings, kept)
 """
 
 
