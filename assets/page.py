@@ -2,16 +2,17 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dagster import DagsterInstance
 from dagster._cli.utils import get_possibly_temporary_instance_for_cli
-from dagster._cli.workspace.cli_target import WorkspaceOpts, workspace_opts_to_load_target
+from dagster._cli.workspace.cli_target import workspace_opts_to_load_target
 from dagster._core.remote_representation.grpc_server_registry import GrpcServerRegistry
 from dagster._core.workspace.context import WEBSERVER_GRPC_SERVER_HEARTBEAT_TTL, WorkspaceProcessContext
-from dagster._grpc.server import GrpcServerCommand
+from dagster._grpc.constants import GrpcServerCommand
+from dagster_shared.cli import WorkspaceOpts
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.cli import DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_MAX_OVERFLOW, DEFAULT_POOL_RECYCLE
 
@@ -39,7 +40,7 @@ def serve(listening: socket.socket, host: str, token: str, settings: PageSetting
 
 
 @contextmanager
-def _code_servers(instance: DagsterInstance) -> Iterator[GrpcServerRegistry]:
+def _code_servers(instance: DagsterInstance) -> Generator[GrpcServerRegistry]:
     """Yield what starts the code servers of a workspace; at the end, wait for them."""
     registry = GrpcServerRegistry(
         instance_ref=instance.get_ref(),

@@ -3,7 +3,7 @@
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
@@ -32,7 +32,7 @@ _OTHER = "http://127.0.0.1:9/"
 
 
 @contextmanager
-def _serving(settings: Settings, folder: Path) -> Iterator[tuple[Started, str]]:
+def _serving(settings: Settings, folder: Path) -> Generator[tuple[Started, str]]:
     """Yield the command, and the address that it prints."""
     (folder / "dagster.yaml").write_text(_HOME, encoding="utf-8")
     variables = environment(settings) | {"DAGSTER_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
