@@ -1,4 +1,4 @@
-"""Dagster's door: `dagster-webserver --module-name karmalake.dagster`, or `build_defs` in a code location of yours."""
+"""Dagster's door: what `karmalake dagster` shows, and `build_defs` for a code location of yours."""
 
 from assets.definitions import build_defs, defs
 from assets.launcher import WatchedRunLauncher

@@ -481,13 +481,22 @@ class QueriesSettings(_Section):
     or a temporary one if the data folder is read-only."""
 
 
-class DashboardSettings(_Section):
-    """Access to `karmalake dashboard`."""
+class PageSettings(_Section):
+    """Access to a page that we serve."""
 
     token: SecretStr | None = Field(default=None, min_length=16)
     """The access token; unset means that each start generates one and prints it as part of the URL."""
     allowed_hosts: _Names = ()
     """Public host names of the page behind a reverse proxy, with the port if the URL has one."""
+
+
+class DagsterSettings(PageSettings):
+    """Access to `karmalake dagster`: a user with this token can start and end runs."""
+
+
+class DashboardSettings(PageSettings):
+    """Access to `karmalake dashboard`, where readers change nothing."""
+
     query_seconds: float = Field(default=60.0, gt=0)
     """The maximum time for computing a section of the page. `karmalake sql` and Python have no limit of time: Ctrl-C
     ends their queries."""
@@ -517,6 +526,7 @@ class Settings(_Section):
     metrics: MetricsSettings = MetricsSettings()
     queries: QueriesSettings = QueriesSettings()
     dashboard: DashboardSettings = DashboardSettings()
+    dagster: DagsterSettings = DagsterSettings()
 
     @field_validator("data_dir")
     @classmethod

@@ -31,8 +31,7 @@ _OPENS = re.compile(
     r"create_server\(|HTTPServer\b|uvicorn\.(?!protocols)|socket\.(listen|bind)\(|--listener-url|\"--port\""
 )
 _WHERE = {
-    "pipelines/cli/dashboard.py": "karmalake dashboard",
-    "pipelines/dashboard/serve.py": "karmalake dashboard",
+    "pipelines/pages/server.py": "karmalake dashboard, dagster",
     "pipelines/monitoring/server.py": "karmalake stream, relay, notify",
     "pipelines/local/services.py": "karmalake local start",
     "examples/service.py": "the example's service, for its own tests",
@@ -63,6 +62,7 @@ def world(settings: Settings) -> Settings:
 
 def _variables(settings: Settings, folder: Path) -> dict[str, str]:
     return environment(settings) | {
+        "DAGSTER_HOME": str(folder),
         "KARMALAKE_RELAY_DATABASE_URL": _outbox(folder),
         "PYTHONUNBUFFERED": "1",
     }
@@ -119,19 +119,23 @@ def _http(host: str, method: str = "GET", path: str = "/", *headers: str) -> byt
     return "\r\n".join(lines).encode()
 
 
+_QUERY = "/graphql?query=%7Bversion%7D"
 _WEBSOCKET = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
 
 
 def _unauthorized_requests(port: int) -> Iterator[bytes]:
     """Yield unauthorized requests: another host name, another origin, no token, a form post, garbage."""
     own = f"127.0.0.1:{port}"
-    for path in ("/", "/metrics", "/healthz", "/ws?session_id=s_1", "/api/status", "/jobs/"):
+    for path in ("/", "/metrics", "/healthz", "/ws?session_id=s_1", "/api/status", "/jobs/", "/server_info", _QUERY):
         yield _http("evil.example", "GET", path)
         yield _http(f"evil.example:{port}", "GET", path, "Origin: http://evil.example")
         yield _http("evil.example", "POST", path, "Content-Length: 0")
-    yield _http(own, "GET", "/ws?session_id=s_1", "Origin: http://evil.example", *_WEBSOCKET)
-    yield _http(own, "GET", "/ws?session_id=s_1", f"Origin: http://{own}", *_WEBSOCKET)
+    for path in ("/ws?session_id=s_1", "/graphql"):
+        yield _http(own, "GET", path, "Origin: http://evil.example", *_WEBSOCKET)
+        yield _http(own, "GET", path, f"Origin: http://{own}", *_WEBSOCKET)
     yield _http(own, "GET", "/")
+    yield _http(own, "GET", _QUERY)
+    yield _http(own, "POST", _QUERY, "Content-Length: 0")
     yield _http(own, "POST", "/", "Content-Length: 0", "Origin: http://evil.example")
     yield from (b"\0" * 300, b"garbage\r\n\r\n", b"INFO\r\nKEYS *\r\nQUIT\r\n", os.urandom(300))
 
@@ -158,6 +162,7 @@ def _assert_rejects_unauthorized(process: psutil.Process, expected: int) -> None
     "command",
     [
         ["dashboard", "--port", "0"],
+        ["dagster", "--port", "0"],
         ["stream", "--metrics-port", "0"],
         ["ingest", "--metrics-port", "0"],
         ["relay", "--metrics-port", "0"],
@@ -165,7 +170,7 @@ def _assert_rejects_unauthorized(process: psutil.Process, expected: int) -> None
     ids=lambda command: command[0],
 )
 def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[str]) -> None:
-    """The dashboard, and the metrics of long-lived processes; `notify` uses the same server as `stream`."""
+    """The pages, and the metrics of long-lived processes; `notify` uses the same server as `stream`."""
     with _running(_variables(world, tmp_path), *command) as process:
         _assert_rejects_unauthorized(process, 1)
 
@@ -192,12 +197,13 @@ def _is_closed(connection: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("command", "path"), [("dashboard", "/"), ("stream", "/metrics")])
+@pytest.mark.parametrize(("command", "path"), [("dashboard", "/"), ("dagster", "/server_info"), ("stream", "/metrics")])
 def test_silent_connections_lock_no_reader_out(world: Settings, tmp_path: Path, command: str, path: str) -> None:
     """A port answers while 300 connections send nothing, and closes them after a while."""
     token = "a-token-of-the-test"  # noqa: S105 - of no server
-    variables = _variables(world, tmp_path) | {"KARMALAKE_DASHBOARD_TOKEN": token}
-    option = "--port" if command == "dashboard" else "--metrics-port"
+    tokens = {"KARMALAKE_DASHBOARD_TOKEN": token, "KARMALAKE_DAGSTER_TOKEN": token}
+    variables = _variables(world, tmp_path) | tokens
+    option = "--metrics-port" if command == "stream" else "--port"
     with _running(variables, command, option, "0") as process:
         ((_, port),) = wait_for("the port", lambda: _listening(process))
         request = _http("127.0.0.1", "GET", path, f"Authorization: Bearer {token}")

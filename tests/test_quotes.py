@@ -32,8 +32,8 @@ _PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z][A-Z_-]+\b|\{[^}]*\}|\b[NM]\b|[0-9][0-
 _SENTENCE = re.compile(r"[A-Za-z][a-z]* [a-z]+ [a-z]+")
 _OTHERS = ("make ", "karmalake ", "pip ", "npm ", "go ", "jupyter ", "chgrp ", "while ", "class ", "timestamp with")
 """The first words of spans of several words that are commands, code or types."""
-_OF_OTHERS = {"reputation.publication", "spark.authenticate"}
-"""A key of Redis and a setting of Spark, which look like settings."""
+_OF_OTHERS = {"reputation.publication", "spark.authenticate", "dagster.yaml"}
+"""A key of Redis, a setting of Spark and a file of Dagster, which look like settings."""
 
 
 def _pages() -> dict[str, str]:

@@ -29,7 +29,7 @@ _STAGES = (
     "reputation",
     "serving",
 )
-_ABOVE_ALL = {"cli", "dashboard", "monitoring", "operate"}
+_ABOVE_ALL = {"cli", "dashboard", "monitoring", "operate", "pages"}
 _BELOW_ALL = {"best_effort", "boundary", "errors", "formats", "settings"}
 _NAMED_IN = ("assets", "benchmarks", "docs", "examples", "pipelines", "tests")
 _FILES_OF_USERS = {"karmalake.toml", "votes.toml"}

@@ -227,6 +227,7 @@ OTHERS = {
     "notify": "only the topic and the destinations",
     "show": "one document, which readers of any release parse",
     "leaderboard": "the store",
+    "dagster": "Dagster's page; its runs open the lake as the commands do",
     "dashboard": "a server over the warehouse; it opens it as `scores` does",
     "policy list": "the shipped policies",
     "policy check": "a file",

@@ -103,8 +103,11 @@ def _dashboard(page: Page, environment: dict[str, str]) -> None:
 
 
 def _dagster(page: Page, environment: dict[str, str]) -> None:
-    with _serving("dagster-webserver", "-m", "assets.definitions", environment=environment) as address:
-        _open(page, address)
+    token = secrets.token_urlsafe()
+    known = environment | {"KARMALAKE_DAGSTER_TOKEN": token}
+    with _serving("karmalake", "dagster", environment=known) as address:
+        _open(page, f"{address}/?token={token}")
+        page.wait_for_url("**/overview/**")
         page.set_viewport_size(_TALL)
         page.goto(f"{address}/asset-groups")
         page.get_by_text("serving", exact=True).filter(visible=True).nth(1).wait_for()

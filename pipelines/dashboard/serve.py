@@ -1,11 +1,7 @@
-"""The server of the dashboard: the page in marimo's run mode, where visitors cannot run code.
-
-Plain HTTP: it listens on 127.0.0.1 by default. `access.py` authorizes requests, `page.py` says which reach marimo.
-"""
+"""The dashboard's page in marimo's run mode, where visitors cannot run code; `page.py` says which requests reach it."""
 
 import importlib
 import logging
-import secrets
 import shutil
 import socket
 import sys
@@ -14,44 +10,15 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import marimo
-import uvicorn
 
-from pipelines.dashboard.access import QUERY, AccessMiddleware
-from pipelines.dashboard.connections import BoundedProtocol
 from pipelines.dashboard.page import ErrorLines, PageMiddleware
-from pipelines.errors import ConfigurationError
-from pipelines.settings import DashboardSettings
+from pipelines.pages import server
+from pipelines.settings import PageSettings
 
 _APP = Path(__file__).with_name("app.py")
-_CONNECTIONS = 200
-"""Concurrent connections: a further one replaces one that sends no request, or is refused if all are in use."""
-_MAX_HEADER_BYTES = 64 * 1024
-"""Of a request, before the token is checked. uvicorn's faster parser (httptools) has no bound, and takes two Hosts."""
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 picks a free port. Raises ConfigurationError if it cannot listen."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the dashboard cannot listen at {host}:{port}: {error}; choose another --port"
-        ) from error
-
-
-def address_of(host: str, listening: socket.socket, token: str | None) -> str:
-    """Return the URL to open, with the token if given."""
-    named = f"[{host}]" if ":" in host else host
-    return f"http://{named}:{listening.getsockname()[1]}/{f'?{QUERY}={token}' if token else ''}"
-
-
-def new_token() -> str:
-    """Return a new random token."""
-    return secrets.token_urlsafe(32)
-
-
-def serve(listening: socket.socket, host: str, token: str, settings: DashboardSettings) -> None:
+def serve(listening: socket.socket, host: str, token: str, settings: PageSettings) -> None:
     """Serve the page to clients with the token until SIGTERM or Ctrl-C, then close the socket."""
     importlib.import_module("pipelines.dashboard.sections")  # preload, so that the first visitor does not wait
     errors = ErrorLines(sys.stderr)
@@ -61,14 +28,4 @@ def serve(listening: socket.socket, host: str, token: str, settings: DashboardSe
         for handler in logging.getLogger("marimo").handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setStream(errors)
-        guarded = AccessMiddleware(page, token, (host, *settings.allowed_hosts), listening.getsockname()[1])
-        config = uvicorn.Config(
-            guarded,
-            http=BoundedProtocol,
-            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-            log_level="error",  # a warning is about a request, and any local process can send those
-            timeout_graceful_shutdown=1,
-            limit_concurrency=_CONNECTIONS,
-            server_header=False,
-        )
-        uvicorn.Server(config).run(sockets=[listening])
+        server.serve(page, listening, host, token, settings)

@@ -34,10 +34,11 @@ _LOCATIONS = """
 
 
 class Page:
-    """The page of `dagster-webserver` at an address."""
+    """The page of `karmalake dagster` at an address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: str) -> None:
         self._url = f"http://{address}/graphql"
+        self._headers = {"Authorization": f"Bearer {token}"}
 
     def is_ready(self) -> bool:
         """Return whether the page answers and its only code location is loaded."""
@@ -82,7 +83,8 @@ class Page:
         return location
 
     def _ask(self, query: str, **variables: object) -> Any:
-        answer = httpx.post(self._url, json={"query": query, "variables": variables}, timeout=_TIMEOUT_SECONDS)
+        asked = {"query": query, "variables": variables}
+        answer = httpx.post(self._url, json=asked, headers=self._headers, timeout=_TIMEOUT_SECONDS)
         answer.raise_for_status()
         assert "errors" not in answer.json(), answer.text
         return answer.json()["data"]

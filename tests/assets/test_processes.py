@@ -32,6 +32,7 @@ _STORAGE = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", (REPOSITORY / 
 """What the image adds to dagster.yaml."""
 _RUNS_KEEP_TRYING = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:1"}
 """Settings with which a run that drains waits for its next try."""
+_TOKEN = "a-token-of-the-test"  # noqa: S105 - of no server
 
 
 class Dagster:
@@ -50,9 +51,10 @@ class Dagster:
                 "DAGSTER_POSTGRES_URL": storage_url,
                 "DAGSTER_CODE_HOST": HOST,
                 "DAGSTER_CODE_PORT": str(self._ports["4000"]),
+                "KARMALAKE_DAGSTER_TOKEN": _TOKEN,
             },
         )
-        self.page = Page(f"{HOST}:{self._ports['3000']}")
+        self.page = Page(f"{HOST}:{self._ports['3000']}", _TOKEN)
 
     @contextmanager
     def started(self, service: str) -> Iterator["subprocess.Popen[bytes]"]:

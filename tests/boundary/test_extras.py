@@ -17,7 +17,7 @@ import pytest
 
 import karmalake
 from pipelines.boundary.extras import EXTRAS, extra
-from pipelines.cli.dashboard import dashboard
+from pipelines.cli.pages import dagster, dashboard
 from pipelines.cli.relay import relay
 from pipelines.contract import avro
 from pipelines.contract.compatibility.avro import avro_breaking_changes
@@ -42,6 +42,7 @@ _OPTIONAL = {
     "pipelines/contract/score_change.py": "avro",
     "pipelines/mapping/avro_values.py": "avro",
     "pipelines/dashboard/": "dashboard",
+    "pipelines/pages/": "dashboard",
     "pipelines/emit/outbox/": "outbox",
     "pipelines/emit/relay.py": "outbox",
     "pipelines/reputation/charts.py": "notebooks",
@@ -51,6 +52,7 @@ _OPTIONAL = {
 }
 """Files whose callers ask for the extra."""
 _INDIRECT = {
+    "dagster": {"dagster_shared"},
     "dashboard": {"starlette", "uvicorn"},
     "notebooks": {"IPython"},
     "spark": {"py4j"},
@@ -76,6 +78,7 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
     ("contract", lambda: avro_breaking_changes('"int"', '"int"')),
     ("contract", lambda: protobuf_breaking_changes("message A {}", "message A {}")),
     ("dagster", lambda: importlib.import_module("assets")),
+    ("dagster", dagster),
     ("dashboard", dashboard),
     ("mysql", lambda: _enter("mysql://u:p@127.0.0.1:1/x")),
     ("notebooks", lambda: karmalake.load_ipython_extension(None)),

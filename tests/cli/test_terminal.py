@@ -149,6 +149,7 @@ NOT_RUN = {
     "serve": "prints what refresh and publish print, and ends with a signal",
     "relay": "prints counts, and needs a database",
     "dashboard": "prints its address; the page is tests/dashboard",
+    "dagster": "prints its address; the page is Dagster's",
     "local start": "prints what local status prints",
     "local stop": "prints no untrusted data",
 }

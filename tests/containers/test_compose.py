@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(2 * BUILD_SECONDS)
 _PATIENCE_SECONDS = 1_200.0
 _INGESTERS = ("stream", "ingest")
 _DAGSTER = ("dagster-daemon", "dagster", "dagster-code")
+_TOKEN = "a-token-of-the-test"  # noqa: S105 - of no server
 _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
@@ -31,7 +32,9 @@ class Project:
         name = f"karmalake-test-{uuid.uuid4().hex[:8]}"
         self._command = [*engine.compose(), "--project-name", name, "--profile", "ingest"]
         (folder / "compose.yaml").write_text(yaml.safe_dump(compose), encoding="utf-8")
-        (folder / ".env").write_text("REDIS_PASSWORD=secret1\nPOSTGRES_PASSWORD=secret2\n", encoding="utf-8")
+        (folder / ".env").write_text(
+            f"REDIS_PASSWORD=secret1\nPOSTGRES_PASSWORD=secret2\nDAGSTER_TOKEN={_TOKEN}\n", encoding="utf-8"
+        )
 
     def run(self, *arguments: str) -> str:
         """Run a command of Compose; return its standard output."""
@@ -102,7 +105,7 @@ def _is_verified(project: Project) -> bool:
 
 def test_a_job_finishes(project: Project) -> None:
     """Launched on the page, queued by the daemon, run by the code server, recorded in PostgreSQL."""
-    page = Page(f"{project.address('dagster')}:3000")
+    page = Page(f"{project.address('dagster')}:3000", _TOKEN)
     wait_for("the page", page.is_ready, _PATIENCE_SECONDS)
     run = page.launch("upkeep")
     wait_for("its end", lambda: page.status(run) in _ENDED, _PATIENCE_SECONDS)
@@ -111,7 +114,7 @@ def test_a_job_finishes(project: Project) -> None:
 
 def test_a_job_is_terminated(project: Project) -> None:
     """Without a broker a run keeps trying, until it is terminated on the page."""
-    page = Page(f"{project.address('dagster')}:3000")
+    page = Page(f"{project.address('dagster')}:3000", _TOKEN)
     wait_for("the page", page.is_ready, _PATIENCE_SECONDS)
     project.run("stop", "kafka")
     try:

@@ -1,7 +1,7 @@
-"""Access control of the dashboard: a request needs an allowed host name, its own origin, and the token.
+"""Access control of a page: a request needs an allowed host name, its own origin, and the token.
 
-Runs before marimo, so that no file, websocket or error response bypasses it. The token is part of the printed URL; a
-browser that has sent it once gets a session cookie, which only this process accepts.
+Runs before marimo and Dagster, so that no file, websocket or error response bypasses it. The token is part of the
+printed URL; a browser that has sent it once gets a session cookie, which only this process accepts.
 """
 
 import secrets
@@ -18,12 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.boundary.hosts import is_allowed_host, is_allowed_origin
 
 QUERY = "token"
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+"""Beside the page's own Content-Security-Policy, if it has one: a browser applies both."""
 _HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-    ),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -32,8 +33,11 @@ _HEADERS = {
 _FORWARD = (
     '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={}"><title>karmalake</title>'
 )
-_UNAUTHORIZED = "the token is missing or wrong: open the address that `karmalake dashboard` printed\n"
-_UNKNOWN_HOST = "unknown host name: add it to dashboard.allowed_hosts\n"
+_OWN_SITES = {"same-origin", "none"}
+"""Where a request with the cookie may come from, by its Sec-Fetch-Site: the page, or the user. Cookies ignore ports, so
+a link or an image on a page of another port has it, too; and what Dagster is asked in a GET request may start a run."""
+_UNAUTHORIZED = "the token is missing or wrong: open the address that the command printed\n"
+_UNKNOWN_HOST = "unknown host name: add it to the page's setting allowed_hosts\n"
 _CROSS_ORIGIN = "cross-origin requests are not allowed\n"
 
 
@@ -44,7 +48,7 @@ class AccessMiddleware:
         self._app = app
         self._token = token
         self._names = tuple(names)
-        self._cookie = f"karmalake-{port}"  # cookies ignore ports, so each dashboard needs its own name
+        self._cookie = f"karmalake-{port}"  # cookies ignore ports, so each page needs its own name
         self._session = secrets.token_urlsafe(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,11 +71,15 @@ class AccessMiddleware:
             return PlainTextResponse(_UNKNOWN_HOST, HTTPStatus.FORBIDDEN)
         if not is_allowed_origin(request.headers.get("origin"), host, self._names):
             return PlainTextResponse(_CROSS_ORIGIN, HTTPStatus.FORBIDDEN)
-        if _same(request.cookies.get(self._cookie), self._session) or self._has_bearer_token(request):
+        if self._has_bearer_token(request):
             return None
         if _same(request.query_params.get(QUERY), self._token):  # closes a websocket, as any response does
             return self._set_cookie(request)
-        return PlainTextResponse(_UNAUTHORIZED, HTTPStatus.UNAUTHORIZED)
+        if not _same(request.cookies.get(self._cookie), self._session):
+            return PlainTextResponse(_UNAUTHORIZED, HTTPStatus.UNAUTHORIZED)
+        if request.headers.get("sec-fetch-site", "none") not in _OWN_SITES:
+            return PlainTextResponse(_CROSS_ORIGIN, HTTPStatus.FORBIDDEN)
+        return None
 
     def _has_bearer_token(self, request: HTTPConnection) -> bool:
         """Return whether the request has the token as a bearer token, as sent by a proxy."""
@@ -96,7 +104,9 @@ def _same(given: str | None, known: str) -> bool:
 def _with_headers(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(_HEADERS)
+            headers = MutableHeaders(scope=message)
+            headers.update(_HEADERS)
+            headers.append("Content-Security-Policy", _POLICY)
         await send(message)
 
     return sending

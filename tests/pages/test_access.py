@@ -1,6 +1,6 @@
-"""Access control of the dashboard at its own interface: each check, each response header, each cookie attribute.
+"""Access control of a page at its own interface: each check, each response header, each cookie attribute.
 
-tests/dashboard/test_dashboard.py makes such requests to the running command.
+tests/dashboard/test_dashboard.py and tests/test_ports.py make such requests to the running commands.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from pipelines.dashboard.access import AccessMiddleware
-from pipelines.dashboard.connections import BoundedProtocol
-from pipelines.dashboard.serve import listen, new_token, serve
-from pipelines.settings import DashboardSettings
+from pipelines.pages.access import AccessMiddleware
+from pipelines.pages.connections import BoundedProtocol
+from pipelines.pages.server import listen, new_token, serve
+from pipelines.settings import PageSettings
 
 TOKEN = "Secret-Token-0123456789"  # noqa: S105 - of no server
 HOST = "127.0.0.1:2718"
@@ -120,7 +120,7 @@ def test_only_a_bearer_token_is_a_token() -> None:
 
 
 def test_the_cookie_is_neither_the_token_nor_that_of_another_process() -> None:
-    """Cookies ignore ports: each dashboard has a cookie name of its own, and each start another value."""
+    """Cookies ignore ports: each page has a cookie name of its own, and each start another value."""
     app = guard()
     name, _, value = cookie(app).partition("=")
     assert request(app, cookie=f"{name}={value}").text == "the page"
@@ -182,6 +182,36 @@ def test_every_response_has_the_headers() -> None:
             assert response.headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_policy_of_a_page_stays() -> None:
+    """Dagster's page allows only scripts with a nonce: a browser applies both policies."""
+    own = "script-src 'nonce-1'"
+
+    async def with_policy(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("the page", headers={"Content-Security-Policy": own})(scope, receive, send)
+
+    app = AccessMiddleware(with_policy, TOKEN, (), 2718)
+    policies = request(app, cookie=cookie(app)).headers.getlist("content-security-policy")
+    assert policies[0] == own
+    assert "frame-ancestors 'none'" in policies[1]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_page_of_another_port_cannot_use_the_cookie(kind: str) -> None:
+    """To a browser it is the same site, so the cookie comes with its links and images, which have no Origin."""
+    app = guard()
+    known = cookie(app)
+    for site, status in (
+        ("same-origin", {101, 200}),
+        ("none", {101, 200}),
+        ("same-site", {403}),
+        ("cross-site", {403}),
+    ):
+        headers = {"cookie": known, "sec-fetch-site": site}
+        assert request(app, kind=kind, **headers).status in status
+    link = {"cookie": known, "sec-fetch-site": "cross-site"}
+    assert request(app, WITH_TOKEN, **link).headers["set-cookie"], "the printed address may be a link"
+
+
 def test_a_websocket_needs_the_cookie_and_the_origin_of_the_page() -> None:
     """A token in its URL is not enough: only the page opens a websocket, and its address has no token."""
     app = guard()
@@ -212,7 +242,7 @@ def test_the_server_is_guarded_and_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
     with listen("127.0.0.1", 0) as listening:
-        serve(listening, "127.0.0.1", TOKEN, DashboardSettings(allowed_hosts=("karma.example",)))
+        serve(page, listening, "127.0.0.1", TOKEN, PageSettings(allowed_hosts=("karma.example",)))
     [config] = started
     app: Any = config.app
     assert (config.limit_concurrency, config.server_header, config.log_level) == (200, False, "error")

@@ -1,4 +1,4 @@
-"""The connections of the dashboard's server: a client that sends no request, or reads no answer, holds none for long.
+"""The connections of a page's server: a client that sends no request, or reads no answer, holds none for long.
 
 uvicorn limits how many connections there are, and refuses requests above that. Without more, silent connections of any
 local process or web page would lock readers out. Its timeout ends with the first byte, so that does not bound a request

@@ -1,4 +1,4 @@
-"""Connections of the dashboard's server with clients that read slowly, or not at all."""
+"""Connections of a page's server with clients that read slowly, or not at all."""
 
 import socket
 import threading
@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from pipelines.dashboard import connections
-from pipelines.dashboard.connections import BoundedProtocol
+from pipelines.pages import connections
+from pipelines.pages.connections import BoundedProtocol
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

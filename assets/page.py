@@ -1,0 +1,59 @@
+"""Dagster's page behind our access control: Dagster's own server accepts any host name, and has no token."""
+
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dagster import DagsterInstance
+from dagster._cli.utils import get_possibly_temporary_instance_for_cli
+from dagster._cli.workspace.cli_target import workspace_opts_to_load_target
+from dagster._core.remote_representation.grpc_server_registry import GrpcServerRegistry
+from dagster._core.workspace.context import WEBSERVER_GRPC_SERVER_HEARTBEAT_TTL, WorkspaceProcessContext
+from dagster._grpc.constants import GrpcServerCommand
+from dagster_shared.cli import WorkspaceOpts
+from dagster_webserver.app import create_app_from_workspace_process_context
+from dagster_webserver.cli import DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_MAX_OVERFLOW, DEFAULT_POOL_RECYCLE
+
+from pipelines.pages import server
+from pipelines.settings import PageSettings
+
+_MODULE = "karmalake.dagster"
+_POLL_MILLISECONDS = 2_000
+"""How often the page asks for news of assets, as in Dagster's own server."""
+_CHECK_SECONDS = 0.1
+
+
+def serve(listening: socket.socket, host: str, token: str, settings: PageSettings, workspace: Path | None) -> None:
+    """Serve the page of a workspace file, or of our assets, until SIGTERM or Ctrl-C; then end its code servers.
+
+    The instance is that of DAGSTER_HOME, or a temporary one. Code servers end when the runs that they launched have.
+    """
+    options = WorkspaceOpts(workspace=[str(workspace)]) if workspace else WorkspaceOpts(module_name=[_MODULE])
+    target = workspace_opts_to_load_target(options)
+    with get_possibly_temporary_instance_for_cli("karmalake dagster") as instance, _code_servers(instance) as registry:
+        instance.optimize_for_webserver(DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW)
+        with WorkspaceProcessContext(instance, target, grpc_server_registry=registry) as context:
+            app = create_app_from_workspace_process_context(context, live_data_poll_rate=_POLL_MILLISECONDS)
+            server.serve(app, listening, host, token, settings)
+
+
+@contextmanager
+def _code_servers(instance: DagsterInstance) -> Generator[GrpcServerRegistry]:
+    """Yield what starts the code servers of a workspace; at the end, wait for them."""
+    registry = GrpcServerRegistry(
+        instance_ref=instance.get_ref(),
+        server_command=GrpcServerCommand.API_GRPC,
+        heartbeat_ttl=WEBSERVER_GRPC_SERVER_HEARTBEAT_TTL,
+        startup_timeout=instance.code_server_process_startup_timeout,
+        wait_for_processes_on_shutdown=False,
+        log_level="WARNING",
+    )
+    try:
+        with registry:
+            yield registry
+    finally:
+        while not registry.are_all_servers_shut_down():
+            time.sleep(_CHECK_SECONDS)
+        registry.wait_for_processes()

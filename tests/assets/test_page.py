@@ -1,0 +1,126 @@
+"""Dagster's page behind our access control, as `karmalake dagster` serves it, in a real browser."""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, Route, expect, sync_playwright
+from playwright.sync_api import Page as Tab
+
+from pipelines.settings import Settings
+from tests.assets.graphql import Page
+from tests.commands import KARMALAKE, Started
+from tests.services.requirements import require
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.test_crashes import environment
+
+pytestmark = pytest.mark.slow
+_HOME = """
+telemetry: {enabled: false}
+nux: {enabled: false}
+run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+"""
+"""Runs start at once, without a daemon."""
+_OTHER = "http://127.0.0.1:9/"
+"""A page of another port: to a browser the same site, and another origin."""
+
+
+@contextmanager
+def _serving(settings: Settings, folder: Path) -> Generator[tuple[Started, str]]:
+    """Yield the command, and the address that it prints."""
+    (folder / "dagster.yaml").write_text(_HOME, encoding="utf-8")
+    variables = environment(settings) | {"DAGSTER_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+    command = [*KARMALAKE, "dagster", "--port", "0"]
+    with Started(command, env=variables, cwd=folder, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("Dagster at http://127.0.0.1:")
+            yield process, line.split()[2].rstrip(";")
+        finally:
+            process.kill()
+
+
+def _page_at(address: str) -> Page:
+    parts = urlsplit(address)
+    return Page(parts.netloc, parse_qs(parts.query)["token"][0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return a headless browser."""
+    require("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def test_it_ends_with_its_code_servers(settings: Settings, tmp_path: Path) -> None:
+    """SIGTERM ends it with exit code 0, and the code server that it started."""
+    with _serving(settings, tmp_path) as (process, address):
+        wait_for("its code", _page_at(address).is_ready)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        assert [child for child in children if child.is_running()] == []
+
+
+def test_a_run_is_followed_in_a_browser(settings: Settings, tmp_path: Path, browser: Browser) -> None:
+    """The page works under our headers: assets are drawn, and the log of a run comes over a websocket."""
+    with _serving(settings, tmp_path) as (_, address):
+        wait_for("its code", _page_at(address).is_ready)
+        tab = browser.new_page()
+        tab.set_default_timeout(PATIENCE_SECONDS * 1_000)
+        refused = _refusals(tab)
+        tab.goto(address)
+        tab.wait_for_url("**/overview/**")
+        assert "token" not in tab.url
+        root = tab.url.partition("/overview")[0]
+        tab.goto(f"{root}/asset-groups")
+        expect(tab.get_by_text("serving", exact=True).first).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
+        tab.goto(f"{root}/runs/{_page_at(address).launch('upkeep')}")
+        expect(tab.get_by_text("Finished execution of run").first).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
+        assert refused == []
+        tab.close()
+
+
+def _refusals(tab: Tab) -> list[str]:
+    """Return the list of what a policy or the server refuses to a tab."""
+    found: list[str] = []
+    tab.on("console", lambda line: found.append(line.text) if "Content Security Policy" in line.text else None)
+    tab.on("response", lambda answer: found.append(answer.url) if answer.status >= 400 else None)
+    return found
+
+
+def test_a_page_of_another_port_starts_no_run(settings: Settings, tmp_path: Path, browser: Browser) -> None:
+    """Dagster takes mutations as GET requests: a link on any page of this site would start a run, by the cookie."""
+    with _serving(settings, tmp_path) as (_, address):
+        page = _page_at(address)
+        wait_for("its code", page.is_ready)
+        context = browser.new_context()
+        tab = context.new_page()
+        tab.goto(address)
+        tab.wait_for_url("**/overview/**")
+        mutation = "mutation{setNuxSeen}"
+        source = f"{tab.url.partition('/overview')[0]}/graphql?query={quote(mutation)}"
+
+        def answer(route: Route) -> None:
+            route.fulfill(content_type="text/html", body="<title>other</title>")
+
+        other = context.new_page()
+        other.route(_OTHER, answer)
+        other.goto(_OTHER)
+        with other.expect_navigation() as navigation:
+            other.evaluate("(url) => { location = url }", source)
+        assert navigation.value
+        assert (navigation.value.status, "cross-origin" in navigation.value.text()) == (403, True)
+        assert tab.evaluate("async (url) => (await fetch(url)).status", source) == 200
+        context.close()
