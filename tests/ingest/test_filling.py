@@ -1,6 +1,7 @@
 """A batch is committed at its limits, or a linger after its first record: the clock is the test's."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -57,6 +58,39 @@ def records_added(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Filling, "add", add)
     return added
+
+
+class _DuringPause(threading.Event):
+    """An event that, instead of the first wait for it, does something, and skips the other waits."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._actions = [action]
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - as of the original
+        if self._actions:
+            self._actions.pop()()
+        return self.is_set()
+
+
+def test_records_accumulate_between_the_fetches_of_a_batch(settings: Settings, records_added: list[int]) -> None:
+    """Records sent one by one in a pause come in two fetches: the one that was under way, and one of all others."""
+    clock, lingering = Clock(), with_ingest(settings, linger_seconds=_LINGER)
+    send(lingering, valid_records([0]))
+
+    def send_more() -> None:
+        for number in range(1, 21):
+            send(lingering, valid_records([number]))
+
+    with open_ingest(lingering, stopping=_DuringPause(send_more)) as ingest, ThreadPoolExecutor(1) as thread:
+        _set_clock(ingest, clock)
+        committing = thread.submit(_commit, ingest)
+        try:
+            wait_for("the records of the pause", lambda: sum(records_added) == 21)
+        finally:
+            clock.seconds += _LINGER
+        assert committing.result(PATIENCE_SECONDS).total("accepted") == 21
+    assert len([records for records in records_added if records]) <= 3
 
 
 def test_records_that_come_within_the_linger_are_one_commit(settings: Settings, records_added: list[int]) -> None:
