@@ -127,12 +127,7 @@ def _backfill_one(
     settings: Settings, data: Any, rows: ColumnMapping | SourceFile, report: Callable[[CommitRecord], None], name: str
 ) -> int:
     with local_file(data, name) as file:
-        try:
-            return load(settings, open_input(file, rows, settings), report)
-        except UsageError as error:
-            if not file.name:
-                raise
-            raise UsageError(str(error).replace(str(file.path), file.name)) from None
+        return load(settings, open_input(file, rows, settings), report)
 
 
 def open_input(file: InputFile, rows: ColumnMapping | SourceFile, settings: Settings) -> FileSource:

@@ -25,7 +25,7 @@ import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.errors import UsageError, one_line
+from pipelines.errors import KarmalakeError, UsageError, one_line
 from pipelines.lake.stores import is_remote, resolve_store, translate_store_errors
 
 STANDARD_INPUT = "-"
@@ -68,7 +68,8 @@ def local_file(address: "str | Path | Any", name: str = "") -> Generator[InputFi
     """Yield a local file with the content of a path, an s3:// address, `-` for standard input, or a frame.
 
     A frame is one of polars, pandas or Arrow, or a relation of DuckDB. `name` is its address, or that of standard
-    input. Raises UsageError for anything else, and TransientError when an object store does not answer.
+    input; an error of the caller that names the copy names the address instead. Raises UsageError for anything else,
+    and TransientError when an object store does not answer.
     """
     if name:
         _check_name(address, name)
@@ -81,11 +82,16 @@ def local_file(address: "str | Path | Any", name: str = "") -> Generator[InputFi
     shown = name or (address if isinstance(address, str) else _FRAME)
     suffix = "".join(Path(address).suffixes) if isinstance(address, str) else ".arrow"
     with tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
-        path = Path(folder) / f"input{suffix}"
+        path = Path(folder).resolve() / f"input{suffix}"
         with path.open("wb") as file:
             _copy(address, file)
         with path.open("rb") as file:
-            yield InputFile(path, shown, _digest(file))
+            digest = _digest(file)
+        try:
+            yield InputFile(path, shown, digest)
+        except KarmalakeError as error:
+            error.args = (str(error).replace(str(path), shown),)
+            raise
 
 
 def _check_name(address: Any, name: str) -> None:
@@ -200,7 +206,8 @@ def _copy(address: Any, file: BinaryIO) -> None:
             with translate_store_errors(address), store.open_input_stream(path, compression=None) as stream:
                 _copy_stream(stream, file)
         except FileNotFoundError:
-            raise UsageError(f"{address}: there is no such object") from None
+            remedy = ": patterns are for local files; give the folder" if has_magic(address) else ""
+            raise UsageError(f"{address}: there is no such object{remedy}") from None
 
 
 def _copy_stream(source: "IO[bytes] | Any", file: BinaryIO) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 import pyarrow as pa
@@ -259,11 +260,16 @@ def test_a_load_that_leaves_many_files_merges_them(
     assert query(busless, "SELECT count(*) FROM events") == [(63,)]
 
 
-def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `karmalake backfill` in a folder."""
+def _karmalake(folder: Path, *arguments: str, stdin: IO[str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
     environment |= {"KARMALAKE_DATA_DIR": str(folder / "data"), "COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
-    return run([*KARMALAKE, "backfill", *arguments], cwd=folder, env=environment)
+    return run([*KARMALAKE, *arguments], cwd=folder, env=environment, stdin=stdin)
+
+
+def _backfill(folder: Path, *arguments: str, stdin: IO[str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `karmalake backfill` in a folder."""
+    return _karmalake(folder, "backfill", *arguments, stdin=stdin)
 
 
 _COLUMNS = ("--user-id", "u", "--time", "t", "--action-type", "A")
@@ -314,13 +320,38 @@ def test_a_dry_run_shows_each_file(tmp_path: Path) -> None:
     (tmp_path / "g1.csv").write_text("user,t\nb,2024-01-02\n")
     (tmp_path / "g2.csv").write_text("u,t\na,2024-01-01\n")
     (tmp_path / "g3.csv").write_text("")
-    done = _backfill(tmp_path, "g1.csv", "g2.csv", "g3.csv", *_COLUMNS, "--dry-run")
-    assert done.returncode == 2
-    assert "error KL-USAGE: g1.csv: there is no column 'u'" in done.stderr
-    assert "error KL-USAGE: g3.csv: it is empty" in done.stderr
-    assert "2024-01-01" in done.stdout
-    assert "nothing was changed" in done.stdout
-    assert not (tmp_path / "data" / "lake").exists()
+    files = ["g1.csv", "g2.csv", "g3.csv"]
+    (tmp_path / "sources").mkdir()
+    text = f"files = {[f'../{file}' for file in files]}\nuser_id = 'u'\ntime = 't'\naction_type = 'A'\n"
+    (tmp_path / "sources" / "votes.toml").write_text(text)
+    for command in (["backfill", *files, *_COLUMNS, "--dry-run"], ["sources", "check", "votes"]):
+        done = _karmalake(tmp_path, *command)
+        assert done.returncode == 2
+        assert "g1.csv: there is no column 'u'" in done.stderr
+        assert "g3.csv: it is empty" in done.stderr
+        assert "2024-01-01" in done.stdout
+        assert "nothing was changed" in done.stdout
+        assert not (tmp_path / "data" / "lake").exists()
+
+
+@pytest.mark.slow
+def test_standard_input_has_the_name_that_it_is_given(tmp_path: Path) -> None:
+    """In every message, also of a dry run and of a refusal: no message names the temporary copy."""
+    for text, code, rows in (("u;t\na;2024-01-01\n", 0, "1 row, 1 accepted"), ("u;t\na;2024-01-01\nb\n", 2, "")):
+        for option in ("--dry-run", "--number-rows"):
+            with (tmp_path / "input").open("w+") as file:
+                file.write(text)
+                file.flush()
+                file.seek(0)
+                done = _backfill(tmp_path, "-", *_COLUMNS, "--name", "votes of May", option, stdin=file)
+            said = done.stdout + done.stderr
+            assert done.returncode == code, said
+            assert "karmalake-" not in said
+            assert "-:" not in said
+            if code:
+                assert "error KL-USAGE: votes of May: row 2 (line 3): has 1 value" in said
+            else:
+                assert f"votes of May over all attempts: {rows}" in said or "votes of May (delimiter ';')" in said
 
 
 @pytest.mark.slow

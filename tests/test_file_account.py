@@ -213,7 +213,7 @@ def test_a_frame_has_the_name_that_it_is_given(busless: Settings, tmp_path: Path
 def test_standard_input_is_known_by_its_content(
     busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same content again is skipped, and its copy is removed."""
+    """The same content again is skipped, and its copy is removed, which no error names."""
     for accepted in (1, 0):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"u,t\na,2024-01-01\n")))
         assert _accepted(busless, "-", replace(_MAPPING, metadata=())) == accepted
@@ -221,6 +221,9 @@ def test_standard_input_is_known_by_its_content(
     with local_file("-") as file:
         assert file.path.exists()
     assert not file.path.exists()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"u,t\na,2024-01-01\nb\n")))
+    with pytest.raises(UsageError, match=r"^votes: row 2 \(line 3\): has 1"), local_file("-", "votes") as file:
+        preview(busless, file, replace(_MAPPING, metadata=()))
 
 
 def test_a_pipe_is_redirected(busless: Settings, tmp_path: Path) -> None:

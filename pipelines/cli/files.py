@@ -66,7 +66,7 @@ def emit(
     --metadata rating=feature --metadata rater_id=from`
     """
     if dry_run:
-        _preview_all(bare_settings(), [file], mapping)
+        preview_files(bare_settings(), [file], mapping)
         return
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from pipelines.emit.producer import produce  # noqa: PLC0415
@@ -98,24 +98,26 @@ def backfill(
     """
     settings = bare_settings()
     rows, addresses = _inputs(settings, files, mapping, source)
+    name = utf8(name)
     if dry_run:
-        _preview_all(settings, addresses, rows)
+        preview_files(settings, addresses, rows, name)
         return
     records: list[CommitRecord] = []
     sources: dict[str, FileSource] = {}
     refused: dict[str, KarmalakeError] = {}
     for address in addresses:
+        title = _title(address, name)
         try:
-            sources[address] = _load(settings, (address, utf8(name)), rows, records, refused)
+            _load(settings, (address, name), rows, records, sources)
         except (UsageError, RejectedError) as error:
-            refused[address] = error
+            refused[title] = error
     if records or not refused:
         show_drained(records)
     accounts = _accounts(settings, sources) if records or len(refused) < len(addresses) else {}
     _show_outcomes(accounts, sources)
     refused = {**_without_events(accounts, refused), **refused}
-    for address, error in refused.items():
-        print_error(f"{address}: {_problem(error, address, sources)}{_committed(accounts.get(address))}", error.code)
+    for title, error in refused.items():
+        print_error(f"{title}: {_problem(error, title)}{_committed(accounts.get(title))}", error.code)
     _finish(settings, records, list(sources.values()))
     if refused:
         print_line(f"{len(addresses) - len(refused)} of {len(addresses)} files loaded")
@@ -136,37 +138,41 @@ def _inputs(
     return rows, find_files(files or (found.addresses() if found else []))
 
 
+def _title(address: str, name: str) -> str:
+    """Return what messages call an input: its address, or the name that standard input is given."""
+    from pipelines.inputs import STANDARD_INPUT  # noqa: PLC0415
+
+    return name if name and address == STANDARD_INPUT else address
+
+
 def _load(
     settings: "Settings",
     named: tuple[str, str],
     rows: "ColumnMapping | SourceFile",
     records: "list[CommitRecord]",
-    refused: dict[str, KarmalakeError],
-) -> "FileSource":
+    sources: "dict[str, FileSource]",
+) -> None:
     """Load one file, given with a name or none, and say what was found about its form.
 
-    A refusal after its beginning goes to `refused`.
+    `sources` has it by its title from the first row on, also if it is then refused.
     """
     from pipelines.backfill import load, open_input, other_loads  # noqa: PLC0415
     from pipelines.inputs import local_file  # noqa: PLC0415
 
-    address = named[0]
-    with local_file(*named) as file, progress(f"loading {Path(address).name}") as advance:
+    title = _title(*named)
+    with local_file(*named) as file, progress(f"loading {Path(title).name}") as advance:
         source = open_input(file, rows, settings)
         if form := source.describe():
-            print_note(f"{address}: {form}")
+            print_note(f"{title}: {form}")
         if others := other_loads(settings, source):
-            print_warning(f"{address}: {_loaded_otherwise(others, source)}")
+            print_warning(f"{title}: {_loaded_otherwise(others, source)}")
 
         def report(record: "CommitRecord") -> None:
             records.append(record)
             advance(record.total("read"))
 
-        try:
-            load(settings, source, report)
-        except (UsageError, RejectedError) as error:
-            refused[address] = error
-        return source
+        sources[title] = source
+        load(settings, source, report)
 
 
 def _loaded_otherwise(loads: list[str], source: "FileSource") -> str:
@@ -249,13 +255,10 @@ def _without_events(
     return errors
 
 
-def _problem(error: KarmalakeError, address: str, sources: "dict[str, FileSource]") -> str:
-    """Return the message of an error, without the name of the file, which may be a copy."""
-    paths = [str(Path(address).resolve()), address, *([str(sources[address].path)] if address in sources else [])]
-    text = str(error)
-    for path in paths:
-        text = text.removeprefix(f"{path}: ").replace(path, address)
-    return text
+def _problem(error: KarmalakeError, title: str) -> str:
+    """Return the message of an error, without the name of the file."""
+    path = str(Path(title).resolve())
+    return str(error).removeprefix(f"{path}: ").removeprefix(f"{title}: ").replace(path, title)
 
 
 def _committed(account: "FileSummary | None") -> str:
@@ -308,25 +311,34 @@ def _example(account: "FileSummary") -> str:
     return f" The first: {account.example}" if account.example else ""
 
 
-def _preview_all(settings: "Settings", addresses: list[str], rows: "ColumnMapping | SourceFile") -> None:
-    """Print what would come of the rows of files. A refused file does not stop the others, as when they are loaded."""
+def preview_files(
+    settings: "Settings", addresses: list[str], rows: "ColumnMapping | SourceFile", name: str = ""
+) -> int:
+    """Print what would come of the rows of files; return how many would be dead letters.
+
+    A refused file does not stop the others, as when they are loaded; the command then ends with the code of the first.
+    """
     from pipelines.inputs import local_file  # noqa: PLC0415
     from pipelines.preview import preview  # noqa: PLC0415
 
+    dead_letters = 0
     refused: dict[str, KarmalakeError] = {}
     for address in addresses:
+        title = _title(address, name)
         try:
-            with local_file(address) as file, progress(f"reading {Path(address).name}"):
+            with local_file(address, name) as file, progress(f"reading {Path(title).name}"):
                 found = preview(settings, file, rows)
         except (UsageError, RejectedError) as error:
-            refused[address] = error
+            refused[title] = error
         else:
-            show_preview(address, found)
-    for address, error in refused.items():
-        print_error(f"{address}: {_problem(error, address, {})}", error.code)
+            show_preview(title, found)
+            dead_letters += dict(found.fates)["dead letters"]
+    for title, error in refused.items():
+        print_error(f"{title}: {_problem(error, title)}", error.code)
     print_line("nothing was changed")
     if refused:
         raise typer.Exit(next(iter(refused.values())).exit_code)
+    return dead_letters
 
 
 def _counted(tables: "Iterable[pa.Table]", advance: ProgressBar) -> "Iterator[pa.Table]":

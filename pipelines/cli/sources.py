@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli.files import preview_files
 from pipelines.cli.options import bare_settings, current_settings
 from pipelines.cli.output import amount, print_line, print_table
 from pipelines.cli.previews import show_preview
@@ -49,11 +50,7 @@ def check(
     source = find_source(_folder(folder), name)
     if source.files and records:
         raise UsageError(f"{source.path} reads files: --records is for sources of topics")
-    failed = 0
-    for title, found in _of_files(source) if source.files else _of_topics(source, sample, records):
-        show_preview(title, found, "row" if source.files else "record")
-        failed += dict(found.fates)["dead letters"]
-    print_line("nothing was changed")
+    failed = _check_files(source) if source.files else _check_topics(source, sample, records)
     if failed:
         become = "a dead letter" if failed == 1 else "dead letters"
         records_of = amount(failed, "row" if source.files else "record")
@@ -116,14 +113,21 @@ def _folder(given: Path | None) -> Path:
     return folder
 
 
-def _of_files(source: "SourceFile") -> "Iterator[tuple[str, Preview]]":
-    """Yield what would come of each file of a source."""
-    from pipelines.inputs import find_files, local_file  # noqa: PLC0415
-    from pipelines.preview import preview  # noqa: PLC0415
+def _check_files(source: "SourceFile") -> int:
+    """Show what would come of each file of a source; return how many rows would be dead letters."""
+    from pipelines.inputs import find_files  # noqa: PLC0415
 
-    for address in find_files(source.addresses()):
-        with local_file(address) as file:
-            yield address, preview(bare_settings(), file, source)
+    return preview_files(bare_settings(), find_files(source.addresses()), source)
+
+
+def _check_topics(source: "SourceFile", count: int, records: Path | None) -> int:
+    """Show what would come of records of each topic of a source; return how many would be dead letters."""
+    failed = 0
+    for title, found in _of_topics(source, count, records):
+        show_preview(title, found, "record")
+        failed += dict(found.fates)["dead letters"]
+    print_line("nothing was changed")
+    return failed
 
 
 def _of_topics(source: "SourceFile", count: int, records: Path | None) -> "Iterator[tuple[str, Preview]]":

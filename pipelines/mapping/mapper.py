@@ -18,13 +18,12 @@ import pyarrow.compute as pc
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import identifier, literal, lock_settings
-from pipelines.boundary.toml import abbreviate
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP, filter_rows
 from pipelines.mapping.json_members import share_members
 from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
-from pipelines.sources.canonical import ROUNDED_NUMBER
+from pipelines.sources.ids import problems_of_ids
 from pipelines.sources.times import FileTimeUnit, read_file_times
 
 MEMORY_LIMIT = "1GB"
@@ -66,8 +65,6 @@ _IDS = {
 _INTEGERS = _IDS - {"VARCHAR", "UUID"}
 _ZONED, _NAIVE = {"TIMESTAMP WITH TIME ZONE"}, {"TIMESTAMP", "DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
 _DIGEST_BYTES = 16
-_NESTED = ("{", "[")
-_NO_ID = rf"{ROUNDED_NUMBER}|^[{{\[]"
 RESULT = pa.schema([("row", pa.int64()), *EVENT])
 """The events, with the row of their record, in its order."""
 
@@ -342,21 +339,8 @@ def _invalid_ids(events: pa.Table) -> dict[int, str]:
     problems: dict[int, str] = {}
     for name in ("event_id", "user_id"):
         texts = events[name].combine_chunks().cast(pa.string())
-        for row in pc.indices_nonzero(pc.match_substring_regex(texts, _NO_ID)).to_pylist():
-            if problem := _problem_of_id(texts[row].as_py()):
-                problems[row] = f"{name}: {problem}"
+        problems |= {row: f"{name}: {problem}" for row, problem in problems_of_ids(texts).items()}
     return problems
-
-
-def _problem_of_id(text: str) -> str | None:
-    shown = abbreviate(text)
-    if not text.startswith(_NESTED):
-        return f"{shown} is a rounded number, not an id: write all digits"
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return None  # such as [deleted]
-    return f"{shown} is a list or an object, not an id: name the member that is the id"
 
 
 def _without_nulls(metadata: pa.Array) -> pa.Array:

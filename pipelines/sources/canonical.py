@@ -14,8 +14,6 @@ from pipelines.contract.schema import TIMESTAMP
 from pipelines.sources.nested import canonical_json
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
-ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
-"""A large number as spreadsheets and floats write it: its last digits are lost."""
 _MAX_CHARS = 100
 _DECIMAL = r"^-?(?:0|[1-9][0-9]*)\.[0-9]+$"
 _ZERO_FRACTION = r"^(-?[0-9]+)\.0+$"

@@ -317,7 +317,11 @@ def _check_header(path: Path, header: list[str]) -> list[str]:
 
 def _ragged(record: Sequence[str], header: Sequence[str]) -> str:
     problem = f"has {len(record)} values, and the header names {len(header)} columns"
-    return f"{problem}: give --delimiter, or remove the lines above the header" if len(header) == 1 else problem
+    if len(header) == 1:
+        return f"{problem}: give --delimiter, or remove the lines above the header"
+    if len(record) < len(header):
+        return f"{problem}: write an empty value for each that is missing"
+    return f"{problem}: quote a value that has the delimiter in it, or name all columns"
 
 
 def _describe(error: csv.Error, dialect: Dialect) -> str:

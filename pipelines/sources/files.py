@@ -16,7 +16,8 @@ from pyarrow import compute
 from pipelines.contract.schema import EVENT, TIMESTAMP
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES
-from pipelines.sources.canonical import ROUNDED_NUMBER, canonicalize
+from pipelines.sources.canonical import canonicalize
+from pipelines.sources.ids import problems_of_ids
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import Rows, read_rows
 from pipelines.sources.times import FileTimeUnit, check_time_options, read_file_times
@@ -191,13 +192,11 @@ def to_events(path: Path, rows: Rows, mapping: ColumnMapping) -> tuple[pa.Table,
 
 
 def _invalid_ids(rows: Rows, mapping: ColumnMapping) -> dict[int, str]:
-    """Return the problem of each row, by index, whose id is invalid or a number that was rounded."""
-    problems = dict(rows.problems)
+    """Return the problem of each row, by index, whose id is invalid or a value of another kind."""
+    problems: dict[int, str] = {}
     for name in mapping.id_columns:
-        texts = rows.text(name)
-        for row in pc.indices_nonzero(pc.match_substring_regex(texts, ROUNDED_NUMBER)).to_pylist():
-            problems[row] = f"column {name!r}: {texts[row].as_py()!r} is a rounded number, not an id: write all digits"
-    return problems
+        problems |= {row: f"column {name!r}: {what}" for row, what in problems_of_ids(rows.text(name)).items()}
+    return problems | rows.problems
 
 
 def _check_columns(path: Path, rows: Rows, mapping: ColumnMapping) -> None:
@@ -219,6 +218,8 @@ def _suggestion(column: str, columns: list[str]) -> str:
     more = ", ..." if len(columns) > _MAX_SHOWN_COLUMNS else ""
     is_row = any(_NUMBER_OR_DATE.fullmatch(name) for name in columns)
     remedy = " (that is a row: name the columns with --columns, in their order)" if is_row else ""
+    if any("\0" in name for name in columns):
+        remedy = " (that is UTF-16 without a byte order mark: give --encoding utf-16-le or utf-16-be)"
     return f"; the columns are {shown}{more}{remedy}"
 
 

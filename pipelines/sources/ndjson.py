@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.boundary.database import connect
+from pipelines.boundary.toml import abbreviate
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 from pipelines.sources.ndjson_scan import scan_lines
@@ -193,14 +194,31 @@ def _objects(path: Path, numbers: pa.Array, lines: pa.Array, mask: Any) -> Itera
         yield number, _object(path, number, lines[place].as_py())
 
 
+def _members(line: str) -> Iterable[tuple[str, Any]]:
+    """Return the members of an object. Raises ValueError like `parse_json`, and for another value."""
+    values = parse_json(line)
+    if not isinstance(values, dict):
+        raise ValueError(f"it is another value, {abbreviate(line.strip())}")  # noqa: TRY004 - of the file, not of a call
+    return values.items()
+
+
 def _object(path: Path, number: int, line: str) -> dict[str, str]:
     try:
-        values = parse_json(line)
-        row = {name: _json_text(value) for name, value in values.items()}
+        row = {name: _json_text(value) for name, value in _members(line)}
         "".join([*row, *row.values()]).encode()  # raises for a lone surrogate
+<<<<<<< HEAD
     except UnclearError as error:
         raise UsageError(f"{path}: row {number} {error}") from None
     except (ValueError, AttributeError) as error:
+=======
+    except RecursionError:
+        raise UsageError(f"{path}: row {number} is nested too deeply: flatten it") from None
+    except RepeatedMemberError as error:
+        raise UsageError(
+            f"{path}: row {number} {error}: remove one, since readers differ in which one counts"
+        ) from None
+    except ValueError as error:
+>>>>>>> h13/src
         raise UsageError(f"{path}: row {number} is not one JSON object in UTF-8: {_remedy(line, error)}") from None
     return row
 

@@ -39,6 +39,8 @@ def test_objects_folders_and_delta_tables_are_loaded(tmp_path: Path, uri: str) -
 
 
 def test_an_object_that_does_not_exist_is_named(tmp_path: Path, uri: str) -> None:
-    """Without a traceback."""
-    with pytest.raises(UsageError, match=r"none\.csv: there is no such object"):
+    """Without a traceback; a pattern is not read as one."""
+    with pytest.raises(UsageError, match=r"none\.csv: there is no such object$"):
         backfill(Settings(data_dir=tmp_path), f"{uri}/none.csv", _MAPPING)
+    with pytest.raises(UsageError, match=r"\*\.csv: there is no such object: patterns are for local files; give the f"):
+        backfill(Settings(data_dir=tmp_path), f"{uri}/*.csv", _MAPPING)

@@ -475,13 +475,19 @@ def test_an_event_of_github_is_mapped_by_dotted_names(tmp_path: Path) -> None:
     ids=["uuid", "json"],
 )
 def test_uuid_and_json_of_parquet_are_text(tmp_path: Path, sql: str, text: str) -> None:
-    """As DuckDB writes them: as metadata, as an id, and where they are not mapped."""
+    """As DuckDB writes them: as metadata, where they are not mapped, and a UUID as an id."""
     path = tmp_path / "a.parquet"
     duckdb.sql(f"COPY (SELECT 's0' AS seller, TIMESTAMP '2024-01-01' AS at, {sql} AS x) TO '{path}'")
-    for user, metadata in (("seller", (("x", "x"),)), ("x", ()), ("seller", ())):
-        (events,) = read_events(path, ColumnMapping(user, "at", "iso", "A", metadata=metadata))
-        assert events["user_id"].to_pylist() == ["s0" if user == "seller" else text]
+    for metadata in ((("x", "x"),), ()):
+        (events,) = read_events(path, ColumnMapping("seller", "at", "iso", "A", metadata=metadata))
+        assert events["user_id"].to_pylist() == ["s0"]
         assert events["metadata"].to_pylist() == [[(name, text) for name, _ in metadata]]
+    as_id = read_events(path, ColumnMapping("x", "at", "iso", "A"))
+    if text.startswith("{"):
+        with pytest.raises(UsageError, match="is a list or an object, not an id"):
+            next(as_id)
+    else:
+        assert next(as_id)["user_id"].to_pylist() == [text]
 
 
 def test_all_data_files_of_a_delta_table_are_read(tmp_path: Path) -> None:

@@ -144,10 +144,10 @@ def test_values_that_are_not_ids_are_refused(tmp_path: Path, values: pa.Array, m
         (
             "a.csv",
             "user,at\n9.8765432101e+10,2024-01-01\n",
-            "row 1, column 'user': '9.8765432101e.10' is a rounded number",
+            "row 1, column 'user': 9.8765432101e.10 is a rounded number",
         ),
         ("a.csv", "user,at\n7.65612E+16,2024-01-01\n", "is a rounded number, not an id: write all digits"),
-        ("a.ndjson", '{"user": 1e+16, "at": "2024-01-01"}', "row 1, column 'user': '1e.16' is a rounded number"),
+        ("a.ndjson", '{"user": 1e+16, "at": "2024-01-01"}', "row 1, column 'user': 1e.16 is a rounded number"),
         (
             "a.ndjson",
             '{"user": true, "at": "2024-01-01"}',
@@ -158,6 +158,12 @@ def test_values_that_are_not_ids_are_refused(tmp_path: Path, values: pa.Array, m
             '{"user": "a", "at": "2024-01-01"}\n{"user": {"a": 1}, "at": "2024-01-01"}',
             "row 2, column 'user'",
         ),
+        (
+            "a.csv",
+            'user,at\n"{""a"": 1}",2024-01-01\n',
+            "row 1, column 'user': {\"a\": 1} is a list or an object, not an",
+        ),
+        ("a.ndjson", '{"user": "[1]", "at": "2024-01-01"}', r"row 1, column 'user': \[1\] is a list or an object"),
     ],
 )
 def test_an_id_that_was_a_number_or_an_object_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
