@@ -19,7 +19,6 @@ from pipelines.contract.schema import EVENT
 from pipelines.contract.schema_ids import PREFIX_BYTES, SchemaReference, schema_references
 from pipelines.contract.schemas import SchemaStore, open_schema_store
 from pipelines.contract.values import find_schemas
-from pipelines.mapping.mapper import Mapped
 from pipelines.mapping.sandbox import Sandbox
 from pipelines.mapping.source_files import SourceFile, require_packages
 from pipelines.mapping.values import ANY, ValueSchema
@@ -27,6 +26,8 @@ from pipelines.settings import ContractSettings, Settings
 
 _WITHOUT_ID = Problem(Reason.UNKNOWN_SCHEMA, "The value has no schema id, neither before it nor in a header.")
 _MAX_INT32 = 2**31 - 1
+_Group = tuple[np.ndarray, pa.Table, ValueSchema]
+"""Rows in the batch of the records of a schema, and the records as they are sent to the worker."""
 _OPTIONAL = ("key", "headers")
 """Columns that are sent to the worker only if the SELECT uses them."""
 
@@ -49,9 +50,19 @@ class Mapping:
     def __call__(self, records: pa.Table, now: datetime | None = None) -> Decoded:
         """Decode the records (RECORD columns) of a batch."""
         records = records.combine_chunks()
-        parts = list(self._parts(records))
-        events = pa.concat_tables([part for part, _ in parts]).combine_chunks()
-        problems = {row: problem for _, found in parts for row, problem in found.items()}
+        problems: dict[int, Problem] = {}
+        groups: list[_Group] = []
+        for rows, chosen, schema in self._groups(records):
+            if isinstance(schema, Problem):
+                problems |= dict.fromkeys(rows.tolist(), schema)
+            else:
+                groups.append((rows, self._sent(chosen), schema))
+        events = _EMPTY
+        for (rows, *_), found in zip(groups, self.sandbox.map([group[1:] for group in groups]), strict=True):
+            numbers = pa.array(rows[found.events["row"].to_numpy()], pa.int64())
+            events = pa.concat_tables([events, found.events.set_column(0, "row", numbers)])
+            problems |= {int(rows[row]): describe_problem(*error) for row, error in found.errors.items()}
+        events = events.combine_chunks()
         origins, parsed = join_problems(events, self._softened(problems))
         return validate_mapped(records, origins, parsed, self.contract, now or datetime.now(UTC))
 
@@ -64,12 +75,11 @@ class Mapping:
             for row, problem in problems.items()
         }
 
-    def _parts(self, records: pa.Table) -> Iterator[tuple[pa.Table, dict[int, Problem]]]:
-        """Yield events (RESULT columns) and problems of the records of each schema, by their row in the batch."""
-        yield _EMPTY, {}
+    def _groups(self, records: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table, ValueSchema | Problem]]:
+        """Yield the records of each schema, or with one problem, and their rows in the batch."""
         if not self.source.registry:
-            rows, schema = np.arange(len(records)), self.source.schema
-            yield self._map(records, rows, schema or Problem(Reason.UNKNOWN_SCHEMA, "The source has no schema."))
+            schema = self.source.schema or Problem(Reason.UNKNOWN_SCHEMA, "The source has no schema.")
+            yield np.arange(len(records)), records, schema
             return
         values, headers = records["value"].combine_chunks(), records["headers"].combine_chunks()
         codes, references = schema_references(values, headers)
@@ -77,15 +87,15 @@ class Mapping:
         found = find_schemas(references, counts, self.contract)
         # No schema says what a record without a value is: it is filtered.
         without_id = (codes < 0) & values.is_valid().to_numpy(zero_copy_only=False)
-        yield _EMPTY, dict.fromkeys(np.flatnonzero(without_id).tolist(), _WITHOUT_ID)
+        yield np.flatnonzero(without_id), records, _WITHOUT_ID
         for code, (reference, schema) in enumerate(zip(references, found, strict=True)):
             yield from self._by_reference(records, np.flatnonzero(codes == code), reference, schema)
 
     def _by_reference(
         self, records: pa.Table, rows: np.ndarray, reference: SchemaReference, schema: WriterSchema | Problem | None
-    ) -> Iterator[tuple[pa.Table, dict[int, Problem]]]:
+    ) -> Iterator[tuple[np.ndarray, pa.Table, ValueSchema | Problem]]:
         if not isinstance(schema, WriterSchema):
-            yield self._map(records, rows, schema or Problem(Reason.UNKNOWN_SCHEMA, "The value's schema is unknown."))
+            yield rows, records, schema or Problem(Reason.UNKNOWN_SCHEMA, "The value's schema is unknown.")
             return
         place = records.schema.get_field_index("value")
         values = records["value"].combine_chunks().take(pa.array(rows))
@@ -101,7 +111,7 @@ class Mapping:
             mask = pc.equal(messages.indices, code)
             part_rows = rows[mask.to_numpy(zero_copy_only=False)]
             whole = records.take(pa.array(part_rows)).set_column(place, "value", values.filter(mask))
-            yield self._map(whole, part_rows, self._value_schema(schema, message), taken=True)
+            yield part_rows, whole, self._value_schema(schema, message)
 
     def _value_schema(self, schema: WriterSchema, indexes: bytes) -> ValueSchema | Problem:
         message = "" if schema.format != "protobuf" else _message(indexes)
@@ -121,17 +131,6 @@ class Mapping:
         except MissingReferenceError as error:
             return Problem(Reason.UNKNOWN_SCHEMA, sanitize_message(f"The value's schema is incomplete: {error}."))
         return ValueSchema("protobuf", schema.text, message, tuple(files.items()))
-
-    def _map(
-        self, records: pa.Table, rows: np.ndarray, schema: ValueSchema | Problem, *, taken: bool = False
-    ) -> tuple[pa.Table, dict[int, Problem]]:
-        """Map the records at `rows` (`taken`: they are those already); return rows of the batch."""
-        if isinstance(schema, Problem):
-            return _EMPTY, dict.fromkeys(rows.tolist(), schema)
-        chosen = records if taken or len(rows) == len(records) else records.take(pa.array(rows))
-        mapped: Mapped = self.sandbox.map(self._sent(chosen), schema)
-        events = mapped.events.set_column(0, "row", pa.array(rows[mapped.events["row"].to_numpy()], pa.int64()))
-        return events, {int(rows[row]): describe_problem(*error) for row, error in mapped.errors.items()}
 
     def _sent(self, records: pa.Table) -> pa.Table:
         """Return what the worker needs of records: headers as maps, and null where the SELECT does not use a column."""

@@ -6,6 +6,9 @@ A record on which the SELECT fails is found by dividing: the others of its batch
 # (the functions of pyarrow.compute are created at import)
 
 import json
+import math
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -65,6 +68,11 @@ _IDS = {
 _INTEGERS = _IDS - {"VARCHAR", "UUID"}
 _ZONED, _NAIVE = {"TIMESTAMP WITH TIME ZONE"}, {"TIMESTAMP", "DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
 _DIGEST_BYTES = 16
+NOT_TRIED = (
+    Reason.UNMAPPABLE,
+    "It was not tried: the time for finding the records of its batch that cannot be mapped was over. Requeue it.",
+)
+"""The problem of a record that may be fine."""
 RESULT = pa.schema([("row", pa.int64()), *EVENT])
 """The events, with the row of their record, in its order."""
 
@@ -117,6 +125,8 @@ class Mapped:
 
     events: pa.Table
     errors: dict[int, tuple[Reason, str]]
+    divided: bool = False
+    """Whether the SELECT failed on several records together."""
 
 
 class Mapper:
@@ -134,6 +144,9 @@ class Mapper:
         self.has_event_id = False
         self.names: frozenset[str] = frozenset()
         self.fields: list[str] = []
+        self.seconds = math.inf
+        self.give_up_at = math.inf
+        """When records are no longer divided, on the monotonic clock."""
 
     def prepare(self, schema: ValueSchema) -> None:
         """Check the SELECT over records of a schema, or only its form if that is ANY.
@@ -145,8 +158,12 @@ class Mapper:
         else:
             self._prepare(arrow_type(schema))
 
-    def map(self, records: pa.Table, schema: ValueSchema) -> Mapped:
-        """Return the events of records: `value`, the columns of the envelope, and those of the place."""
+    def map(self, records: pa.Table, schema: ValueSchema, seconds: float = math.inf) -> Mapped:
+        """Return the events of records: `value`, the columns of the envelope, and those of the place.
+
+        seconds: how long records are divided, after the SELECT first failed.
+        """
+        self.seconds, self.give_up_at = seconds, math.inf
         try:
             values, failed = decode_values(records["value"].combine_chunks(), schema)
             query, empty = self._prepare(values.type)
@@ -164,19 +181,25 @@ class Mapper:
         return self._finish(events, records, errors)
 
     def _run(self, batch: pa.Table, query: str, parts: list[pa.Table], errors: dict[int, tuple[Reason, str]]) -> None:
-        if not len(batch):
-            return
-        try:
-            parts.append(self._execute(batch, query))
-        except (duckdb.InternalException, duckdb.FatalException):
-            raise  # the database is unusable: the process ends
-        except (duckdb.Error, pa.ArrowException, MemoryError, _TooManyEventsError) as error:
-            if len(batch) == 1:
-                errors[batch[ROW][0].as_py()] = (Reason.UNMAPPABLE, _first_lines(error))
-                return
-            size = -(-len(batch) // _PARTS)
-            for start in range(0, len(batch), size):
-                self._run(batch.slice(start, size), query, parts, errors)
+        """Run the query over records, all parts of one size before smaller ones: so most good records come first."""
+        waiting = deque([batch])
+        while waiting and time.monotonic() <= self.give_up_at:
+            batch = waiting.popleft()
+            if not len(batch):
+                continue
+            try:
+                parts.append(self._execute(batch, query))
+            except (duckdb.InternalException, duckdb.FatalException):
+                raise  # the database is unusable: the process ends
+            except (duckdb.Error, pa.ArrowException, MemoryError, _TooManyEventsError) as error:
+                if len(batch) == 1:
+                    errors[batch[ROW][0].as_py()] = (Reason.UNMAPPABLE, _first_lines(error))
+                    continue
+                self.give_up_at = min(self.give_up_at, time.monotonic() + self.seconds)
+                size = -(-len(batch) // _PARTS)
+                waiting.extend(batch.slice(start, size) for start in range(0, len(batch), size))
+        for batch in waiting:
+            errors |= dict.fromkeys(batch[ROW].to_pylist(), NOT_TRIED)
 
     def _execute(self, batch: pa.Table, query: str) -> pa.Table:
         self.before_each(batch.nbytes)
@@ -291,7 +314,8 @@ class Mapper:
         else:
             ids = pc.fill_null(found["event_id"].combine_chunks(), "")
         found = found.set_column(1, "event_id", ids).cast(RESULT)
-        return Mapped(filter_rows(found, pa.array(~np.isin(rows, list(errors)))), errors)
+        divided = self.give_up_at < math.inf
+        return Mapped(filter_rows(found, pa.array(~np.isin(rows, list(errors)))), errors, divided)
 
 
 _ARROW = {

@@ -80,7 +80,8 @@ class RowSelect:
             self.sandbox.prepare(schema)
         except ConfigurationError as error:
             raise UsageError(f"{shown}: {error}; its columns are {', '.join(map(repr, values.type.names))}") from None
-        mapped = self.sandbox.map(pa.table([rows.numbers, values, digests], ["row", "value", "digest"]), schema)
+        table = pa.table([rows.numbers, values, digests], ["row", "value", "digest"])
+        (mapped,) = self.sandbox.map([(table, schema)])
         problems = {row: _placed(rows.place(row), describe_problem(*error)) for row, error in mapped.errors.items()}
         origins, parsed = join_problems(mapped.events, problems)
         return validate_mapped(records, origins, parsed, contract, datetime.now(UTC))

@@ -1,15 +1,19 @@
 """The worker process of a source: it starts on first use, is replaced when a record ends it, and ends with its user.
 
 A record that ends the process, or stalls it beyond its CPU time, is found by dividing its batch: it alone becomes a
-dead letter. If that takes too long altogether, the records not yet tried are rejected, and can be requeued.
+dead letter. If that takes too long altogether, the records not yet tried are rejected, and can be requeued. Records of
+all schemas of a batch share this time, and none is divided before each was tried together with its neighbours.
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -19,7 +23,7 @@ import pyarrow as pa
 
 from pipelines.contract.rejection import Reason
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.mapping.mapper import RESULT, Mapped, MapperConfig
+from pipelines.mapping.mapper import NOT_TRIED, RESULT, Mapped, MapperConfig
 from pipelines.mapping.values import ANY, ValueSchema
 from pipelines.mapping.worker import HEADER_BYTES, as_stream, frame, parse_header
 
@@ -30,12 +34,41 @@ _REFUSALS = {b"e": Reason.REFUSED_SELECT, b"u": Reason.UNMAPPABLE}
 """By the kind of an answer of the process."""
 _STALLED_SECONDS = 300.0
 """Wall-clock time for a sign of life, in case the process neither works nor dies."""
-_CALL_SECONDS = 120.0
-"""How long records that end the process are looked for in a batch, after the first one."""
+_BATCH_SECONDS = 120.0
+"""How long records that end the process, or on which the SELECT fails, are looked for in a batch."""
+_LOG = logging.getLogger(__name__)
 
 
 class _LostError(Exception):
     """The process died or stalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Records of one schema that are tried together."""
+
+    group: int
+    """The number of their schema in the batch."""
+    first: int
+    """The row of the first one among the records of the schema."""
+    records: pa.Table
+
+    def divide(self, rows: int) -> Iterator["_Part"]:
+        """Yield parts of `rows` records."""
+        for start in range(0, len(self.records), rows):
+            yield _Part(self.group, self.first + start, self.records.slice(start, rows))
+
+    @property
+    def rows(self) -> range:
+        """The rows of the records."""
+        return range(self.first, self.first + len(self.records))
+
+    def place(self) -> str:
+        """Return where the records are, for logs."""
+        names = ["row"] if "row" in self.records.column_names else ["topic", "topic_partition", "offset"]
+        ends = self.records.select(names).take(pa.array([0, len(self.records) - 1])).to_pylist()
+        form = "row {row}" if names == ["row"] else "{topic}-{topic_partition}@{offset}"
+        return " to ".join(dict.fromkeys(form.format(**end) for end in ends))
 
 
 @dataclass(slots=True)
@@ -53,7 +86,8 @@ class Sandbox:
     """The fields of the value; of JSON none, since each value has its own."""
     fits: bool = False
     """Whether the SELECT was accepted for a schema."""
-    give_up_at: float | None = None
+    seconds_left: float = 0.0
+    """Of those for the records of a batch that make trouble."""
 
     def prepare(self, schema: ValueSchema) -> None:
         """Check the SELECT over records of a schema. Raises ConfigurationError for one that is refused."""
@@ -66,57 +100,67 @@ class Sandbox:
             key = "select" if problem[0] is Reason.REFUSED_SELECT else "schema"
             raise ConfigurationError(f"{self.place}: {key}: {problem[1]}")
 
-    def map(self, records: pa.Table, schema: ValueSchema) -> Mapped:
-        """Return the events of records (RECORD columns with headers as maps), and why others have none."""
-        self.give_up_at = None
-        events: list[pa.Table] = [RESULT.empty_table()]
-        errors: dict[int, tuple[Reason, str]] = {}
-        rows = max(1, min(_MAX_ROWS, _MAX_BYTES * max(1, len(records)) // max(1, records.nbytes)))
-        self._map(records, schema, 0, rows, events, errors)
-        return Mapped(pa.concat_tables(events).combine_chunks(), errors)
+    def map(self, groups: Sequence[tuple[pa.Table, ValueSchema]]) -> list[Mapped]:
+        """Return for the records of each schema of a batch their events, and why others have none.
 
-    def _map(
-        self,
-        records: pa.Table,
-        schema: ValueSchema,
-        first: int,
-        rows: int,
-        events: list[pa.Table],
-        errors: dict[int, tuple[Reason, str]],
-    ) -> None:
-        """Map records in parts of `rows`; `first` is the row of the first one."""
-        for start in range(0, len(records), rows):
-            part = records.slice(start, rows)
+        groups: RECORD columns with headers as maps, or rows of files.
+        """
+        self.seconds_left = _BATCH_SECONDS
+        events: list[list[pa.Table]] = [[RESULT.empty_table()] for _ in groups]
+        errors: list[dict[int, tuple[Reason, str]]] = [{} for _ in groups]
+        parts = deque(part for number, (records, _) in enumerate(groups) for part in _requests(number, records))
+        while parts and self.seconds_left > 0:
+            part = parts.popleft()
             try:
-                found = self._ask(part, schema)
+                found = self._ask_in_time(part.records, groups[part.group][1])
             except _LostError as error:
                 self.close()
-                if len(part) == 1:
-                    errors[first + start] = (Reason.UNMAPPABLE, f"It {error}.")
-                elif self._is_over():
-                    errors |= dict.fromkeys(range(first + start, first + start + len(part)), _NOT_TRIED)
+                _LOG.warning("%s: a record of %s %s", self.place, part.place(), error)
+                if len(part.records) > 1:
+                    parts.extend(part.divide(-(-len(part.records) // _PARTS)))
                 else:
-                    self._map(part, schema, first + start, -(-len(part) // _PARTS), events, errors)
+                    errors[part.group][part.first] = (Reason.UNMAPPABLE, f"It {error}.")
                 continue
-            numbers = pa.array(found.events["row"].to_numpy() + (first + start))
-            events.append(found.events.set_column(0, "row", numbers))
-            errors |= {first + start + row: problem for row, problem in found.errors.items()}
+            numbers = pa.array(found.events["row"].to_numpy() + part.first)
+            events[part.group].append(found.events.set_column(0, "row", numbers))
+            errors[part.group] |= {part.first + row: problem for row, problem in found.errors.items()}
+        for part in parts:
+            errors[part.group] |= dict.fromkeys(part.rows, NOT_TRIED)
+        self._report(errors)
+        return [Mapped(pa.concat_tables(e).combine_chunks(), p) for e, p in zip(events, errors, strict=True)]
 
-    def _is_over(self) -> bool:
-        now = time.monotonic()
-        self.give_up_at = self.give_up_at or now + _CALL_SECONDS
-        return now > self.give_up_at
+    def _report(self, errors: list[dict[int, tuple[Reason, str]]]) -> None:
+        if self.seconds_left <= 0:
+            skipped = sum(problem == NOT_TRIED for found in errors for problem in found.values())
+            _LOG.warning(
+                "%s: records were looked for that end or stall the mapping of their batch, for %.0f s; the %s not yet "
+                "tried are dead letters, to be requeued",
+                self.place,
+                _BATCH_SECONDS,
+                f"{skipped:,}",
+            )
+
+    def _ask_in_time(self, records: pa.Table, schema: ValueSchema) -> Mapped:
+        """Map records; the time that it takes counts if they make trouble, or earlier ones of the batch did."""
+        started, is_trouble = time.monotonic(), True
+        try:
+            found = self._ask(records, schema)
+            is_trouble = found.divided or self.seconds_left < _BATCH_SECONDS
+        finally:
+            if is_trouble:
+                self.seconds_left -= time.monotonic() - started
+        return found
 
     def _ask(self, part: pa.Table, schema: ValueSchema) -> Mapped:
         if problem := self._use(schema):
             return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(part)), problem))
         process = self._started()
-        self._send(process, b"m", as_stream(part))
+        self._send(process, b"m", as_stream(part.replace_schema_metadata({"seconds": str(self.seconds_left)})))
         _, content = self._receive(process)
         table = pa.ipc.open_stream(content).read_all()
-        errors = json.loads((table.schema.metadata or {}).get(b"errors", b"{}"))
-        found = {int(row): (Reason(reason), text) for row, (reason, text) in errors.items()}
-        return Mapped(table.replace_schema_metadata(None), found)
+        said = json.loads(table.schema.metadata[b"said"])
+        errors = {int(row): (Reason(reason), text) for row, (reason, text) in said["errors"].items()}
+        return Mapped(table.replace_schema_metadata(None), errors, said["divided"])
 
     def _use(self, schema: ValueSchema) -> tuple[Reason, str] | None:
         """Have the process use a schema; return why the SELECT over it, or the schema itself, is refused."""
@@ -171,11 +215,9 @@ class Sandbox:
         self.process = self.schema = None
 
 
-_NOT_TRIED_DETAIL = (
-    f"It was not tried: other records of its batch ended the process that maps them for {_CALL_SECONDS:.0f} s. "
-    "Requeue it."
-)
-_NOT_TRIED = (Reason.UNMAPPABLE, _NOT_TRIED_DETAIL)
+def _requests(group: int, records: pa.Table) -> Iterator[_Part]:
+    rows = max(1, min(_MAX_ROWS, _MAX_BYTES * max(1, len(records)) // max(1, records.nbytes)))
+    return _Part(group, 0, records).divide(rows)
 
 
 def _frame(stream: IO[bytes]) -> tuple[bytes, bytes]:

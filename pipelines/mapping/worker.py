@@ -3,10 +3,10 @@
 It may be killed by any value: its memory is limited, and a timer of CPU time, restarted before each run of the SELECT,
 ends it with SIGPROF. Frames in both directions: 1 byte of kind, 8 bytes of length, the content.
 
-Requests: `c` with the config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that
-the SELECT uses and the fields of the value, `e` with the reason why the SELECT is refused, `u` with the reason why the
-schema is, `r` with the events as an
-Arrow stream and the errors in its metadata, `p` as a sign of life.
+Requests: `c` with the config, `s` with a schema, `m` with records as an Arrow stream, and in its metadata how many
+seconds they may be divided. Answers: `k` with the names that the SELECT uses and the fields of the value, `e` with the
+reason why the SELECT is refused, `u` with the reason why the schema is, `r` with the events as an Arrow stream and the
+errors in its metadata, `p` as a sign of life.
 """
 
 import json
@@ -77,7 +77,8 @@ def main() -> None:
             _prepare(out, mapper, schema)
         elif kind == b"m":
             try:
-                mapped = mapper.map(pa.ipc.open_stream(content).read_all(), schema)
+                records = pa.ipc.open_stream(content).read_all()
+                mapped = mapper.map(records, schema, float(records.schema.metadata[b"seconds"]))
             except (duckdb.InternalException, duckdb.FatalException):
                 os.abort()
             _answer(out, b"r", as_stream(_with_errors(mapped)))
@@ -102,8 +103,8 @@ def _prepare(out: BinaryIO, mapper: Mapper, schema: ValueSchema) -> None:
 
 
 def _with_errors(mapped: Mapped) -> pa.Table:
-    errors = {str(row): [reason.value, text] for row, (reason, text) in mapped.errors.items()}
-    return mapped.events.replace_schema_metadata({"errors": json.dumps(errors)})
+    errors = {row: [reason.value, text] for row, (reason, text) in mapped.errors.items()}
+    return mapped.events.replace_schema_metadata({"said": json.dumps({"errors": errors, "divided": mapped.divided})})
 
 
 def _limit_memory() -> None:

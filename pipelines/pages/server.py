@@ -27,7 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigurationError(
-            f"the page cannot be served at {host}:{port}: {error}; choose another --port"
+            f"the page cannot listen at {host}:{port}: {error}; choose another --port"
         ) from error
 
 

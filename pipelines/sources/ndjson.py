@@ -206,19 +206,9 @@ def _object(path: Path, number: int, line: str) -> dict[str, str]:
     try:
         row = {name: _json_text(value) for name, value in _members(line)}
         "".join([*row, *row.values()]).encode()  # raises for a lone surrogate
-<<<<<<< HEAD
     except UnclearError as error:
         raise UsageError(f"{path}: row {number} {error}") from None
-    except (ValueError, AttributeError) as error:
-=======
-    except RecursionError:
-        raise UsageError(f"{path}: row {number} is nested too deeply: flatten it") from None
-    except RepeatedMemberError as error:
-        raise UsageError(
-            f"{path}: row {number} {error}: remove one, since readers differ in which one counts"
-        ) from None
     except ValueError as error:
->>>>>>> h13/src
         raise UsageError(f"{path}: row {number} is not one JSON object in UTF-8: {_remedy(line, error)}") from None
     return row
 

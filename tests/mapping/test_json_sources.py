@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 
 from pipelines.errors import ConfigurationError
 from pipelines.mapping.json_values import exact_json
-from pipelines.mapping.mapper import Mapper, MapperConfig
+from pipelines.mapping.mapper import NOT_TRIED, Mapper, MapperConfig
 from pipelines.mapping.values import ValueSchema
 from tests.mapping.sources import events, mapping, reasons, records
 
@@ -188,6 +189,17 @@ select = '''SELECT 'u' || length(repeat('x', CAST(value->>'n' AS BIGINT))) AS us
         assert len(decode(records(values[:3])).events) == 3
     assert len(found.events) == 40
     assert reasons(found) == {20: "unmappable"}
+
+
+def test_records_that_fail_one_by_one_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that make the SELECT fail are divided as long as a batch may take; good neighbours are tried first."""
+    seconds = iter(range(1_000_000))
+    monkeypatch.setattr("pipelines.mapping.mapper.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    select = "SELECT 'u' || CAST(value AS BIGINT) AS user_id, 'A' AS action_type, bus_time AS timestamp FROM record"
+    found = Mapper(MapperConfig(select)).map(records([b'"x"'] * 4000 + [b"1"] * 600), ValueSchema("json"), 300)
+    assert found.divided
+    assert found.events["row"].to_pylist() == list(range(4032, 4600)), "the sixteenths without a bad record"
+    assert found.errors == dict.fromkeys(range(4032), NOT_TRIED)
 
 
 @pytest.mark.slow

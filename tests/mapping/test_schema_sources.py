@@ -15,6 +15,7 @@ from fastavro import parse_schema, schemaless_writer
 from google.protobuf.message_factory import GetMessageClass
 
 from pipelines.errors import ConfigurationError
+from pipelines.mapping import sandbox
 from pipelines.mapping.proto_files import message_type
 from pipelines.mapping.source_files import read_source, required_extras
 from tests.contract.fake_registry import running_registry
@@ -301,3 +302,38 @@ def test_times_without_a_zone_are_of_the_one_that_is_named(tmp_path: Path, zone:
     assert (event["event_time"].hour, event["event_time"].tzname()) == (hour, "UTC")
     with pytest.raises(ConfigurationError, match="without a zone: add time_zone"), mapping(tmp_path, head):
         pass
+
+
+@pytest.mark.slow
+def test_stalling_values_of_many_schemas_share_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A writer with many schema ids cannot multiply the time; good records that were tried count (`not-blocked`)."""
+    monkeypatch.setattr(sandbox, "_BATCH_SECONDS", 1.0)
+    schema = {"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]}
+    text = """
+topic = "rides"
+format = "avro"
+registry = true
+select = '''SELECT 'u' || CAST(list_sum(list_transform(range(n), lambda x: list_sum(range(x % 3000)))) AS VARCHAR)
+  AS user_id, 'A' AS action_type, bus_time AS timestamp FROM record'''
+"""
+
+    def value(schema_id: int, n: int) -> bytes:
+        return b"\0" + struct.pack(">I", schema_id) + _avro(schema, {"n": n})
+
+    stalling = [value(schema_id, 100_000_000) for schema_id in range(2, 42)]
+    with running_registry() as registry:
+        registry.schemas = {
+            number: {"schema": json.dumps(schema | {"name": f"R{number}"}), "id": number} for number in range(1, 42)
+        }
+        with mapping(tmp_path, text, schema_registry_url=registry.url) as decode:
+            found = decode(records([value(1, 2)] * 3 + stalling + [value(1, 3)]))
+            again = decode(records([value(9, 2)]))
+    assert found.events["offset"].to_pylist() == [0, 1, 2, 43]
+    details = found.rejected["detail"].to_pylist()
+    assert "exceeds the CPU time of a mapping" in details[0]
+    assert [("not tried" in detail, "Requeue it" in detail) for detail in details[1:]] == [(True, True)] * 39
+    assert len(again.events) == 1
+    assert "rides.toml: a record of rides-0@3 exceeds the CPU time of a mapping" in caplog.text
+    assert "the 39 not yet tried are dead letters, to be requeued" in caplog.text
