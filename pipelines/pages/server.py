@@ -26,9 +26,7 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigurationError(
-            f"the page cannot listen at {host}:{port}: {error}; choose another --port"
-        ) from error
+        raise ConfigurationError(f"the page cannot listen at {host}:{port}: {error}; choose another --port") from error
 
 
 def address_of(host: str, listening: socket.socket, token: str | None) -> str:
