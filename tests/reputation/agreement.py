@@ -82,9 +82,12 @@ def assert_agreement(events: Sequence[Event], policy: Policy, as_of: int, pairs:
 
 
 def _same(value: object, expected: object) -> bool:
-    """Whole and decimal numbers are equal; floats may differ in the last digits that a float has."""
+    """Whole and decimal numbers are equal; floats may differ in the last digits of one, or be neighbours.
+
+    Scores have twelve decimal places: neighbours are 1e-12 apart, and a little more or less as floats.
+    """
     if isinstance(value, float) and expected is not None:
-        return math.isclose(value, expected, rel_tol=1e-15, abs_tol=1e-12)  # type: ignore[arg-type]
+        return math.isclose(value, expected, rel_tol=1e-15, abs_tol=1.5e-12)  # type: ignore[arg-type]
     return value == expected
 
 
