@@ -12,9 +12,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,14 @@ from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError
 from pipelines.lake.stores import delete_files, ensure_parent_folder, local_paths, resolve_store, translate_store_errors
+from pipelines.lake.threads import kept_threads
 
 DAY_COLUMN = "event_day"
 """The UTC day of event_time, by which other engines skip files. In lakes before format 3 it is the partition column of
 `events`: a folder and not a column of its files."""
 _DAY_US = 86_400_000_000
+_flushers = kept_threads(8, "flush")
+"""Kept between calls: a commit makes nine."""
 _BUFFER_BYTES = 1024 * 1024
 """The read buffer of a column, where a file is read in parts."""
 # Readers find the events of one user without reading the others: the Bloom filter of a row group excludes it, and pages
@@ -146,15 +147,6 @@ def make_durable(locations: Sequence[str | Path]) -> None:
     folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
     for group in (paths, folders):
         list(_flushers().map(_fsync, group))
-
-
-@cache
-def _flushers() -> ThreadPoolExecutor:
-    """Return the threads that flush, kept between calls: a commit makes nine."""
-    return ThreadPoolExecutor(8, "flush")
-
-
-os.register_at_fork(after_in_child=_flushers.cache_clear)  # a forked child has the pool without its threads
 
 
 def _days(events: pa.Table) -> np.ndarray:

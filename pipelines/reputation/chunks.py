@@ -5,11 +5,8 @@ megabytes for each row and replace pages that are needed, and one page after ano
 read-ahead, many pages at once.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -17,19 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.lake.mapping import Mapped, advise_random, map_file
+from pipelines.lake.threads import kept_threads
 
 CHUNK_ROWS = 65_536
 _THREADS = 16
+_readers = kept_threads(_THREADS, "rows")
 _FEW_CHUNKS = 64
 """So many chunks are read here: handing them over costs more than it may save."""
-
-
-@cache
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, "rows")
-
-
-os.register_at_fork(after_in_child=_readers.cache_clear)  # a forked child has the pool without its threads
 
 
 @dataclass(frozen=True, slots=True)
