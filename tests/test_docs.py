@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
-from playwright.sync_api import Page, ViewportSize, sync_playwright
+from playwright.sync_api import Page, ViewportSize
 
 from benchmarks.chart import IMAGE, chart
 from tests.conftest import REPOSITORY
-from tests.services.requirements import require
+from tests.services.browser import running_browser
 
 _DOCS = REPOSITORY / "docs"
 _PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -126,12 +125,9 @@ def test_the_site_loads_no_external_resource(site: Path) -> None:
 @pytest.mark.slow
 def test_every_page_fits_a_phone(site: Path) -> None:
     """At 390 px neither a page nor a table of its text scrolls sideways; outputs of notebooks and code may."""
-    require("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with running_browser() as browser:
         page = browser.new_page(viewport=_PHONE)
         found = {str(path.relative_to(site)): _too_wide(page, path) for path in sorted(site.rglob("index.html"))}
-        browser.close()
     assert len(found) > 40
     assert {name: wide for name, wide in found.items() if wide} == {}
 

@@ -92,7 +92,7 @@ def _listening(process: psutil.Process) -> list[tuple[str, int]]:
     """Return the addresses on which a process and its children listen."""
     found: list[tuple[str, int]] = []
     for member in (process, *_children(process)):
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # one that is ending is nobody's, and listens no more
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # one that is ending, which listens no more
             connections = member.net_connections("inet")
             found += [(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN]
     return found

@@ -1,6 +1,5 @@
 """Dagster's page behind our access control, as `karmalake dagster` serves it, in a real browser."""
 
-import shutil
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
@@ -10,13 +9,13 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Route, expect
 from playwright.sync_api import Page as Tab
 
 from pipelines.settings import Settings
 from tests.assets.graphql import Page
 from tests.commands import KARMALAKE, Started
-from tests.services.requirements import require
+from tests.services.browser import running_browser
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
@@ -55,11 +54,8 @@ def _page_at(address: str) -> Page:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return a headless browser."""
-    require("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 def test_it_ends_with_its_code_servers(settings: Settings, tmp_path: Path) -> None:

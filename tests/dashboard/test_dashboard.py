@@ -2,7 +2,6 @@
 
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ import httpx
 import pyarrow as pa
 import pytest
 import websockets
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from websockets.sync.client import ClientConnection, connect
 
 from pipelines.boundary.text import escape_text
@@ -31,8 +30,8 @@ from pipelines.simulate.simulator import FaultRates, simulate
 from tests.commands import KARMALAKE, Started, run
 from tests.conftest import REPOSITORY
 from tests.draining import NOON, drain_all, send, with_ingest
+from tests.services.browser import running_browser
 from tests.services.ports import free_port
-from tests.services.requirements import require
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
@@ -80,11 +79,8 @@ def _dashboard(settings: Settings, folder: Path, *, stderr: Path | None = None, 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    require("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
