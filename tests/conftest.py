@@ -157,6 +157,21 @@ def stack_exchange() -> Path:
 
 
 @pytest.fixture
+def project_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Capture only what this project logs, for tests that expect certain messages and no others.
+
+    A library's thread of an earlier test may log at any time.
+    """
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return record.name.partition(".")[0] in {"pipelines", "assets"}
+
+    caplog.handler.addFilter(is_ours)
+    yield caplog
+    caplog.handler.removeFilter(is_ours)
+
+
+@pytest.fixture
 def broken_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """For tests that stop the broker: kafka-python leaves sockets of refused connections to the garbage collector."""
     warnings.filterwarnings("ignore", "unclosed <(socket|ssl)", ResourceWarning)  # until the end of this test

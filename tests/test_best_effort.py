@@ -79,7 +79,7 @@ def test_a_panic_is_recognized() -> None:
         assert not is_termination(panic)
 
 
-def test_a_failure_is_logged_again_after_a_success(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_again_after_a_success(project_log: pytest.LogCaptureFixture) -> None:
     """Consecutive failures are one log line; unexpected errors have a traceback."""
     outcomes: list[Exception | None] = [TransientError("one"), TransientError("two"), None, ZeroDivisionError("three")]
 
@@ -89,14 +89,14 @@ def test_a_failure_is_logged_again_after_a_success(caplog: pytest.LogCaptureFixt
             raise outcome
 
     call = best_effort(next_outcome, "doing")
-    with caplog.at_level(logging.WARNING):
+    with project_log.at_level(logging.WARNING):
         for _ in range(4):
             call()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert project_log.messages == [
         "doing: one; the process continues without it",
         "doing: three; the process continues without it",
     ]
-    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+    assert [bool(record.exc_info) for record in project_log.records] == [False, True]
 
 
 @pytest.mark.parametrize("failure", FAILURES)

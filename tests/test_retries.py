@@ -57,10 +57,10 @@ def test_transient_errors() -> None:
 
 
 def test_a_loop_says_for_how_long_it_has_been_retrying(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, project_log: pytest.LogCaptureFixture
 ) -> None:
     """The duration counts from the first consecutive failure; delays grow up to a limit, and reset after a success."""
-    caplog.set_level(logging.INFO)
+    project_log.set_level(logging.INFO)
     reported: list[KarmalakeError | None] = []
     stopping = threading.Event()
     stopping.set()  # so that no try waits
@@ -71,9 +71,8 @@ def test_a_loop_says_for_how_long_it_has_been_retrying(
         retries.failed(OSError("no route"))
     retries.succeeded()
     retries.failed(TransientError("gone"))
-    messages = [record.getMessage() for record in caplog.records]
     pauses = [(0, 2), (2, 4), (6, 8), (14, 15), (29, 15)]
-    assert messages == [
+    assert project_log.messages == [
         *(f"refresh: no route; retrying for {retrying} s so far, next try in {wait} s" for retrying, wait in pauses),
         "refresh: succeeded after 30 s of retrying",
         "refresh: gone; retrying for 0 s so far, next try in 2 s",
@@ -109,7 +108,7 @@ def test_a_loop_that_has_been_retrying_too_long_is_named(monkeypatch: pytest.Mon
     assert metrics.registry.collectors.get_sample_value("karmalake_loop_retrying_seconds", labels) == 0
 
 
-def test_the_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch, project_log: pytest.LogCaptureFixture) -> None:
     """It stands still until the system clock has passed it; the log says how far behind that is, and for how long."""
     wall_clock = replaced_clock(monkeypatch)
     monotonic = iter([0.0, 0.0, 30.0, 61.0, 90.0])
@@ -120,7 +119,7 @@ def test_the_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert [clock.now() for _ in range(3)] == [first] * 3
     wall_clock.set_back(0)
     assert clock.now() > first
-    messages = [record.getMessage() for record in caplog.records]
+    messages = project_log.messages
     assert [words.split(" behind")[0] for words in messages[:2]] == ["the clock is 7200.0 s"] * 2
     assert "for 61 s so far" in messages[1]
     assert messages[2:] == ["the clock has caught up with the last scores after 90 s"]

@@ -52,25 +52,25 @@ def _range(
     return (OffsetRange(topic_id, topic, topic_partition, next_offset - 1, next_offset, 1),)
 
 
-def test_after_an_outage_the_group_has_all_offsets(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_an_outage_the_group_has_all_offsets(clock: Clock, project_log: pytest.LogCaptureFixture) -> None:
     """Also those of topic partitions without a later batch; each outage is one warning, and its end another."""
     coordinator = Coordinator()
     offsets = GroupOffsets("karmalake", coordinator.commit)
     for _ in range(2):
-        caplog.clear()
+        project_log.clear()
         coordinator.away = True
         offsets.acknowledge(_range(0, 5))
         for number in range(10):
             clock.now += 60
             offsets.acknowledge(_range(1, 10 + number))
         assert coordinator.offsets.get(TopicPartition("events", 1)) != 19
-        (warning,) = [record.message for record in caplog.records]
+        (warning,) = project_log.messages
         assert warning.startswith("offsets of the group karmalake were not committed (no broker answers)")
         coordinator.away = False
         clock.now += 60
         offsets.acknowledge(_range(2, 30))
         assert coordinator.offsets == {TopicPartition("events", n): at for n, at in ((0, 5), (1, 19), (2, 30))}
-        assert caplog.records[-1].message == "offsets of the group karmalake are committed again"
+        assert project_log.messages[-1] == "offsets of the group karmalake are committed again"
         coordinator.offsets.clear()
 
 
@@ -125,7 +125,7 @@ def test_offsets_of_other_topics_wait_on(clock: Clock) -> None:
     assert coordinator.offsets == {TopicPartition("events", 1): 7, TopicPartition("other", 0): 50}
 
 
-def test_a_starting_coordinator_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_starting_coordinator_is_asked_again(project_log: pytest.LogCaptureFixture) -> None:
     """It may say so in the result of a topic partition, which is no failure yet."""
     answers = [CoordinatorLoadInProgressError, NoError]
 
@@ -134,4 +134,4 @@ def test_a_starting_coordinator_is_asked_again(caplog: pytest.LogCaptureFixture)
             return dict.fromkeys(offsets, answers.pop(0))
 
     KafkaSource(Settings(), {}, None, Admin()).acknowledge(_range(0, 5))
-    assert (answers, caplog.messages) == ([], [])
+    assert (answers, project_log.messages) == ([], [])

@@ -59,11 +59,11 @@ def test_derive_returns_what_it_published(tmp_path: Path) -> None:
     assert [p.name for p in base_folder(path).iterdir()] == [published_base(path)]
 
 
-def test_a_rebuild_logs_its_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rebuild_logs_its_progress(tmp_path: Path, project_log: pytest.LogCaptureFixture) -> None:
     """Each step is logged when it is done, with its number: Dagster and the command line show it."""
-    with caplog.at_level(logging.INFO, "pipelines.reputation.derive"):
+    with project_log.at_level(logging.INFO, "pipelines.reputation.derive"):
         publish(tmp_path, history())
-    begin, *steps = caplog.messages
+    begin, *steps = project_log.messages
     assert begin == "full rebuild: requested"
     assert [step.rpartition("(")[2] for step in steps] == [
         f"{n} of {len(steps)} steps)" for n in range(1, len(steps) + 1)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+import psutil
+
 from tests.services.reaper import kill_tree, suspend_tree
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -172,8 +174,12 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Pause the server with SIGSTOP: its connections stay open, but nothing responds."""
-        suspend_tree(self.pid)
+        """Pause the server with SIGSTOP and wait until it is: its connections stay open, but nothing responds.
+
+        A thread on another processor goes on for a moment, and may still answer a request.
+        """
+        tree = suspend_tree(self.pid)
+        wait_for(f"{self.name} to pause", lambda: all(map(_is_paused, tree)))
 
     def resume(self) -> None:
         """Resume a paused server."""
@@ -199,6 +205,15 @@ class Server:
         _notify_reaper("-", self._process.pid)
         RUNNING.discard(self)
         self._process = None
+
+
+def _is_paused(process: psutil.Process) -> bool:
+    """Tell whether every thread of a process is stopped, or has ended."""
+    states = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    try:
+        return all(psutil.Process(thread.id).status() in states for thread in process.threads())
+    except psutil.NoSuchProcess:
+        return False  # a thread ended in between: look again
 
 
 def _notify_reaper(sign: str, pid: int) -> None:
