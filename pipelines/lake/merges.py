@@ -1,7 +1,8 @@
 """Merges of sorted pieces, as in an LSM tree: neighbours of similar size, so that about log2(rows) pieces remain.
 
 Small pieces are merged at once. Large ones are merged in a background thread, so that no caller waits: until the merged
-piece is complete, look-ups use the two that it replaces. The caller defines what a piece is, and how two are merged.
+piece is complete, look-ups use the two that it replaces. The caller defines what a piece is, and how two are merged. It
+may seal the pieces of a moment, to drop them all later and keep the newer ones.
 """
 
 from collections.abc import Callable, Iterable, Sized
@@ -41,6 +42,22 @@ class Merges(Generic[Piece]):
         self.thread = ThreadPoolExecutor(1, "merge")
         self._merge_now, self._merge_in_thread, self._foreground_rows = merge_now, merge_in_thread, foreground_rows
         self._merge: _Merge[Piece] | None = None
+        self._sealed = 0
+        """How many pieces, the first ones, are of the moment of `seal`."""
+
+    def seal(self) -> None:
+        """Merge none of the pieces that there are now with a later one, so that `drop_sealed` can drop them."""
+        self._sealed = len(self.pieces)
+
+    def drop_sealed(self) -> None:
+        """Drop the pieces of the moment of `seal`; waits for the merge in progress if it is of two of them."""
+        if self._merge is not None and self._merge.position < self._sealed:
+            self.finish()
+        self._replaced += self.pieces[: self._sealed]
+        del self.pieces[: self._sealed]
+        if self._merge is not None:
+            self._merge = replace(self._merge, position=self._merge.position - self._sealed)
+        self._sealed = 0
 
     def merge_due(self) -> None:
         """Merge neighbours of similar size: small ones now, large ones in the thread, one pair at a time."""
@@ -86,11 +103,12 @@ class Merges(Generic[Piece]):
     def _cheapest_pair(self) -> int | None:
         """Return the position of the pair to merge next, outside the merge in progress; None if none is due."""
         busy = range(self._merge.position - 1, self._merge.position + 2) if self._merge else range(0)
+        last_sealed = self._sealed - 1
         sizes = [len(piece) for piece in self.pieces]
         pairs = [
             (older + newer, position)
             for position, (older, newer) in enumerate(pairwise(sizes))
-            if older < _MERGE_RATIO * newer and position not in busy
+            if older < _MERGE_RATIO * newer and position not in busy and position != last_sealed
         ]
         return min(pairs)[1] if pairs else None
 
@@ -102,3 +120,5 @@ class Merges(Generic[Piece]):
     def _replace(self, position: int, merged: Piece) -> None:
         self._replaced += self.pieces[position : position + 2]
         self.pieces[position : position + 2] = [merged]
+        if position < self._sealed:
+            self._sealed -= 1

@@ -22,7 +22,6 @@ from pipelines.reputation.documents import SHOWN, documents_of, shown_rows, show
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
 from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored, set_threads_for
 from pipelines.reputation.scopes import scope_query, scope_table
-from pipelines.reputation.sorted_words import distinct
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.unwritten import Unwritten, changed_share
 from pipelines.reputation.user_rows import (
@@ -176,6 +175,8 @@ class DraftTables:
         self._unwritten, self._days, self._is_written = _Noted(_NO_USERS), _Noted(_NO_DAYS), True
         if begins_newer:
             self._newer = _Noted(_NO_USERS)
+            if changes.rows is not None:
+                self.rows.begin_base()
 
         def write() -> float:
             with connection:
@@ -202,14 +203,11 @@ class DraftTables:
 
     def adopt(self, base: Path) -> None:
         """Continue with a base that has the rows as they were when it was begun; only newer ones are changes to it."""
-        users = distinct(self._hashes_of(self._newer.rows()["user_id"]))
-        rows = {name: self.rows.rows_of(name, users) for name in self._columns}
-        self.close()
-        del self.rows
         self.base = base
         self.connection.execute("DETACH base")
         replace_changes(self.connection, base)
-        self.rows.replace(users, rows)
+        if "rows" in self.__dict__:
+            self.rows.continue_with(self._rows_of_base())
         self._unwritten.add(self._newer.rows())
         self._is_written = False
 
@@ -228,13 +226,15 @@ class DraftTables:
     @cached_property
     def rows(self) -> UserRows:
         """The rows by user, opened when they are first needed."""
-        base = {name: self._base_rows(name) for name in self._columns}
-        rows = UserRows(self._columns, base, self.base.parent)
+        rows = UserRows(self._columns, self._rows_of_base(), self.base.parent)
         users = self.connection.execute(statement("base_changed_hashes")).fetchnumpy()["user_hash"]
         if len(users):
             users.sort()
             rows.replace(users, {name: self._read(name) for name in self._columns})
         return rows
+
+    def _rows_of_base(self) -> dict[str, Rows]:
+        return {name: self._base_rows(name) for name in self._columns}
 
     def _base_rows(self, name: str) -> Rows:
         """Open the rows of a table of the base; write them first if they are missing or damaged."""

@@ -104,6 +104,16 @@ class UserRows:
         self._merges.merge_due()
         self._remove_replaced()
 
+    def begin_base(self) -> None:
+        """Let a new base be made of the rows as they are now: `continue_with` it."""
+        self._merges.seal()
+
+    def continue_with(self, base: Mapping[str, Rows]) -> None:
+        """Continue with a base that has the rows of the last `begin_base`; only those replaced since are newer."""
+        self._base = base
+        self._merges.drop_sealed()
+        self._remove_replaced()
+
     def close(self) -> None:
         """End the thread, and remove the files of newer rows, also those of a merge that failed."""
         self._merges.close()

@@ -50,24 +50,41 @@ def _numbers(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> list[tupl
         return sorted(connection.execute(statement("user_rows_read", columns=table_form(_COLUMNS))).fetchall())
 
 
-def _open(connection: duckdb.DuckDBPyConnection, folder: Path, base: State) -> UserRows:
-    write_base_rows(folder / "1.duckdb", "given", _stored(connection, base))
-    rows = {"given": open_base_rows(folder / "1.duckdb", "given")}
-    return UserRows({"given": _COLUMNS}, rows, folder)
+def _base(connection: duckdb.DuckDBPyConnection, folder: Path, state: State) -> dict[str, Rows]:
+    write_base_rows(folder / "1.duckdb", "given", _stored(connection, state))
+    return {"given": open_base_rows(folder / "1.duckdb", "given")}
 
 
 @pytest.mark.slow
-@given(_STATES, st.lists(_STATES, max_size=6), st.sampled_from((0, 3, 100)), st.sampled_from((0, 4, 100)))
-def test_the_newest_rows_of_a_user_stand(base: State, changes: list[State], in_memory: int, at_once: int) -> None:
-    """A user who was replaced has exactly the new rows, perhaps none; the others have those of the base."""
+@given(
+    _STATES,
+    st.lists(_STATES | st.sampled_from(("begin a base", "continue with it")), max_size=10),
+    st.sampled_from((0, 3, 100)),
+    st.sampled_from((0, 4, 100)),
+)
+def test_the_newest_rows_of_a_user_stand(base: State, changes: list[State | str], in_memory: int, at_once: int) -> None:
+    """A user who was replaced has exactly the new rows, perhaps none; the others have those of the base.
+
+    A base of a moment takes the place of what was before that moment, and of nothing newer.
+    """
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched, duckdb.connect() as connection:
         patched.setattr(module, "_MEMORY_ROWS", in_memory)
         patched.setattr(module, "_FOREGROUND_MERGE_ROWS", at_once)
         patched.setattr(module, "_PART_USERS", 2)
-        kept, state = _open(connection, Path(folder), base), dict(base)
+        kept = UserRows({"given": _COLUMNS}, _base(connection, Path(folder), base), Path(folder))
+        state, begun, newer = dict(base), dict(base), 0
         for change in changes:
-            kept.replace(_hashes(connection, [*change]), {"given": _stored(connection, change).read_all()})
-            state |= change
+            if change == "begin a base":
+                kept.begin_base()
+                begun, newer = dict(state), 0
+                continue
+            if isinstance(change, str):
+                kept.continue_with(_base(connection, Path(folder), begun))
+                assert len(kept.stored().pieces) <= newer
+            else:
+                newer += 1
+                state |= change
+                kept.replace(_hashes(connection, [*change]), {"given": _stored(connection, change).read_all()})
             for users in ([*_USERS], [*_USERS[:2]], []):
                 found = _numbers(connection, kept.rows_of("given", _hashes(connection, users)))
                 assert found == sorted((user, number) for user in users for number in state.get(user, []))
