@@ -1,6 +1,7 @@
 """A forked child, as of multiprocessing in a notebook, has none of its parent's threads: it starts its own."""
 
 import multiprocessing
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pipelines.lake.files import make_durable
 from pipelines.reputation.chunks import store_chunks
+from tests.services.waiting import PATIENCE_SECONDS
 
 
 def _read_many_chunks(_folder: Path) -> None:
@@ -28,16 +30,26 @@ def _flush_many_files(folder: Path) -> None:
     make_durable([str(file) for file in files])
 
 
-@pytest.mark.parametrize("work", [_read_many_chunks, _flush_many_files])
-def test_a_forked_child_works_on_threads_of_its_own(work: Callable[[Path], None], tmp_path: Path) -> None:
-    """What has run in the parent ends in its child too."""
-    for _ in range(5):
-        work(tmp_path)
-    child = multiprocessing.get_context("fork").Process(target=work, args=(tmp_path,))
+def _work_and_fork(work: Callable[[Path], None], folder: Path) -> None:
+    for _ in range(50):  # until its pool has all its threads
+        work(folder)
+    child = multiprocessing.get_context("fork").Process(target=work, args=(folder,))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the parent has threads: that is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads: that is what is tested
         child.start()
-    child.join(30)
+    child.join(PATIENCE_SECONDS)
     ended = child.exitcode
     child.kill()
-    assert ended == 0
+    sys.exit(ended if ended is not None else "the forked child did not end")
+
+
+@pytest.mark.parametrize("work", [_read_many_chunks, _flush_many_files])
+def test_a_forked_child_works_on_threads_of_its_own(work: Callable[[Path], None], tmp_path: Path) -> None:
+    """What has run in the parent ends in its child too.
+
+    The parent is a new process: the threads of other tests may hold a lock when this one forks.
+    """
+    parent = multiprocessing.get_context("spawn").Process(target=_work_and_fork, args=(work, tmp_path))
+    parent.start()
+    parent.join()
+    assert parent.exitcode == 0
