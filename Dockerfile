@@ -49,9 +49,14 @@ FROM stream AS dagster
 USER root
 COPY requirements-dagster.txt dagster.yaml /dagster/
 COPY compose.workspace.yaml /dagster/workspace.yaml
-# Dagster's runs are in PostgreSQL, not in a folder; their logs are on a volume.
+# Dagster's runs are in PostgreSQL, not in a folder; their logs are on a volume. A quarter of what it brings is used by
+# nothing here: GitHub Copilot for marimo's editor (it needs Node.js), maps for debuggers of pages, the libraries' tests.
 RUN pip --no-cache-dir --python /opt/karmalake/bin/python install --require-hashes \
         --requirement /dagster/requirements-dagster.txt \
+    && cd /opt/karmalake/lib/python3*/site-packages \
+    && rm -r marimo/_lsp \
+    && find . -name '*.map' -delete \
+    && find . -type d -name tests -prune -exec rm -r {} + \
     && mkdir -m 1777 /dagster/storage \
     && printf '\nstorage:\n  postgres:\n    postgres_url:\n      env: DAGSTER_POSTGRES_URL\n' >> /dagster/dagster.yaml
 ENV DAGSTER_HOME=/dagster

@@ -3,10 +3,10 @@
 import socket
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterInvalidConfigError
 from dagster._cli.utils import get_possibly_temporary_instance_for_cli
 from dagster._cli.workspace.cli_target import workspace_opts_to_load_target
 from dagster._core.remote_representation.grpc_server_registry import GrpcServerRegistry
@@ -15,7 +15,9 @@ from dagster._grpc.constants import GrpcServerCommand
 from dagster_shared.cli import WorkspaceOpts
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.cli import DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_MAX_OVERFLOW, DEFAULT_POOL_RECYCLE
+from sqlalchemy.exc import DBAPIError
 
+from pipelines.errors import ConfigurationError, TransientError, truncate
 from pipelines.pages import server
 from pipelines.settings import PageSettings
 
@@ -29,14 +31,38 @@ def serve(listening: socket.socket, host: str, token: str, settings: PageSetting
     """Serve the page of a workspace file, or of our assets, until SIGTERM or Ctrl-C; then end its code servers.
 
     The instance is that of DAGSTER_HOME, or a temporary one. Code servers end when the runs that they launched have.
+    Raises ConfigurationError if Dagster refuses its files, TransientError if the database of its runs does not answer.
     """
     options = WorkspaceOpts(workspace=[str(workspace)]) if workspace else WorkspaceOpts(module_name=[_MODULE])
-    target = workspace_opts_to_load_target(options)
-    with get_possibly_temporary_instance_for_cli("karmalake dagster") as instance, _code_servers(instance) as registry:
+    with ExitStack() as stack:
+        with _explained("DAGSTER_HOME and its dagster.yaml"):
+            instance = stack.enter_context(get_possibly_temporary_instance_for_cli("karmalake dagster"))
+        with _explained(f"--workspace {workspace}"):
+            target = workspace_opts_to_load_target(options)
+        registry = stack.enter_context(_code_servers(instance))
         instance.optimize_for_webserver(DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(instance, target, grpc_server_registry=registry) as context:
             app = create_app_from_workspace_process_context(context, live_data_poll_rate=_POLL_MILLISECONDS)
             server.serve(app, listening, host, token, settings)
+
+
+@contextmanager
+def _explained(what: str) -> Generator[None]:
+    """Raise what Dagster raises while it reads `what` as one of our errors, by what an operator can do about it."""
+    try:
+        yield
+    except Exception as error:  # of Dagster, of YAML, of a storage's library: they have no class in common
+        if isinstance(outage := error.__cause__, DBAPIError):
+            raise TransientError(
+                f"the database of Dagster's runs does not answer: {_one_line(outage.orig)}; check that it runs, and "
+                "its address, user and password"
+            ) from error
+        refused = error.errors[0].message if isinstance(error, DagsterInvalidConfigError) else error
+        raise ConfigurationError(f"{what}: {_one_line(refused)}") from error
+
+
+def _one_line(text: object) -> str:
+    return truncate(" ".join(str(text).split()))
 
 
 @contextmanager

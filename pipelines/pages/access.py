@@ -36,7 +36,9 @@ _FORWARD = (
 _OWN_SITES = {"same-origin", "none"}
 """Where a request with the cookie may come from, by its Sec-Fetch-Site: the page, or the user. Cookies ignore ports, so
 a link or an image on a page of another port has it, too; and what Dagster is asked in a GET request may start a run."""
-_UNAUTHORIZED = "the token is missing or wrong: open the address that the command printed\n"
+_UNAUTHORIZED = (
+    "the token is missing or wrong: open the address that the command printed, with ?token= if you set your own\n"
+)
 _UNKNOWN_HOST = "unknown host name: add it to the page's setting allowed_hosts\n"
 _CROSS_ORIGIN = "cross-origin requests are not allowed\n"
 

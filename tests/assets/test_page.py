@@ -1,5 +1,6 @@
 """Dagster's page behind our access control, as `karmalake dagster` serves it, in a real browser."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
@@ -14,8 +15,10 @@ from playwright.sync_api import Page as Tab
 
 from pipelines.settings import Settings
 from tests.assets.graphql import Page
-from tests.commands import KARMALAKE, Started
+from tests.commands import KARMALAKE, Started, run
 from tests.services.browser import running_browser
+from tests.services.ports import HOST
+from tests.services.postgres_server import USER, PostgresServer
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
@@ -56,6 +59,44 @@ def browser() -> Iterator[Browser]:
     """Return a headless browser."""
     with running_browser() as browser:
         yield browser
+
+
+@pytest.mark.parametrize(
+    ("config", "workspace", "why"),
+    [
+        ("storage: [", "", "dagster.yaml"),
+        ("storage: {postgres: {postgres_url: {env: NOT_GIVEN}}}", "", '"NOT_GIVEN" which is not set'),
+        (None, "", "is not a directory or does not exist"),
+        (_HOME, "load_frm: []", '"load_frm"'),
+        (_HOME, "# nothing", "Could not parse a workspace"),
+    ],
+)
+def test_what_dagster_refuses_is_named(tmp_path: Path, config: str | None, workspace: str, why: str) -> None:
+    """A file that Dagster cannot read ends the command with what is wrong with it: it is no defect of ours."""
+    arguments: list[str] = []
+    if workspace:
+        (tmp_path / "workspace.yaml").write_text(workspace, encoding="utf-8")
+        arguments = ["--workspace", str(tmp_path / "workspace.yaml")]
+    done = _refused(tmp_path / "home", config, *arguments)
+    assert (done.returncode, why in done.stderr) == (78, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_password_that_the_database_refuses_is_named(tmp_path: Path, postgres: PostgresServer) -> None:
+    """So is what its storage answers, since the command may only have started first."""
+    url = f"postgresql+psycopg2://{USER}:wrong@{HOST}:{postgres.port}/postgres"
+    done = _refused(tmp_path, f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
+    assert (done.returncode, "password authentication failed" in done.stderr) == (75, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _refused(home: Path, config: str | None, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Return the command, ended, that has a dagster.yaml, or no folder for one."""
+    if config is not None:
+        home.mkdir(exist_ok=True)
+        (home / "dagster.yaml").write_text(config, encoding="utf-8")
+    variables = os.environ | {"DAGSTER_HOME": str(home), "KARMALAKE_DATA_DIR": str(home.parent)}
+    return run([*KARMALAKE, "dagster", "--port", "0", *arguments], env=variables)
 
 
 def test_it_ends_with_its_code_servers(settings: Settings, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ _OPTIONAL = {
 }
 """Files whose callers ask for the extra."""
 _INDIRECT = {
-    "dagster": {"dagster_shared"},
+    "dagster": {"dagster_shared", "sqlalchemy"},
     "dashboard": {"starlette", "uvicorn"},
     "notebooks": {"IPython"},
     "spark": {"py4j"},

@@ -4,9 +4,11 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -21,6 +23,7 @@ _PATIENCE_SECONDS = 1_200.0
 _INGESTERS = ("stream", "ingest")
 _DAGSTER = ("dagster-daemon", "dagster", "dagster-code")
 _TOKEN = "a-token-of-the-test"  # noqa: S105 - of no server
+_SECRETS = {"REDIS_PASSWORD": "secret1", "POSTGRES_PASSWORD": "secret2", "DAGSTER_TOKEN": _TOKEN}
 _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
@@ -28,13 +31,10 @@ class Project:
     """A project of Compose of its own."""
 
     def __init__(self, engine: Engine, folder: Path, compose: dict[str, Any]) -> None:
-        self._engine, self._folder = engine, folder
+        self._engine, self._folder = replace(engine, variables=engine.variables | _SECRETS), folder
         name = f"karmalake-test-{uuid.uuid4().hex[:8]}"
         self._command = [*engine.compose(), "--project-name", name, "--profile", "ingest"]
         (folder / "compose.yaml").write_text(yaml.safe_dump(compose), encoding="utf-8")
-        (folder / ".env").write_text(
-            f"REDIS_PASSWORD=secret1\nPOSTGRES_PASSWORD=secret2\nDAGSTER_TOKEN={_TOKEN}\n", encoding="utf-8"
-        )
 
     def run(self, *arguments: str) -> str:
         """Run a command of Compose; return its standard output."""
@@ -101,6 +101,21 @@ def _is_verified(project: Project) -> bool:
         return bool(re.search(r"accepted +[1-9]", project.run("exec", "-T", "stream", "karmalake", "verify")))
     except AssertionError:
         return False
+
+
+def test_the_page_needs_its_token(project: Project) -> None:
+    """Without it nothing is answered; a link with it, and a header, let through. No command line or log has it."""
+    url = f"http://{project.address('dagster')}:3000"
+    page = Page(url.removeprefix("http://"), _TOKEN)
+    wait_for("the page", page.is_ready, _PATIENCE_SECONDS)
+    wrong = {"Authorization": f"Bearer {_TOKEN}x"}
+    assert [httpx.get(f"{url}/server_info", headers=headers).status_code for headers in ({}, wrong)] == [401, 401]
+    with httpx.Client(base_url=url) as browser:
+        assert browser.get("/", params={"token": _TOKEN}).status_code == 200
+        assert "dagster_version" in browser.get("/server_info").json()
+    state = project.state("dagster")
+    assert _TOKEN not in json.dumps([state["Path"], state["Args"], state["Config"]["Healthcheck"], state["State"]])
+    assert _TOKEN not in project.run("logs", *_DAGSTER)
 
 
 def test_a_job_finishes(project: Project) -> None:

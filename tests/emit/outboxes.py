@@ -36,12 +36,12 @@ def sqlite_url(folder: Path) -> URL:
 
 
 @contextmanager
-def postgres_database(server: PostgresServer) -> Iterator[URL]:
+def postgres_database(server: PostgresServer, encoding: str = "UTF8") -> Iterator[URL]:
     """Yield the address of a new, empty database; it is dropped afterwards, even if clients are still connected."""
     url = make_url(server.dsn).set(drivername="postgresql+psycopg")
     name = f"service_{uuid.uuid4().hex[:8]}"
     with disposed(url) as engine, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
-        admin.execute(text(f"CREATE DATABASE {name}"))
+        admin.execute(text(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"))
         try:
             yield url.set(database=name)
         finally:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, make_url, text
 
+from pipelines.emit import outbox
 from pipelines.emit.outbox.database import open_database
 from pipelines.errors import ConfigurationError, TransientError
-from tests.emit.outboxes import create_outbox, disposed, sqlite_url
+from tests.emit.outboxes import create_outbox, disposed, event, postgres_database, sqlite_url
 from tests.services.ports import free_port
 from tests.services.postgres_server import PostgresServer
 
@@ -43,6 +44,17 @@ def test_wrong_password_and_closed_port_are_reported(postgres: PostgresServer) -
             pass
         assert WRONG not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_may_have_any_encoding(postgres: PostgresServer, encoding: str) -> None:
+    """A service that writes UTF-8 finds its text unchanged, also where PostgreSQL itself does not know the encoding."""
+    with postgres_database(postgres, encoding) as url:
+        with disposed(url.update_query_dict({"client_encoding": "utf8"})) as service, service.begin() as connection:
+            create_outbox(service)
+            outbox.add(connection, event(1, "Zoë"))
+        with open_database(_text(url)) as opened, opened.connect() as connection:
+            assert connection.execute(text("SELECT aggregateid FROM outbox")).all() == [("Zoë",)]
 
 
 def test_missing_table_and_missing_column_are_reported(tmp_path: Path) -> None:

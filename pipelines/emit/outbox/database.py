@@ -73,8 +73,14 @@ def _parse_address(address: str) -> URL:
     return url.set(drivername=_DRIVERS[backend])
 
 
-def _connect_arguments(url: URL) -> dict[str, int]:
-    return {} if url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_SECONDS}
+def _connect_arguments(url: URL) -> dict[str, int | str]:
+    match url.get_backend_name():
+        case "sqlite":
+            return {}
+        case "mysql" | "mariadb":
+            return {"connect_timeout": _CONNECT_SECONDS}
+        case _:  # by default psycopg takes the encoding of the database, and returns bytes where that is SQL_ASCII
+            return {"connect_timeout": _CONNECT_SECONDS, "client_encoding": "utf8"}
 
 
 def _require_outbox(engine: Engine) -> None:
