@@ -20,7 +20,7 @@ from pipelines.best_effort import best_effort
 from pipelines.boundary.text import markdown_code
 from pipelines.canary import follow_canary
 from pipelines.lake.score_changes import read_position
-from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, wait_for_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
@@ -28,7 +28,6 @@ from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.reputation.warehouse_file import Access
-from pipelines.settings import Settings
 
 _DAYS = """
 SELECT
@@ -185,11 +184,9 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """One JSON document per user in Redis: writes those that changed, or all if Redis lost them.
 
-    Then those of a canary. With the feed on, the metadata has the changes that were recorded meanwhile, and the last
-    number.
+    Then those of a canary. With the feed on, the metadata has the changes that this recorded, and the last number.
     """
     settings = karmalake.settings
-    before = _feed_number(settings)
     published = publish_warehouse(settings)
     best_effort(follow_canary, "serving the canary")(settings)
     metadata = {
@@ -199,17 +196,10 @@ def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeRe
         "in_full": published.full,
         "seconds": published.seconds,
     }
-    if settings.feed.enabled:
-        number = _feed_number(settings)
-        metadata |= {"feed_changes": number - before, "feed_last_number": number}
+    if published.changes is not None:
+        position = read_position(open_lake(settings.lake_root).table("score_changes"))
+        metadata |= {"feed_changes": published.changes, "feed_last_number": position.number}
     return dg.MaterializeResult(metadata=metadata)
-
-
-def _feed_number(settings: Settings) -> int:
-    """Return the last number of the feed; 0 if it is off."""
-    if not settings.feed.enabled:
-        return 0
-    return read_position(create_lake(settings.lake_root).table("score_changes")).number
 
 
 def _columns(warehouse: Warehouse, table: str) -> dict[str, Any]:

@@ -37,8 +37,10 @@ class Shown(NamedTuple):
     recent_events: RecentEvents
 
 
-Record = Callable[[pl.Series | None, Info], None]
-"""Records the changes of a publication: of the users who may have changed, or (None) of any. See `Feed.record`."""
+Record = Callable[[pl.Series | None, Info], int]
+"""Records the changes of a publication, and returns their number: of the users who may have changed, or (None) of any.
+
+See `Feed.record`."""
 Compare = Callable[[pl.Series], pl.DataFrame]
 """Returns those of some users of whom something else was said. See `Feed._changes`."""
 _ATTEMPTS = 20
@@ -60,8 +62,10 @@ class Feed:
         said = self._state.since(users).lazy()
         return _since(users.to_frame("user_id").lazy().join(said, on="user_id", how="left"))
 
-    def record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
+    def record(self, shown: Shown, changed: pl.Series | None, info: Info) -> int:
         """Record how what is shown differs from what the feed said last, as the changes of one publication.
+
+        Return their number.
 
         changed: the only users (String) who may differ since the last call that returned; None: any may. All users are
         compared the first time, and after another publisher has recorded changes: then `shown.users` is called.
@@ -76,7 +80,7 @@ class Feed:
                 continue
         raise TransientError("other writers kept committing to the lake's table score_changes: publish again")
 
-    def _record(self, shown: Shown, changed: pl.Series | None, info: Info) -> None:
+    def _record(self, shown: Shown, changed: pl.Series | None, info: Info) -> int:
         table = self._lake.table("score_changes")
         position = read_position(table)
         _require_newest(position, info)
@@ -98,6 +102,7 @@ class Feed:
                 table = self._lake.table("score_changes")
                 self._state.sync(table, read_position(table))
         self._number = reached.number
+        return different.height
 
     def _comparison(self, shown: Shown, users: pl.Series) -> Compare:
         """Return what compares some of these users, and again for their rows; those of one part are compared once."""

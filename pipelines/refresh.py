@@ -227,6 +227,6 @@ def publish_views(
     """
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
     ranked = settings.document_store.leaderboards
-    before_finish = partial(record, changed, info) if record else lambda: None
+    record_changes = partial(record, changed, info) if record else lambda: None
     store = settings.document_store
-    return publish(lambda users: documents_of(users, ranked), stamp, store, state, changed, before_finish)
+    return publish(lambda users: documents_of(users, ranked), stamp, store, state, changed, record_changes)

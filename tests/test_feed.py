@@ -96,11 +96,14 @@ def of_draft(draft: Draft) -> Shown:
     return Shown(tables.shown_users, tables.shown_rows, tables.recent_events)
 
 
-def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: str = "", **shown: int) -> None:
-    """Record a publication of what is shown of users: a number each; only those in `changed` may differ, if any."""
+def record(feed: Feed, version: int, *changed: str, removals: int = 0, merges: str = "", **shown: int) -> int:
+    """Record a publication of what is shown of users: a number each; only those in `changed` may differ, if any.
+
+    Return the number of changes.
+    """
     frame = pl.DataFrame({"user_id": [*shown], "shown": [str(score) for score in shown.values()]}, _SHOWN)
     named = pl.Series("user_id", changed, dtype=pl.String) if changed else None
-    feed.record(of_frame(frame), named, info(version, removals, merges))
+    return feed.record(of_frame(frame), named, info(version, removals, merges))
 
 
 def of_frame(frame: pl.DataFrame) -> Shown:
@@ -268,13 +271,14 @@ def test_merges_and_removals_are_causes(settings: Settings, monkeypatch: pytest.
 
 
 def test_changes_are_recorded_once(settings: Settings) -> None:
-    """`feed-equals-reputation`: the first publication records all users, later ones only what differs."""
+    """`feed-equals-reputation`: the first publication records all users, later ones only what differs, and count it."""
     with opened(settings) as feed:
-        record(feed, 1, ann=1, bob=1)
-        record(feed, 2, "ann", ann=2, bob=1)
-        record(feed, 2, "ann", "bob", ann=2)
-        record(feed, 3, **{"ann": 2, "ann\0": 1})
-        record(feed, 4, "ann\0", **{"ann": 2, "ann\0": 2})
+        assert record(feed, 1, ann=1, bob=1) == 2
+        assert record(feed, 2, "ann", ann=2, bob=1) == 1
+        assert record(feed, 2, "ann", "bob", ann=2) == 1
+        assert record(feed, 3, **{"ann": 2, "ann\0": 1}) == 1
+        assert record(feed, 3, **{"ann": 2, "ann\0": 1}) == 0
+        assert record(feed, 4, "ann\0", **{"ann": 2, "ann\0": 2}) == 1
     assert changes(settings) == [
         (1, "ann", None, "1"), (2, "bob", None, "1"), (3, "ann", "1", "2"), (4, "bob", "1", None),
         (5, "ann\0", None, "1"), (6, "ann\0", "1", "2"),
@@ -290,7 +294,7 @@ def test_all_users_are_compared_in_parts(settings: Settings, monkeypatch: pytest
     table = open_lake(settings.lake_root).table("score_changes")
     for version in (1, 2):
         with opened(settings) as feed:
-            record(feed, version, **dict.fromkeys(names[version - 1 :], version))
+            assert record(feed, version, **dict.fromkeys(names[version - 1 :], version)) == len(names)
     assert max(map(len, asked)) == 2
     assert replayed(found := changes(settings)) == dict.fromkeys(names[1:], "2")
     assert [user for _, user, *_ in found] == names + names

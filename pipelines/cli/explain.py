@@ -132,6 +132,7 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
             _explain_rater(connection, rules, asked, utf8(rater), end, known)
         elif since is None:
             ledger = _ledger(connection, rules, asked, end, known)
+            _require_value(connection, asked, ledger)
             _explain(ledger, asked, end)
             if not asked.wants_rows:
                 if asked.view == _ALL_TIME and asked.scope is None:  # levels are of the overall score
@@ -212,6 +213,13 @@ def _ledger(
     if asked.view == _ALL_TIME and asked.scope is None:
         return ledger
     return ledger_of(connection, rules, asked.user, end, known, asked.view, asked.scope)
+
+
+def _require_value(connection: "duckdb.DuckDBPyConnection", asked: _Asked, rows: "pl.DataFrame") -> None:
+    """Raise KarmalakeError if an explanation has no rows since no event of the user has the value of the scope."""
+    from pipelines.reputation.scopes import of_known_value  # noqa: PLC0415
+
+    of_known_value(connection, asked.scope, rows)
 
 
 def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
@@ -314,6 +322,7 @@ def _explain_change(
         raise UsageError(f"--from {_moment(span[0])} is not before --to {_moment(span[1])}: swap them")
     after = _total(_ledger(connection, rules, asked, span[1]))
     changes = explain_change(connection, rules, asked.user, *span, asked.view, asked.scope)
+    _require_value(connection, asked, changes)
     if asked.wants_rows:
         write(changes, asked.form, asked.output)
         return

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
 from pipelines.cli.output import (
+    amount,
     print_check,
     print_fields,
     print_line,
@@ -266,11 +267,13 @@ def publish(
 
 def show_published(published: "PublishResult") -> None:
     """Print the outcome of a publication."""
+    recorded = [] if published.changes is None else [("changes of the feed", published.changes)]
     print_fields(
         [
             ("written", published.written),
             ("deleted", published.deleted),
             ("unchanged", published.unchanged),
+            *recorded,
             ("full", published.full),
             ("seconds", published.seconds),
         ]
@@ -342,4 +345,7 @@ def _print_commit(record: "CommitRecord") -> None:
 
 def _print_refresh(derived: "DerivationResult", published: "PublishResult") -> None:
     seconds = derived.seconds + published.seconds
-    print_line(f"served version {derived.lake_version}: {published.written:,} documents written in {seconds:.2f} s")
+    recorded = "" if published.changes is None else f", {amount(published.changes, 'change')} of the feed recorded"
+    print_line(
+        f"served version {derived.lake_version}: {published.written:,} documents written in {seconds:.2f} s{recorded}"
+    )

@@ -10,7 +10,7 @@ import typer
 
 from pipelines.boundary.text import escape_text
 from pipelines.cli.explain import print_contributions
-from pipelines.cli.output import amount, print_check, print_line
+from pipelines.cli.output import amount, print_check, print_line, print_warning
 from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def _shown(file: Path, results: "list[CaseResult]") -> "list[CaseResult]":
     """Print the results of a file, and return them."""
     for result in results:
         print_check(result.name, f"{file}:{result.line}", passed=result.passed)
+        for sentence in result.uncounted:
+            print_warning(f"{file}:{result.line}: {sentence}")
         if not result.passed:
             _print_failure(result)
     return results

@@ -242,6 +242,7 @@ class _Serving:
         self._refreshes.labels("publish").observe(published.seconds)
         self._documents.labels("written").inc(published.written)
         self._documents.labels("deleted").inc(published.deleted)
+        self._recorded.inc(published.changes or 0)
         self._published.set(derived.lake_version)
         self._as_of = derived.as_of.timestamp()
 
@@ -258,6 +259,9 @@ class _Serving:
             "karmalake_published_documents_total",
             "Documents changed in the serving store, by change: written or deleted.",
             "change",
+        )
+        self._recorded = registry.counter(
+            "karmalake_feed_recorded_changes_total", "Changes that publications of this process recorded in the feed."
         )
         self._relayed = registry.counter(
             "karmalake_feed_relayed_changes_total", "Changes of the feed that the brokers have acknowledged."

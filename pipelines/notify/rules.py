@@ -158,9 +158,9 @@ class Rule(Table):
             raise ValueError("needs either actions, for events, or changes, for changes of the feed")
         of_scores = {"column", "falls_below", "rises_above"} & self.model_fields_set
         if of_scores and self.changes != ("score.changed",):
-            raise ValueError(f'has {min(of_scores)}, which needs changes = ["score.changed"]')
+            raise MistakeError((min(of_scores),), 'needs changes = ["score.changed"]')
         if self.actions and (of_changes := {"causes", "not_causes"} & self.model_fields_set):
-            raise ValueError(f"has {min(of_changes)}, which needs changes: events have no causes")
+            raise MistakeError((min(of_changes),), "needs changes: events have no causes")
         return self
 
     @model_validator(mode="after")

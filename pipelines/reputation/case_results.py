@@ -29,12 +29,19 @@ from pipelines.reputation.policy.numbers import MICRO_DIGITS, decimals
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.scopes import find_value
 from pipelines.reputation.scores import scores
+from pipelines.reputation.uncounted import explain_uncounted
 from pipelines.settings import ContractSettings
 
 _NONE = "none"
 """How a file writes that there is no value, such as a mean of no ratings."""
 _LEVELS = {"level", "next_level"}
 """The columns with names of levels."""
+_UNEXPECTED = """(
+    SELECT reason, action_type, 1 AS events
+    FROM contribution
+    WHERE is_first AND NOT list_contains(getvariable('expected_events'), event_id)
+)"""
+"""Where `explain_uncounted` counts the events of a case."""
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """The clock of the contract's check: a case may be about the future."""
 
@@ -63,6 +70,8 @@ class CaseResult:
     differences: tuple[Difference, ...]
     contributions: dict[str, pl.DataFrame]
     """The rows of `explain` for each user with a difference."""
+    uncounted: tuple[str, ...]
+    """Sentences about events that no rule fits, except those whose reason the case expects."""
 
     @property
     def passed(self) -> bool:
@@ -96,6 +105,7 @@ class _Run:
     def result(self) -> CaseResult:
         self.connection.register("events", self._events())
         frame = scores(self.connection, self.policy, self.case.as_of)
+        uncounted = self._uncounted()
         within = self._within()
         self._require_known_names(frame.columns[1:])
         rows = {row["user_id"]: row for row in frame.rows(named=True)}
@@ -103,7 +113,13 @@ class _Run:
         found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}), within)]
         ledgers = {each.user_id: self._ledger(each.user_id) for each in found}
         line = line_of(("cases", str(self.number)), self.lines) or 1
-        return CaseResult(self.case.name, line, self.case.as_of, tuple(found), ledgers)
+        return CaseResult(self.case.name, line, self.case.as_of, tuple(found), ledgers, tuple(uncounted))
+
+    def _uncounted(self) -> list[str]:
+        """Return what `explain_uncounted` says of the case's events: a misspelt action earns nothing, and may pass."""
+        expected = [event_id for each in self.case.expect.values() for event_id in each.reasons]
+        self.connection.execute("SET VARIABLE expected_events = CAST(? AS VARCHAR[])", [expected])
+        return explain_uncounted(self.connection, self.policy.at(self.case.as_of), _UNEXPECTED)
 
     def _events(self) -> pa.Table:
         events = self.case.all_events()

@@ -19,6 +19,9 @@ from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, exact, rating_columns, shown_columns, view_sums, views
 
 _SCORES, _SUMS, _DAYS = "reputation_by_", "reputation_sums_by_", "user_days_by_"
+_MAX_VALUES = 1_000
+"""Of a user, among which the closest to a misspelt one is looked for: those of the most events."""
+_MAX_LISTED = 5
 
 
 def is_scope_table(name: str) -> bool:
@@ -147,6 +150,25 @@ def rows_of_value(rows: pl.DataFrame, scope: str, value: str) -> pl.DataFrame:
         known = rows["value"].unique().sort().to_list()
         raise KarmalakeError(f"no user has {scope}={value}: check the spelling{did_you_mean(value, known)}")
     return found
+
+
+def of_known_value(connection: duckdb.DuckDBPyConnection, scope: str | None, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that `explain` has just returned on this connection, for a scope such as `city=berlin` if any.
+
+    Raises KarmalakeError, naming the closest value, if the user has events, and none with this value. An event may have
+    it and not be in the view: then no row is the answer.
+    """
+    if scope is None or not rows.is_empty():
+        return rows
+    name, _, value = scope.partition("=")
+    query = statement("scope_values_explained", scope=name, most=str(_MAX_VALUES))
+    values = [found for (found,) in connection.execute(query).fetchall()]
+    if not values or value in values:
+        return rows
+    known = [found for found in values if found is not None]
+    more = ", ..." if len(known) > _MAX_LISTED else ""
+    listed = f": {_listed(known[:_MAX_LISTED])}{more}" if known else f": none has a value of {name}"
+    raise KarmalakeError(f"no event of the user has {scope}{did_you_mean(value, known) or listed}")
 
 
 def _summed_query(policy: EffectivePolicy, scope: str) -> str:

@@ -35,6 +35,7 @@ from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_errors import Parameters, check_count, check_parameters, check_types, explained
 from pipelines.reputation.query_guard import check_query, named_tables
 from pipelines.reputation.remote_warehouse import downloaded
+from pipelines.reputation.scopes import of_known_value
 from pipelines.reputation.scores import scores
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.trends import find_trend, run_trend, trends
@@ -485,7 +486,8 @@ class Warehouse:
         policy: another one than the warehouse's.
         view: `all_time` or `last_N_days`.
         scope: a scope of the policy with a value, such as `city=berlin`: the contributions to the score there.
-        Raises UsageError and PolicyError for a policy that cannot be read, UsageError for an unknown view or scope.
+        Raises UsageError and PolicyError for a policy that cannot be read, UsageError for an unknown view or scope,
+        KarmalakeError for a value of the scope that no event of the user has.
         """
         return self.as_of().explain(user_id, policy, view, scope)
 
@@ -638,7 +640,7 @@ class AsOf:
         with _running(f"the explanation of {user_id}"):
             rules = self._rules(policy)
             rows = explain(self._connection, rules, user_id, self.moment, self.known_at, view, scope)
-            return of_known_user(self._connection, user_id, rows)
+            return of_known_value(self._connection, scope, of_known_user(self._connection, user_id, rows))
 
     def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Return through whom a rater of a user is trusted, as of `Warehouse.trust_paths()`.

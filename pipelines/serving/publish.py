@@ -47,7 +47,8 @@ _NO_DIGESTS = pl.DataFrame(schema=DIGESTS)
 class PublishResult:
     """What one publication did, in documents; `full` if it could not build on the previous one.
 
-    `written` plus `unchanged` is the total number of documents.
+    `written` plus `unchanged` is the total number of documents; `changes` are those recorded in the feed, None without
+    a feed.
     """
 
     written: int
@@ -55,6 +56,7 @@ class PublishResult:
     unchanged: int
     full: bool
     seconds: float
+    changes: int | None
 
 
 def publish(
@@ -63,7 +65,7 @@ def publish(
     where: StoreSettings,
     state: DigestCache,
     changed: pl.Series | None = None,
-    before_finish: Callable[[], None] = lambda: None,
+    record_changes: Callable[[], int | None] = lambda: None,
 ) -> PublishResult:
     """Make the store hold exactly the documents of all users under this stamp, with the fewest writes.
 
@@ -73,8 +75,8 @@ def publish(
     document, unnoticed until the store or the cache is lost. So a caller keeps the names until a call with them has
     returned, and passes None at first, for a cache that was read from disk.
     `documents(changed)` is called first; `documents(None)` if the store does not hold that publication.
-    `before_finish` is called when everything is written and the publication is not yet the published one; its error
-    leaves an interrupted publication.
+    `record_changes` is called when everything is written and the publication is not yet the published one; it returns
+    `changes` of the result, and its error leaves an interrupted publication.
 
     Until the call returns, readers see each document whole, old or new, with the matching leaderboard scores. A crash
     anywhere leaves documents of this publication and the previous one, and the next publication is full. So is the
@@ -99,11 +101,11 @@ def publish(
         removed = _removed(built.digests, before, users) if stored is None else _strangers(built.digests, stored)
         count = built.digests.height + (0 if users is None else len(before) - built.known - removed.len())
         writing.remove(removed)
-        before_finish()
+        changes = record_changes()
         writing.finish(count)
     state.remember(writing.id, store.leaderboards, _digests_after(built.digests, before, users, removed))
     seconds = time.monotonic() - started
-    return PublishResult(built.written, removed.len(), count - built.written, last is None, seconds)
+    return PublishResult(built.written, removed.len(), count - built.written, last is None, seconds, changes)
 
 
 @dataclass(frozen=True, slots=True)

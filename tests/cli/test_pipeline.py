@@ -221,6 +221,18 @@ def test_stack_exchange(karmalake: Run, stack_exchange: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_publication_counts_the_changes_of_the_feed(karmalake: Run, ratings: str) -> None:
+    """Only with the feed on, and none where nothing changed."""
+    karmalake("emit", ratings, *_COLUMNS, "--action-type", "DriverRated")
+    karmalake("drain")
+    karmalake("rebuild")
+    assert "of the feed" not in karmalake("publish").stdout
+    for changes in (2, 0):
+        published = karmalake("publish", "--full", KARMALAKE_FEED_ENABLED="true").stdout
+        assert re.search(rf"^changes of the feed +{changes}$", published, re.MULTILINE), published
+
+
+@pytest.mark.slow
 def test_activating_a_policy(karmalake: Run, ratings: str, tmp_path: Path) -> None:
     """It is recorded, applied and published in one step; an invalid file leaves the current one in force."""
     rules = 'name = "mine"\nversion = "{}"\n[actions.DriverRated]\npoints = {}\n'

@@ -48,6 +48,9 @@ from = "rating"
 """
 
 
+_WINDOW = "last_30_days"
+
+
 class Answer(NamedTuple):
     code: int
     out: str
@@ -224,15 +227,12 @@ def test_a_dry_run_refuses_what_the_rollback_would(run: Run, tmp_path: Path, mon
 
 
 def test_a_scope_is_explained(run: Run, rules: str) -> None:
-    """Its score is what the events of its value earned, as in `scores --scope`; a hostile text is escaped."""
+    """Its score is what the events of its value earned, as in `scores --scope`."""
     chosen = ["--policy", rules, "--as-of", "2026-03-12"]
     answer = run("explain", "ann", *chosen, "--scope", "stars=4")
     assert "ann: 5 contributions add up to a score of 35 with stars=4 as of" in answer.out
     scores = pl.read_csv(io.StringIO(run("scores", *chosen, "--scope", "stars").out))
     assert scores.filter(user_id="ann").select("value", "all_time_score").rows() == [(4, 35)]
-    answer = run("explain", "ann", *chosen, "--scope", "stars=\x1b[31m")
-    assert r"0 contributions add up to a score of 0 with stars=\x1b[31m as of" in answer.out
-    assert (answer.code, answer.err) == (0, "")
     answer = run("explain", "ann", *chosen, "--scope", "star=4")
     assert (answer.code, answer.out) == (2, "")
     assert "the policy votes has no scope 'star': did you mean 'stars'?" in answer.err
@@ -244,14 +244,28 @@ def test_a_scope_is_explained(run: Run, rules: str) -> None:
 
 
 def test_levels_are_of_the_overall_score(run: Run, tmp_path: Path) -> None:
-    """Within a scope, as in a view, there is none, whether the user has events there or not."""
+    """Within a scope, as in a view, there is none."""
     path = tmp_path / "levels.toml"
     path.write_text(f"{RULES}\n[levels.bronze]\nat = 20\n", encoding="utf-8")
     chosen = ["explain", "ann", "--policy", str(path), "--as-of", "2026-03-12"]
     assert "level: bronze" in run(*chosen).out
-    for value in ("4", "9"):
-        answer = run(*chosen, "--scope", f"stars={value}")
-        assert (answer.code, "level:" in answer.out) == (0, False), answer.err
+    answer = run(*chosen, "--scope", "stars=4")
+    assert (answer.code, "level:" in answer.out) == (0, False), answer.err
+
+
+@pytest.mark.parametrize("options", [("--as-of", "2026-03-12"), ("--from", "2026-03-01", "--to", "2026-03-12")])
+def test_a_value_that_no_event_of_the_user_has(run: Run, rules: str, options: tuple[str, ...]) -> None:
+    """The closest value of the user is named, or which there are; one without an event in the view is no mistake."""
+    chosen = ["explain", "ann", "--policy", rules, *options]
+    answer = run(*chosen, "--scope", "stars=44")
+    assert (answer.code, answer.out) == (1, "")
+    assert "no event of the user has stars=44: did you mean '4'?" in " ".join(answer.err.split())
+    answer = run(*chosen, "--scope", "stars=\x1b[31m", "--format", "csv")
+    assert (answer.code, answer.out) == (1, "")
+    assert r"no event of the user has stars=\x1b[31m: there is only 4" in " ".join(answer.err.split())
+    answer = run("explain", "ann", "--policy", rules, "--as-of", "2027-03-12", "--scope", "stars=4", "--view", _WINDOW)
+    assert "0 contributions add up to a score of 0 in last_30_days with stars=4" in answer.out
+    assert (answer.code, answer.err) == (0, "")
 
 
 @pytest.fixture(scope="module")

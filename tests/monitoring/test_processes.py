@@ -1,6 +1,7 @@
 """The commands serve the metrics of their loops: real processes, real services, over HTTP."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -25,8 +26,11 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 @contextmanager
-def running(settings: Settings, *command: str, **variables: str) -> Iterator[str]:
-    """Run a command that serves its metrics, and yield the address; on exit it must terminate on SIGTERM."""
+def running(settings: Settings, *command: str, printed: list[str] | None = None, **variables: str) -> Iterator[str]:
+    """Run a command that serves its metrics, and yield the address; on exit it must terminate on SIGTERM.
+
+    printed: takes what it printed after the address.
+    """
     assert settings.redis.url is not None
     environment = os.environ | {
         "KARMALAKE_DATA_DIR": str(settings.data_dir),
@@ -44,7 +48,9 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
             yield metrics_address(process)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=PATIENCE_SECONDS)
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            if printed is not None:
+                printed += output.splitlines()
     assert process.returncode == 0
 
 
@@ -72,6 +78,19 @@ def test_stream_exposes_records_lag_and_staleness(settings: Settings) -> None:
     history = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
     assert history[-1].lag_records == 0
     assert sum(one.work.records for one in history if one.work) == 46
+
+
+@pytest.mark.slow
+def test_stream_says_how_many_changes_it_records(settings: Settings) -> None:
+    """In the line of a publication and as a metric, where the feed is on; `valid_records` are of seven users."""
+    feed = {"KARMALAKE_FEED_ENABLED": "true", "KARMALAKE_FEED_TOPIC": f"{settings.redis.prefix}-scores"}
+    printed = list[str]()
+    send(settings, valid_records(range(40)))
+    with running(settings, "stream", printed=printed, **feed) as address:
+        becomes(address, 7, "karmalake_feed_recorded_changes_total")
+        becomes(address, 7, "karmalake_feed_relayed_changes_total")
+    recorded = re.findall(r", (\d+) changes? of the feed recorded", "\n".join(printed))
+    assert sum(map(int, recorded)) == 7, printed
 
 
 @pytest.mark.slow

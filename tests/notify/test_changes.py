@@ -162,7 +162,7 @@ def test_causes_of_rules_are_those_of_the_feed() -> None:
         ('["level.changed"]', '["level.changed"]\nnot_causes = []', r"rules\.0\.not_causes: is empty: give a value"),
         ('["level.changed"]', '["level.changes"]', r"rules\.0\.changes\.0: has to be 'score\.changed'"),
         ('changes = ["level.changed"]', "", r"rules\.0: needs either actions, for events, or changes"),
-        ('["score.changed"]', '["level.changed"]', r'rules\.1: has column, which needs changes = \["score\.changed"\]'),
+        ('["score.changed"]', '["level.changed"]', r'rules:20: rules\.1\.column: needs changes = \["score\.changed"\]'),
         ("all_time_stars", "stars", r"rules\.1\.column: "),
         ('begin = "earliest"', 'quiet = { begins = "22:00", ends = "7" }', r"destinations\.ops\.quiet\.ends: "),
         ('begin = "earliest"', 'quiet = { begins = "22:00", ends = "07:00", zone = "Berlin" }', r"like Europe/Berlin"),
@@ -358,7 +358,7 @@ def _parsed(**keys: Any) -> RuleFile:
         ),
         (
             {"changes": [], "actions": ["Rated"], "not_causes": ["policy"]},
-            "has not_causes, which needs changes: events",
+            "needs changes: events have no causes",
         ),
         ({"when": [{"key": "rating", "at_most": 2}]}, "'rating', which no change has: it has before, after, direction"),
         ({"text": "now {metadata.aftr}"}, "'aftr', which no change has: did you mean 'after'"),

@@ -237,6 +237,21 @@ def test_what_the_policy_or_the_contract_refuses_is_named(
     assert message in str(error.value)
 
 
+def test_a_misspelt_action_is_named_and_an_expected_reason_is_not(tmp_path: Path) -> None:
+    """An action without a rule may be on purpose: the case that expects its reason says so."""
+    (tmp_path / "q.toml").write_text('name = "q"\nversion = "1"\nactions.Voted.points = 1\n', encoding="utf-8")
+    event = '{ event_id = "e", user_id = "ann", action_type = "Votd", timestamp = 2026-03-01 }'
+    case = f"[[cases]]\nname = 'c'\nevents = [{event}]\nexpect.ann.all_time_score = 0\n"
+    file = tmp_path / "q.test.toml"
+    file.write_text(f"as_of = 2026-03-11\n{case}{case}expect.ann.reasons.e = 'no rule'\n", encoding="utf-8")
+    misspelt, expected = run_cases(file)
+    assert misspelt.passed
+    assert misspelt.uncounted == (
+        "events that earn nothing: 1 of Votd: no rule in the policy q: did you mean 'Voted'?",
+    )
+    assert (expected.passed, expected.uncounted) == (True, ())
+
+
 def test_where_cases_are_found(tmp_path: Path) -> None:
     """A folder needs one file at least; a policy needs the file beside it, and that one a policy."""
     with pytest.raises(UsageError, match=r"has no file \*\.test\.toml"):

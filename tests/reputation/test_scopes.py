@@ -12,13 +12,18 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipelines.cli import main
-from pipelines.errors import PolicyError, UsageError
+from pipelines.errors import KarmalakeError, PolicyError, UsageError
+from pipelines.lake.tables import create_lake
 from pipelines.reputation.derive import DerivationResult, Draft, derive, open_draft
 from pipelines.reputation.documents import documents
+from pipelines.reputation.explain import explain, explain_change
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.scopes import of_known_value
 from pipelines.reputation.warehouse import Warehouse
 from tests.conftest import REPOSITORY
-from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
+from tests.lake.builders import commit
+from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, snapshot_of
 from tests.reputation.test_incremental import lake
 
 PAGE = REPOSITORY / "pipelines" / "reputation" / "policies" / "README.md"
@@ -103,6 +108,31 @@ def test_an_explanation_adds_up_to_the_score_there(warehouse: Warehouse, value: 
     assert ledger["event_id"].null_count() == 0
 
 
+def test_a_value_that_the_user_does_not_have(warehouse: Warehouse) -> None:
+    """It is a mistake to name, as a user without events is; other users have other values."""
+    with pytest.raises(KarmalakeError, match=r"^no event of the user has city=berlinn: did you mean 'berlin'\?$"):
+        warehouse.explain("ann", scope="city=berlinn")
+    with pytest.raises(KarmalakeError, match=r"^no event of the user has tag=slow: there is only fast$"):
+        warehouse.explain("ann", scope="tag=slow", view="last_30_days")
+    with pytest.raises(KarmalakeError, match=r"^no event of the user has city=rome: none has a value of city$"):
+        warehouse.explain("bob", scope="city=rome")  # without a rule for it, it is of no city
+    with pytest.raises(KarmalakeError, match=r"no events of user 'an': check the spelling; did you mean 'ann'\?$"):
+        warehouse.explain("an", scope="city=berlinn")
+    assert warehouse.explain("ann", scope="city=berlin", view="last_30_days").is_empty()
+
+
+def test_a_value_that_an_event_left(tmp_path: Path) -> None:
+    """A correction moves an event to another value; the change of the value that it left has rows, and no mistake."""
+    moved = Event("c1", "ann", "Corrected", NOW - 2, {"target_event_id": "r1", "tag": "slow"})
+    with open_lake_views(snapshot_of(tmp_path, [*EVENTS, moved])) as connection:
+        policy, moments = parse_policy(RULES), (at(NOW - 3), at(NOW))
+        changes = explain_change(connection, policy, "ann", *moments, scope="tag=fast")
+        assert of_known_value(connection, "tag=fast", changes).height == 1
+        ledger = explain(connection, policy, "ann", at(NOW), scope="tag=fast")
+        with pytest.raises(KarmalakeError, match="no event of the user has tag=fast: there is only slow"):
+            of_known_value(connection, "tag=fast", ledger)
+
+
 def test_mistakes_are_named(warehouse: Warehouse) -> None:
     """A scope that the policy lacks, or no value, is refused with those that it has."""
     with pytest.raises(UsageError, match="no scope 'citty': did you mean 'city'"):
@@ -154,8 +184,9 @@ def test_the_command_scores_lists_a_scope_or_one_value(
 ) -> None:
     """`scores --scope city=paris` has the users of that city, `--scope tag` those of all tags."""
     (tmp_path / "p.toml").write_text(RULES, encoding="utf-8")
-    monkeypatch.setattr("pipelines.lake.tables.open_lake", lambda _: None)
-    monkeypatch.setattr("pipelines.lake.commit_log.take_snapshot", lambda _: snapshot_of(tmp_path, EVENTS))
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path))
+    created = create_lake(tmp_path / "lake")
+    commit(created, created.table("events"), "first", events_table(EVENTS))
     arguments = ["--policy", str(tmp_path / "p.toml"), "--as-of", AS_OF.isoformat(), "--scope", scope]
     monkeypatch.setattr(sys, "argv", ["karmalake", "scores", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -118,6 +118,15 @@ SELECT
     CAST(NULL AS BIGINT) AS rating_count
 WHERE false
 
+-- name: scope_values_explained
+-- The values that the explained user's events have, the most frequent first; null for those without one.
+SELECT scope_$scope
+FROM contribution
+WHERE user_id = getvariable('explained_user')
+GROUP BY scope_$scope
+ORDER BY scope_$scope = getvariable('explained_value') DESC, count(*) DESC, scope_$scope
+LIMIT $most
+
 -- name: scope_day_tables
 -- The tables of the days of scopes.
 SELECT DISTINCT table_name
