@@ -15,6 +15,7 @@ from pipelines.cli.app import app
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import DOCUMENTS, FORMATS, INDEX, LAKE, TOMBSTONES, WAREHOUSE
 from pipelines.lake.index import open_index
+from pipelines.lake.manifest import manifest_text
 from pipelines.lake.tables import TABLES, open_lake
 from pipelines.lake.tombstone_file import append_tombstones, read_tombstones
 from pipelines.lake.upkeep import compact
@@ -93,7 +94,7 @@ def test_caches_of_another_format_are_rebuilt(golden: Path, settings: Settings) 
     (manifest,) = settings.index_dir.glob("slot-*/manifest.json")
     text = manifest.read_text()
     assert json.loads(text)["format"] <= INDEX.number
-    manifest.write_text(json.dumps(json.loads(text) | {"format": INDEX.number + 1}))
+    manifest.write_text(manifest_text(json.loads(text) | {"format": INDEX.number + 1}))
     lake = open_lake(settings.lake_root)
     index = open_index(settings.index_dir, lake, lake.table("events"))
     index.close()

@@ -9,7 +9,6 @@ A crash in `extend` leaves the previous manifest and perhaps a file that it does
 what is missing from the lake. Files are flushed before a manifest names them, so a readable manifest names whole files.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -31,6 +30,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
 from pipelines.lake.erased_events import ERASED_EVENTS, Removal, read_removal, removals_since
 from pipelines.lake.files import make_durable
+from pipelines.lake.manifest import manifest_text, read_manifest
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
 
@@ -176,7 +176,7 @@ class DedupIndex:
             "runs": self.runs.flush(),
         }
         temporary = self.folder / "manifest.tmp"
-        temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        temporary.write_text(manifest_text(manifest), encoding="utf-8")
         make_durable([temporary])
         temporary.replace(self.folder / "manifest.json")
         make_durable([self.folder / "manifest.json"])
@@ -185,7 +185,7 @@ class DedupIndex:
     def load(self) -> None:
         """Load the index from its folder; reset it if it is of another lake or history, or cannot be read."""
         try:
-            manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = read_manifest(self.folder / "manifest.json")
             if manifest["format"] != INDEX.number or manifest["identity"] != self.identity:
                 return self._reset()
             if not history_includes(self.lake, manifest["version"], manifest["entry"]):
@@ -194,7 +194,7 @@ class DedupIndex:
             self.runs = Runs(self.folder, runs)
             self.runs.remove_stray_files()
             self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self._reset()
 
     def _reset(self) -> None:

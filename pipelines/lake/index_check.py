@@ -6,7 +6,6 @@ its manifest describes it.
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
 from pipelines.lake.erased_events import removals_since
 from pipelines.lake.index import history_includes, sort_digests
+from pipelines.lake.manifest import read_manifest
 from pipelines.lake.runs import Run, find_in, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
 
@@ -55,11 +55,11 @@ def compare_indexes(root: Path, lake: Lake, events: DeltaTable, versions: dict[s
 def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> IndexComparison | None:
     for _ in range(_ATTEMPTS):
         try:
-            manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = read_manifest(folder / "manifest.json")
             if not _is_current(manifest, lake, events):
                 return None
             runs = [open_run(folder / name, rows) for name, rows in manifest["runs"]]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # being written now, or unreadable: the next start rebuilds it
         try:
             return _count(folder.name, manifest, runs, lake, events, versions)

@@ -11,7 +11,6 @@ event that they retract or correct. The SQL is `sql/histories.sql`.
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-import json
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -20,7 +19,6 @@ from functools import partial
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -30,6 +28,7 @@ import pyarrow.compute as pc
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import HISTORIES
 from pipelines.lake.erased_events import removal_since
+from pipelines.lake.manifest import manifest_text, read_manifest
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.chunks import CHUNK_ROWS
@@ -303,19 +302,19 @@ class Histories:
             "segments": [segment.entry() for segment in stored],
         }
         next_file = self._folder / f"{_MANIFEST}.next"
-        next_file.write_text(json.dumps(manifest), encoding="utf-8")
+        next_file.write_text(manifest_text(manifest), encoding="utf-8")
         replace_durably(next_file, self._folder / _MANIFEST)
 
     def _load(self) -> None:
         """Open the segments of the manifest; start empty if it cannot be read. Remove all other files."""
         try:
-            manifest: dict[str, Any] = json.loads((self._folder / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_manifest(self._folder / _MANIFEST)
             if (manifest["format"], manifest["duckdb_version"]) == (HISTORIES.number, duckdb.__version__):
                 self._merges.pieces = [open_segment(self._folder, entry) for entry in manifest["segments"]]
                 through = Commit(*manifest["through"])
                 head = (manifest["lake_id"], manifest["erasures"], manifest["links"])
                 self._state = _State(*head, through, manifest["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self._forget()
         self._saved = [segment.name for segment in self.segments]
         self._numbers = count(1 + max(map(int, self._saved), default=0))
@@ -347,9 +346,9 @@ def histories_folder(warehouse: Path) -> Path:
 def delete_if_outdated(folder: Path, snapshot: Snapshot) -> None:
     """Delete the folder if it is of another lake, or of other erasures: it may contain erased users."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_manifest(folder / _MANIFEST)
         found = manifest["lake_id"], manifest["erasures"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found = None
     if found != (snapshot.lake_id, snapshot.erasures):
         delete_histories(folder)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from pipelines.lake import index as index_module
 from pipelines.lake import runs as runs_module
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
+from pipelines.lake.manifest import manifest_text, read_manifest
 from pipelines.lake.runs import Runs
 from pipelines.lake.table_files import list_files
 from pipelines.lake.tables import ERASURES_DONE, Lake
@@ -223,6 +225,7 @@ def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> 
         lambda folder: (folder / "manifest.json").write_text("\N{NULL}" * 300),
         lambda folder: _change_manifest(folder, identity="of another lake"),
         lambda folder: _change_manifest(folder, runs=[["gone.run", 2]]),
+        lambda folder: _damage_key(folder / "manifest.json"),
         lambda folder: next(folder.glob("*.run")).write_bytes(b""),
         lambda folder: next(folder.glob("*.run")).write_bytes(b"\0" * 24),
     ],
@@ -234,6 +237,7 @@ def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> 
         "zeros",
         "other lake",
         "missing run",
+        "another key",
         "empty run",
         "short run",
     ],
@@ -471,5 +475,11 @@ def _colliding_digest(events: pa.Table, key: bytes) -> Digests:
 
 
 def _change_manifest(folder: Path, **changes: object) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    path = folder / "manifest.json"
+    path.write_text(manifest_text(read_manifest(path) | changes))
+
+
+def _damage_key(path: Path) -> None:
+    """Change a digit, as a disk may: with another key, no digest would be found, and each known event be new."""
+    before, digit, after = re.split(r'(?<="key": ")([0-9a-f])', path.read_text())
+    path.write_text(f"{before}{int(digit, 16) ^ 1:x}{after}")
