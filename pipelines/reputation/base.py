@@ -1,9 +1,10 @@
 """The base of a warehouse: a DuckDB file with all its tables as of some moment, which never changes.
 
 The file `warehouse.duckdb` names its base, and holds what changed since: the users whose rows in the base are
-superseded, all rows of these users, and the small tables. Its views combine both, so readers see the tables of a
-warehouse, and a publication costs what changed. A base is complete and durable before a published file names it, and is
-removed when no published file does; a reader that has it open keeps it. The SQL is `sql/base.sql`.
+superseded, all rows of these users, the differences to sums by day (`day_sums.py`), and the small tables. Its views
+combine both, so readers see the tables of a warehouse, and a publication costs what changed. A base is complete and
+durable before a published file names it, and is removed when no published file does; a reader that has it open keeps
+it. The SQL is `sql/base.sql`.
 """
 
 from collections.abc import Iterable
@@ -17,8 +18,9 @@ from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.lake.files import make_durable
 from pipelines.reputation.database_file import remove_database
+from pipelines.reputation.day_sums import create_view_of_sums
 from pipelines.reputation.sql import one_row, statement
-from pipelines.reputation.warehouse_tables import is_user_table
+from pipelines.reputation.warehouse_tables import DAY_SUMS, SCORES, is_user_table
 
 _SUFFIX = ".duckdb"
 
@@ -74,17 +76,24 @@ def create_changes(connection: duckdb.DuckDBPyConnection, base: Path, counts: It
         if is_user_table(name):
             connection.execute(statement("base_changed_rows", name=name))
             connection.execute(statement("base_view", name=name))
+        elif name in DAY_SUMS:
+            connection.execute(statement("base_changed_rows", name=name))
+            create_view_of_sums(connection, name)
         else:
             connection.execute(statement("base_copy", name=name))
 
 
 def replace_changes(connection: duckdb.DuckDBPyConnection, base: Path) -> None:
-    """Make the warehouse of a connection, whose base is detached, one without changes to another base."""
+    """Make the warehouse of a connection, whose base is detached, one without changes to another base.
+
+    Tables that are no trends remain.
+    """
     connection.execute(statement("base_attach", path=literal(str(base))))
     connection.execute(statement("base_name"), [base.name])
     connection.execute(statement("base_users"))
-    for name in divided_tables(connection):
+    for name in (*divided_tables(connection), *DAY_SUMS):
         connection.execute(statement("base_changed_rows", name=name))
+    connection.execute(statement("base_copy", name=SCORES))
 
 
 def divided_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -98,7 +107,7 @@ def write_base(connection: duckdb.DuckDBPyConnection, base: Path) -> None:
     No byte of a row that was deleted is in it (`erasable`). Raises duckdb.Error when the disk is full.
     """
     undivided = _tables(connection, _catalog(connection))
-    orders = dict.fromkeys(undivided, "ALL") | dict.fromkeys(divided_tables(connection), "user_id")
+    orders = dict.fromkeys((*undivided, *DAY_SUMS), "ALL") | dict.fromkeys(divided_tables(connection), "user_id")
     connection.execute(f"ATTACH {literal(str(base))} AS next")
     try:
         for name, order in orders.items():

@@ -5,8 +5,8 @@ number of times, and published whole. After a crash the published warehouse stay
 need not be atomic. The file holds what changed since its base (`base.py`): a rebuild writes a base, refreshes make
 changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. A publication
 runs in a thread while refreshes continue, which keep rows in memory: it writes to the file what had changed when it
-began (`unwritten.py`), and the trends of those days, and copies it. From one CHECKPOINT to the next, DuckDB changes no
-block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py`
+began (`unwritten.py`), with its trends (`day_sums.py`), and copies it. From one CHECKPOINT to the next, DuckDB changes
+no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py`
 contains them. `draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py`
 opens a published warehouse.
 """
@@ -50,10 +50,9 @@ from pipelines.reputation.database_file import (
     publish_copy,
     remove_copy,
     remove_database,
-    transaction,
     writer_lock,
 )
-from pipelines.reputation.draft_tables import DraftTables
+from pipelines.reputation.draft_tables import DraftTables, Finish
 from pipelines.reputation.fold import Fold
 from pipelines.reputation.histories import (
     NO_USERS,
@@ -94,7 +93,6 @@ from pipelines.reputation.refresh_steps import (
     find_affected_users,
     load_affected_events,
     moved_events,
-    recompute_trends,
     replace_rows,
     set_threads_for,
     users_due,
@@ -105,7 +103,7 @@ from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
-from pipelines.reputation.unwritten import Unwritten, write_info
+from pipelines.reputation.unwritten import write_info
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.reputation.warehouse_file import Info, stored_format
 from pipelines.reputation.warehouse_tables import (
@@ -378,20 +376,9 @@ class Draft:
         if users := self.deferred_users():
             raise UsageError(f"{users} users of {self.path} are deferred: refresh the draft before it is published")
 
-    def _begin_writing(self, finish: Callable[[duckdb.DuckDBPyConnection], object]) -> "Future[float]":
-        """Write the draft as it is now, in the thread of publications, with trends; then call `finish`."""
-        histories = None if self._histories is None else self._resolved_histories(self.tables.connection)
-        find_users = None if histories is None else histories.finder()
-
-        def complete(connection: duckdb.DuckDBPyConnection, changes: Unwritten) -> None:
-            if find_users is not None and changes.rows is not None and len(changes.days):
-                in_force = changes.info.policy.at(changes.info.as_of)
-                max_users = _REBUILD_THRESHOLD * changes.counts.users
-                with transaction(connection):
-                    recompute_trends(connection, changes.days.to_arrow(), changes.rows, find_users, in_force, max_users)
-            finish(connection)
-
-        return self.tables.begin_writing(self._copying, complete, begins_newer=self._folding is None)
+    def _begin_writing(self, finish: Finish) -> "Future[float]":
+        """Write the draft as it is now, in the thread of publications; then call `finish`."""
+        return self.tables.begin_writing(self._copying, finish, begins_newer=self._folding is None)
 
     def _finish_file(self, snapshot: Snapshot, connection: duckdb.DuckDBPyConnection) -> None:
         create_lake_views(connection, relative_to(self.path.parent, snapshot))

@@ -20,15 +20,17 @@ from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.documents import SHOWN, documents_of, shown_rows, shown_users
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
-from pipelines.reputation.refresh_steps import Counts, Replaced, load_stored, set_threads_for
+from pipelines.reputation.refresh_steps import Counts, Replaced, set_threads_for
 from pipelines.reputation.scopes import scope_query, scope_table
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.unwritten import Unwritten, changed_share
 from pipelines.reputation.user_rows import (
     Columns,
     Rows,
+    StoredRows,
     UserRows,
     columns_of,
+    load_rows,
     open_base_rows,
     read_rows,
     stored_form,
@@ -40,17 +42,16 @@ from pipelines.reputation.warehouse_file import Info, stored_info
 from pipelines.reputation.warehouse_tables import SUMS
 
 _NO_USERS = pl.DataFrame(schema={"user_id": pl.String})
-_NO_DAYS = pl.DataFrame(schema={"user_id": pl.String, "day": pl.Date})
 _MANY_ROWS = 200_000
-Finish = Callable[[duckdb.DuckDBPyConnection, Unwritten], None]
+Finish = Callable[[duckdb.DuckDBPyConnection], object]
 """Completes the draft's file, by a connection of its own, after `Unwritten` is written."""
 
 
 class _Noted:
-    """Rows that refreshes note for the next publication, which may be long after: about twice the distinct ones."""
+    """Users whom refreshes note for the next publication, which may be long after: about twice the distinct ones."""
 
-    def __init__(self, none: pl.DataFrame) -> None:
-        self._parts, self._size, self._limit = [none], 0, _MANY_ROWS
+    def __init__(self) -> None:
+        self._parts, self._size, self._limit = [_NO_USERS], 0, _MANY_ROWS
 
     def add(self, rows: pl.DataFrame) -> None:
         """Note more rows. Repeats are removed whenever there are twice as many as after the last time."""
@@ -75,12 +76,14 @@ class DraftTables:
         self.recent_events: RecentEvents = partial(recent_in_warehouse, connection, self.info)
         """Returns what happened to users until as_of; the draft replaces it when it is rebuilt or refreshed."""
         self._is_written = True
-        self._unwritten = _Noted(_NO_USERS)
-        """The users who changed since their rows were written."""
-        self._newer = _Noted(_NO_USERS)
+        self._unwritten = _Noted()
+        """The users who changed since the file was written."""
+        self._written: StoredRows | None = None
+        """The rows of all users as the file has them; None before the rows are opened."""
+        self._newer = _Noted()
         """Those who changed since the last publication began that may begin a new base: changes to that base."""
-        self._days = _Noted(_NO_DAYS)
-        """The days of users that changed since a publication last computed trends."""
+        self._begun: StoredRows | None = None
+        """The rows as of that publication, which the new base has."""
         self._writing: Future[float] | None = None
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
 
@@ -91,7 +94,6 @@ class DraftTables:
             self.rows.replace(replaced.users, replaced.tables)
             self._unwritten.add(replaced.user_ids.to_frame())
             self._newer.add(replaced.user_ids.to_frame())
-            self._days.add(pl.DataFrame(replaced.days))
 
     def document_parts(
         self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
@@ -142,26 +144,27 @@ class DraftTables:
         shown = dict[str, str]()
         for scope in policy.rules.scopes:
             name = scope_table(policy, scope)
-            loaded = load_stored(self.connection, self.rows.stored(), name, users)
+            loaded = load_rows(self.connection, self.rows.stored(), name, users)
             shown[scope] = f"({scope_query(policy, scope, loaded)})" if policy.decays else loaded
         return shown
 
     def _shown_scores(self) -> str:
         """Return a query of `reputation` over the stored rows of some users."""
         policy, table = self.info.policy.at(self.info.as_of), self._table_of_scores()
-        rows = statement("user_rows_read", columns=table_form(self._columns[table]))
+        rows = statement("user_rows_read", columns=table_form(self._columns[table]), rows="arrow_rows")
         return f"({reputation_query(policy, f'({rows})') if policy.decays else rows})"
 
     def _table_of_scores(self) -> str:
         return SUMS if SUMS in self._columns else "reputation"
 
     def write_changes(self) -> None:
-        """Write what changed since the last call, except trends, so that SQL over the draft sees it."""
+        """Write what changed since the last call, so that SQL over the draft sees it."""
         self.settle()
         if not self._is_written:
+            changes = self._changes()
             with self.connection.cursor() as connection:
-                self._changes().write(connection)
-            self._unwritten, self._is_written = _Noted(_NO_USERS), True
+                changes.write(connection)
+            self._continue_after(changes)
 
     def begin_writing(self, thread: Executor, finish: Finish, *, begins_newer: bool) -> "Future[float]":
         """Write what changed until now in a thread, while refreshes continue; return `changed_share` as of then.
@@ -172,16 +175,16 @@ class DraftTables:
         """
         self.settle()
         connection, changes = self.connection.cursor(), self._changes()
-        self._unwritten, self._days, self._is_written = _Noted(_NO_USERS), _Noted(_NO_DAYS), True
+        self._continue_after(changes)
         if begins_newer:
-            self._newer = _Noted(_NO_USERS)
+            self._newer, self._begun = _Noted(), changes.rows
             if changes.rows is not None:
                 self.rows.begin_base()
 
         def write() -> float:
             with connection:
                 changes.write(connection)
-                finish(connection, changes)
+                finish(connection)
                 return changed_share(connection)
 
         self._writing = thread.submit(write)
@@ -198,8 +201,12 @@ class DraftTables:
 
     def _changes(self) -> Unwritten:
         rows = self.rows.stored() if "rows" in self.__dict__ else None
-        users, days = self._unwritten.rows()["user_id"], self._days.rows()
-        return Unwritten(self.info, self.counts, users, days, rows, self._columns)
+        users = self._unwritten.rows()["user_id"]
+        return Unwritten(self.info, self.counts, users, self._written, rows, self._columns)
+
+    def _continue_after(self, changes: Unwritten) -> None:
+        """Note changes from now on: what there is, is written or will be before anything else is."""
+        self._unwritten, self._written, self._is_written = _Noted(), changes.rows, True
 
     def adopt(self, base: Path) -> None:
         """Continue with a base that has the rows as they were when it was begun; only newer ones are changes to it."""
@@ -209,7 +216,7 @@ class DraftTables:
         if "rows" in self.__dict__:
             self.rows.continue_with(self._rows_of_base())
         self._unwritten.add(self._newer.rows())
-        self._is_written = False
+        self._written, self._is_written = self._begun, False
 
     def changed_share(self) -> float:
         """Return the share of the users whose rows in the base are superseded."""
@@ -231,6 +238,7 @@ class DraftTables:
         if len(users):
             users.sort()
             rows.replace(users, {name: self._read(name) for name in self._columns})
+        self._written = self._begun = rows.stored()
         return rows
 
     def _rows_of_base(self) -> dict[str, Rows]:

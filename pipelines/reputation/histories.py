@@ -61,8 +61,6 @@ _RECENT_VERSIONS = 10_000
 _FOREGROUND_MERGE_ROWS = 100_000
 """A merge of this many rows takes about a tenth of a second; the thread does larger ones."""
 NO_USERS = np.empty(0, np.uint64)
-FindUsers = Callable[[Iterable[tuple[int, int]]], np.ndarray]
-"""Returns the users of events whose time is in one of some ranges."""
 IsWanted = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Returns which events are wanted, by the hashes of their users, their times (microseconds since 1970) and versions."""
 
@@ -124,11 +122,8 @@ class Histories:
 
     def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
         """Return the users of events whose time is in one of the ranges, like `changed_users`."""
-        return self.finder()(ranges)
-
-    def finder(self) -> FindUsers:
-        """Return a function like `users_between` over the events held now, for any thread."""
-        return partial(_users_between, tuple(self.segments))
+        found = [segment.users_between(start, end) for start, end in ranges for segment in self.segments]
+        return distinct(np.concatenate([NO_USERS, *found]))
 
     def count_of(self, users: np.ndarray) -> np.ndarray:
         """Return how many events each of these users (sorted hashes) has: int64, shape (users,)."""
@@ -357,11 +352,6 @@ def delete_if_outdated(folder: Path, snapshot: Snapshot) -> None:
 def delete_histories(folder: Path) -> None:
     """Delete the folder; the next refresh rebuilds it."""
     rmtree(folder, ignore_errors=True)
-
-
-def _users_between(segments: Iterable[Segment], ranges: Iterable[tuple[int, int]]) -> np.ndarray:
-    found = [segment.users_between(start, end) for start, end in ranges for segment in segments]
-    return distinct(np.concatenate([NO_USERS, *found]))
 
 
 def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:

@@ -3,7 +3,6 @@
 1. `find_affected_users`: whose rows may differ from those of the warehouse.
 2. `load_affected_events`: every event that these users' rows depend on.
 3. `replace_rows`: compare their recomputed rows with the stored ones, table by table, and write the difference.
-4. `recompute_trends`, for a publication: the trends of the days that changed.
 
 The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories.py`), the events that were erased or
 moved since (`erased_events`, `moved_events`), and the steps of the derivation, defined over `affected_event`. Between 2
@@ -24,7 +23,6 @@ from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.differing_rows import differing_rows
 from pipelines.reputation.event_metadata import only_keys
-from pipelines.reputation.histories import FindUsers
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
 from pipelines.reputation.policy import EffectivePolicy
@@ -35,9 +33,8 @@ from pipelines.reputation.scopes import has_scope_scores
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import contains, distinct, union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
-from pipelines.reputation.steps import define_policy
-from pipelines.reputation.user_rows import StoredRows, UserRows, stored_form, table_form
-from pipelines.reputation.warehouse_tables import SUMS, TABLES_BY_DAY, pending_trend_tables
+from pipelines.reputation.user_rows import UserRows, stored_form
+from pipelines.reputation.warehouse_tables import SUMS
 
 _EPOCH = date(1970, 1, 1)
 _SINGLE_THREADED_USERS = 20_000
@@ -70,8 +67,6 @@ class Replaced:
     """The user_ids (String) whose row of `reputation` or a scope, or of the sums behind it, changed or disappeared."""
     counts: Counts
     """How many more there are."""
-    days: pa.Table
-    """The days of users on which a row differs: `user_id` and `day`, with repeats."""
 
 
 def count_all(connection: duckdb.DuckDBPyConnection) -> Counts:
@@ -252,8 +247,7 @@ def _replaced(rows: Mapping[str, pa.Table], differences: Mapping[str, pa.Table])
     changed = distinct(np.concatenate([table["user_hash"].to_numpy() for table in differences.values()]))
     scores = [table for name, table in differences.items() if name in _TABLES_OF_SCORES or has_scope_scores(name)]
     of_changed = {name: table.filter(_is_of(changed, table)) for name, table in rows.items()}
-    days = pa.concat_tables(differences[name].select(["user_id", "day"]) for name in TABLES_BY_DAY)
-    return Replaced(changed, _user_ids(differences.values()), of_changed, _user_ids(scores), _counts(differences), days)
+    return Replaced(changed, _user_ids(differences.values()), of_changed, _user_ids(scores), _counts(differences))
 
 
 def _is_of(users: np.ndarray, rows: pa.Table) -> pa.Array:
@@ -271,47 +265,6 @@ def _counts(differences: Mapping[str, pa.Table]) -> Counts:
     days = differences["user_days"]
     events, counted = (int((days["sign"].to_numpy() * days[name].to_numpy()).sum()) for name in ("events", "counted"))
     return Counts(int(users), events, counted)
-
-
-def recompute_trends(
-    connection: duckdb.DuckDBPyConnection,
-    changed_days: pa.Table,
-    stored: StoredRows,
-    find_users: FindUsers,
-    policy: EffectivePolicy,
-    max_users: float,
-) -> None:
-    """Recompute the trends of days that changed; all rows have to be written.
-
-    Loads the rows of the users with events, or points from time, on these days; of more than `max_users`, all rows are
-    read instead.
-
-    changed_days: of users, as `Replaced.days`.
-    stored, find_users: the rows and the events as of the same moment.
-    """
-    with arrow_rows(connection, changed_days):
-        connection.execute(statement("refresh_changed_day"))
-    changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
-    load_stored(connection, stored, "user_days", changed)
-    connection.execute(statement("refresh_pending_day"))
-    users = find_users(connection.execute(statement("refresh_pending_times")).fetchall())
-    if policy.has_time_points:
-        define_policy(connection, policy)
-        days = [day for (day,) in connection.execute("SELECT DISTINCT day FROM pending_day").fetchall()]
-        users = union(users, users_due(connection, days))
-    sources = {name: name for name in TABLES_BY_DAY}
-    if len(users) <= max_users:
-        sources = {name: load_stored(connection, stored, name, users) for name in TABLES_BY_DAY}
-    for name, query in pending_trend_tables(policy, sources).items():
-        connection.execute(statement("refresh_delete_days", name=name))
-        connection.execute(statement("insert_rows", name=name, query=query))
-
-
-def load_stored(connection: duckdb.DuckDBPyConnection, stored: StoredRows, name: str, users: np.ndarray) -> str:
-    """Load the stored rows of users (sorted hashes) into a temporary table; return its name."""
-    with arrow_rows(connection, stored.rows_of(name, users)):
-        connection.execute(statement("refresh_loaded", name=name, columns=table_form(stored.columns[name])))
-    return f"loaded_{name}"
 
 
 def _edge_crossings(policy: EffectivePolicy, start: int, end: int) -> list[tuple[int, int]]:

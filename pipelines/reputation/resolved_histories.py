@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.reputation.histories import NO_USERS, FindUsers, Histories, IsWanted
+from pipelines.reputation.histories import NO_USERS, Histories, IsWanted
 from pipelines.reputation.merged_users import Aliases, load_aliases, resolved_events
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import contains, union
@@ -70,16 +70,7 @@ class ResolvedHistories:
 
     def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
         """Return the persons of events whose time is in one of the ranges."""
-        return self.finder()(ranges)
-
-    def finder(self) -> FindUsers:
-        """Return a function like `users_between` over the events held now, for any thread."""
-        users, find = self._users, self._histories.finder()
-
-        def find_persons(ranges: Iterable[tuple[int, int]]) -> np.ndarray:
-            return users.resolve(find(ranges))
-
-        return find_persons
+        return self._users.resolve(self._histories.users_between(ranges))
 
     def count_of(self, users: np.ndarray) -> np.ndarray:
         """Return how many events each of these persons (sorted hashes) has: int64, shape (users,)."""

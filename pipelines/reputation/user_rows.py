@@ -20,7 +20,7 @@ from pipelines.lake.mapping import advise_random, create_map, open_map
 from pipelines.lake.merges import Merges
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, store_chunks
 from pipelines.reputation.sorted_words import contains, positions, union
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import arrow_rows, statement
 
 HASH = "user_hash"
 _MEMORY_ROWS = 100_000
@@ -157,6 +157,13 @@ def stored_form(columns: Columns) -> str:
 def table_form(columns: Columns) -> str:
     """Return the columns of a table as SQL, from those of `stored_form`."""
     return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
+
+
+def load_rows(connection: duckdb.DuckDBPyConnection, stored: StoredRows, name: str, users: np.ndarray) -> str:
+    """Load the rows of users (sorted hashes) in a table into a temporary table; return its name."""
+    with arrow_rows(connection, stored.rows_of(name, users)):
+        connection.execute(statement("user_rows_loaded", name=name, columns=table_form(stored.columns[name])))
+    return f"loaded_{name}"
 
 
 def _as_text(name: str, kind: str) -> str:

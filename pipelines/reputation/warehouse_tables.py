@@ -1,6 +1,7 @@
 """The tables of a warehouse as queries: one table set by user, and the trends by day computed from them.
 
 Where points decay, `reputation` is a view over the table `reputation_sums`: time alone changes every score.
+`trends_daily` is a view over the table `day_sums`.
 Owns what a warehouse contains. `derive.py` creates the tables and keeps them current.
 """
 
@@ -27,8 +28,14 @@ _USER_TABLES = frozenset(
 `user_ratings_given` if a measure has a prior from all ratings."""
 TABLES_BY_DAY = ("user_days", "user_reasons", "user_levels")
 """The tables of users that trends are computed from, which have a column `day`."""
-_PENDING_DAYS = "WHERE day IN (FROM pending_day)"
-_USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHERE day IN (FROM pending_day))"
+DAY_SUMS: Mapping[str, tuple[str, ...]] = {
+    "day_sums": ("day", "action_type"),
+    "trends_reasons": ("day", "action_type", "reason"),
+    "trends_levels": ("day", "level"),
+    "day_scores": ("day", "score"),
+}
+"""The tables of sums over users by day, each with the columns that a row is of; all others are sums."""
+SCORES = "trends_scores"
 
 
 def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
@@ -63,15 +70,34 @@ def _scores(policy: EffectivePolicy) -> dict[str, str]:
     return {name: f"{query}\nORDER BY user_id"}
 
 
-def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the queries of the views that scale sums to a moment; none where points do not decay."""
+def views_of_sums(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the queries of the views over sums: `trends_daily`, and of a moment, those that scale sums to it."""
     overall = {"reputation": reputation_query(policy, SUMS)} if policy.decays else {}
-    return overall | scope_views_of_moment(policy)
+    return {"trends_daily": statement("table_trends_daily"), **overall, **scope_views_of_moment(policy)}
 
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
     """Return the queries of the trends, over the tables of the users."""
-    return _trends(policy, {name: name for name in TABLES_BY_DAY}, "", "")
+    return day_sums(policy, {name: name for name in TABLES_BY_DAY}) | {SCORES: score_trends("day_scores")}
+
+
+def day_sums(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
+    """Return the queries of DAY_SUMS.
+
+    sources: for each of TABLES_BY_DAY a table with all rows of the users to sum over.
+    """
+    points, ratings = exact_type(policy.score_digits, 38), exact_type(policy.rating_digits, 38)
+    return {
+        "day_sums": statement("table_day_sums", points=points, ratings=ratings, **sources),
+        "trends_reasons": statement("table_trends_reasons", **sources),
+        "trends_levels": statement("table_trends_levels", **sources),
+        "day_scores": statement("table_day_scores", score=exact_type(policy.score_digits), **sources),
+    }
+
+
+def score_trends(day_scores: str) -> str:
+    """Return the query of SCORES from the rows of `day_scores` of some days."""
+    return statement("table_trends_scores", day_scores=day_scores)
 
 
 def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
@@ -82,24 +108,6 @@ def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
 
 def _learns(policy: EffectivePolicy) -> bool:
     return policy.rules.has_global_prior
-
-
-def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
-    """Return the queries of the trends, restricted to the days in `pending_day`.
-
-    sources: for each of TABLES_BY_DAY a table with at least the rows of the users with events on these days.
-    """
-    return _trends(policy, sources, _PENDING_DAYS, _USERS_OF_PENDING_DAYS.format(**sources))
-
-
-def _trends(policy: EffectivePolicy, sources: Mapping[str, str], of_days: str, of_users: str) -> dict[str, str]:
-    score, of_all = exact_type(policy.score_digits), exact_type(policy.score_digits, 38)
-    return {
-        "trends_daily": statement("table_trends_daily", exact=of_all, of_days=of_days, **sources),
-        "trends_reasons": statement("table_trends_reasons", of_days=of_days, **sources),
-        "trends_levels": statement("table_trends_levels", of_days=of_days, **sources),
-        "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users, **sources),
-    }
 
 
 def recipe(policy: EffectivePolicy, lake_id: str) -> str:

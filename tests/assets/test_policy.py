@@ -29,6 +29,6 @@ def test_a_policy_is_activated_and_everything_is_rescored(
         rescored = metadata(materialize(karmalake, instance, [reputation], run_config=chosen), reputation)
     assert rescored["policy"].startswith("ride-hailing, version ")
     assert rescored["rebuilt"] == "the policy, its decay epoch, the SQL or the lake changed"
-    assert [message for message in caplog.messages if "(10 of 10 steps)" in message]
+    assert [message for message in caplog.messages if "(11 of 11 steps)" in message]
     after = metadata(materialize(karmalake, instance, [reputation]), reputation)
     assert (after["policy"], after["rebuilt"]) == (rescored["policy"], "no")

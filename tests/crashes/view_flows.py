@@ -54,7 +54,7 @@ _REFRESHING = {
     "pipelines.reputation.unwritten:Unwritten.write": 1,
     "pipelines.reputation.unwritten:write_info": 1,
     "pipelines.reputation.derive:Draft._describe": 1,
-    "pipelines.reputation.derive:recompute_trends": 1,
+    "pipelines.reputation.unwritten:update_trends": 1,
     "pipelines.reputation.derive:copyfile": 1,
 }
 
@@ -184,7 +184,7 @@ FLOWS = {
             "pipelines.reputation.database_file:copyfile": 2,
             "pipelines.reputation.database_file:replace_durably": 2,
             "pipelines.reputation.database_file:remove_copy": 2,
-            "pipelines.reputation.derive:recompute_trends": 2,
+            "pipelines.reputation.unwritten:update_trends": 2,
         },
         _prepare,
         sound=_warehouse,

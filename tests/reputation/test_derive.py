@@ -68,7 +68,7 @@ def test_a_rebuild_logs_its_progress(tmp_path: Path, project_log: pytest.LogCapt
     assert [step.rpartition("(")[2] for step in steps] == [
         f"{n} of {len(steps)} steps)" for n in range(1, len(steps) + 1)
     ]
-    assert len(steps) == 10
+    assert len(steps) == 11
 
 
 def test_reputation_equals_scores(tmp_path: Path) -> None:

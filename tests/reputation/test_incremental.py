@@ -40,6 +40,8 @@ TABLES = (
     "trends_scores",
     "trends_reasons",
     "trends_levels",
+    "day_sums",
+    "day_scores",
 )
 SOME = ("time_starts", "user_ratings_given", "rating_priors", "rater_weights")
 """Tables that only some policies have."""

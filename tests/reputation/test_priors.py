@@ -164,9 +164,9 @@ def test_sums_over_users_have_no_bound_in_practice() -> None:
             " FROM range(2)"
         )
         rules = policy(actions={"Rated": {"points": "0.000001"}}).at(AS_OF)
-        (daily,) = connection.sql(trend_tables(rules)["trends_daily"]).fetchall()
+        (sums,) = connection.sql(trend_tables(rules)["day_sums"]).fetchall()
     assert [(row[2], row[4]) for row in priors] == [(3 * _MOST, None), (3 * _MOST, 1_000_000)]
-    assert daily[5] == 1_800_000_000_000
+    assert sums[6] == 1_800_000_000_000
 
 
 def _averages(events: list[Event]) -> dict[str, float]:

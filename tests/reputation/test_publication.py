@@ -403,14 +403,14 @@ def test_the_feed_in_a_publication_is_of_its_moment(tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_what_is_noted_for_a_publication_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the users who changed and their days, not by the refreshes since the last publication."""
+    """By the users who changed, not by the refreshes since the last publication."""
     monkeypatch.setattr(draft_tables, "_MANY_ROWS", 50)
     path, commits = tmp_path / "warehouse.duckdb", [_FIRST]
     with refreshed(path) as draft:
         for number in range(1, 8):
             commits.append([replace(event, event_id=f"{number}-{event.event_id}") for event in _FIRST])
             assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
-        noted = draft.tables._unwritten, draft.tables._newer, draft.tables._days
+        noted = draft.tables._unwritten, draft.tables._newer
         assert all(0 < rows.rows().height <= 2 * len(_FIRST) + 50 for rows in noted)
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)

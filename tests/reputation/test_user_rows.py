@@ -47,7 +47,8 @@ def _stored(connection: duckdb.DuckDBPyConnection, state: State) -> pa.RecordBat
 
 def _numbers(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> list[tuple[str, int]]:
     with arrow_rows(connection, rows):
-        return sorted(connection.execute(statement("user_rows_read", columns=table_form(_COLUMNS))).fetchall())
+        query = statement("user_rows_read", columns=table_form(_COLUMNS), rows="arrow_rows")
+        return sorted(connection.execute(query).fetchall())
 
 
 def _base(connection: duckdb.DuckDBPyConnection, folder: Path, state: State) -> dict[str, Rows]:

@@ -39,13 +39,13 @@ def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 @contextmanager
-def arrow_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> Generator[None]:
-    """Make rows readable as `arrow_rows` for the statements of the block."""
-    connection.register("arrow_rows", rows)
+def arrow_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table, name: str = "arrow_rows") -> Generator[None]:
+    """Make rows readable under a name for the statements of the block."""
+    connection.register(name, rows)
     try:
         yield
     finally:
-        connection.unregister("arrow_rows")
+        connection.unregister(name)
 
 
 def one_row(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ SELECT name FROM $catalog.changed.base
 CREATE OR REPLACE TABLE changed.users (user_id VARCHAR)
 
 -- name: base_changed_rows
--- All rows of these users, in a table of the base.
+-- All rows of these users in a table of the base; or the differences to a table of sums.
 CREATE OR REPLACE TABLE changed.$name AS
 FROM base.main.$name
 LIMIT 0
@@ -44,7 +44,7 @@ ORDER BY table_name
 
 -- name: base_copy
 -- A table that is replaced whole, and so is not divided.
-CREATE TABLE $name AS
+CREATE OR REPLACE TABLE $name AS
 FROM base.main.$name
 
 -- name: base_counts
@@ -134,5 +134,11 @@ ORDER BY user_hash
 
 -- name: user_rows_read
 -- The rows of a table from their stored form.
+SELECT $columns
+FROM $rows
+
+-- name: user_rows_loaded
+-- The rows of some users in a table, from their stored form.
+CREATE OR REPLACE TEMP TABLE loaded_$name AS
 SELECT $columns
 FROM arrow_rows

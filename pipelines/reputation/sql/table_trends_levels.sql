@@ -8,11 +8,9 @@ SELECT
 FROM (
     SELECT day, level, 1 AS came, 0 AS went
     FROM $user_levels
-    $of_days
     UNION ALL
     SELECT day, level_before AS level, 0 AS came, CASE WHEN is_first THEN 0 ELSE 1 END AS went
     FROM $user_levels
-    $of_days
 )
 GROUP BY day, level
 HAVING sum(came) + sum(went) > 0

@@ -1,29 +1,23 @@
--- The distribution of the scores of each day's active users: each user's points of all days so far, at the end of the
--- day. Quantiles are scores of a user (no interpolation). Of a user's rows of a day, which all have the score at its
--- end, the last one is used.
+-- The distribution of the scores of each day's active users. A quantile is the lowest score that its share of the users
+-- has reached, in whole numbers: a score of a user, without interpolation.
 SELECT
     day,
-    count(*) AS active_users,
+    CAST(sum(users) AS BIGINT) AS active_users,
     min(score) AS minimum,
-    quantile_disc(score, 0.1) AS p10,
-    quantile_disc(score, 0.25) AS p25,
-    quantile_disc(score, 0.5) AS median,
-    quantile_disc(score, 0.75) AS p75,
-    quantile_disc(score, 0.9) AS p90,
+    min(score) FILTER (WHERE 10 * reached >= total) AS p10,
+    min(score) FILTER (WHERE 4 * reached >= total) AS p25,
+    min(score) FILTER (WHERE 2 * reached >= total) AS median,
+    min(score) FILTER (WHERE 4 * reached >= 3 * total) AS p75,
+    min(score) FILTER (WHERE 10 * reached >= 9 * total) AS p90,
     max(score) AS maximum
 FROM (
-    SELECT day, score
-    FROM (
-        SELECT
-            day,
-            CAST(sum(points) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score,
-            sum(events) OVER (PARTITION BY user_id ORDER BY day RANGE BETWEEN CURRENT ROW AND CURRENT ROW) AS events
-        FROM $user_days
-        $of_users
-        QUALIFY lead(day) OVER (PARTITION BY user_id ORDER BY day) IS DISTINCT FROM day
-    )
-    WHERE events > 0
+    SELECT
+        day,
+        score,
+        users,
+        sum(users) OVER (PARTITION BY day ORDER BY score) AS reached,
+        sum(users) OVER (PARTITION BY day) AS total
+    FROM $day_scores
 )
-$of_days
 GROUP BY day
 ORDER BY day
