@@ -22,7 +22,7 @@ from tests.fuzz.targets.avro import NEIGHBOURS
 
 _TYPES = {"AVRO", "JSON", "PROTOBUF"}
 _MAX_MESSAGE_CHARACTERS = 2_000
-_INFORMATIONAL = re.compile(rb"\A(?:HTTP/1\.1 1\d\d [^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n)+")
+_INFORMATIONAL = re.compile(rb"\A(?:HTTP/\d\.\d 1\d\d [^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n)+")
 """Responses before the one that counts (RFC 9110, 15.2); a line may end without CR (RFC 9112, 2.2)."""
 _ID = 7
 
