@@ -213,7 +213,7 @@ def _is_paused(process: psutil.Process) -> bool:
     try:
         return all(psutil.Process(thread.id).status() in states for thread in process.threads())
     except psutil.NoSuchProcess:
-        return False  # a thread ended in between: look again
+        return not process.is_running()  # if only a thread ended in between, look again
 
 
 def _notify_reaper(sign: str, pid: int) -> None:
