@@ -194,7 +194,7 @@ class DedupIndex:
             self.runs = Runs(self.folder, runs)
             self.runs.remove_stray_files()
             self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError):
             self._reset()
 
     def _reset(self) -> None:

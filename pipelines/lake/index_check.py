@@ -59,7 +59,7 @@ def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, i
             if not _is_current(manifest, lake, events):
                 return None
             runs = [open_run(folder / name, rows) for name, rows in manifest["runs"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # being written now, or unreadable: the next start rebuilds it
         try:
             return _count(folder.name, manifest, runs, lake, events, versions)

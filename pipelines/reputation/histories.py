@@ -309,7 +309,7 @@ class Histories:
                 through = Commit(*manifest["through"])
                 head = (manifest["lake_id"], manifest["erasures"], manifest["links"])
                 self._state = _State(*head, through, manifest["files"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError):
             self._forget()
         self._saved = [segment.name for segment in self.segments]
         self._numbers = count(1 + max(map(int, self._saved), default=0))
@@ -343,7 +343,7 @@ def delete_if_outdated(folder: Path, snapshot: Snapshot) -> None:
     try:
         manifest = read_manifest(folder / _MANIFEST)
         found = manifest["lake_id"], manifest["erasures"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found != (snapshot.lake_id, snapshot.erasures):
         delete_histories(folder)
