@@ -51,6 +51,7 @@ def notify(
     planned = plans(loaded, settings, lambda: connect(settings.redis))
     names = ", ".join(plan.name for plan in planned)
     topics = ", ".join(dict.fromkeys(plan.kafka.topic for plan in planned))
+    _warn_of_misspelt_actions(path, loaded, settings)
     if check:
         _check_names(path, loaded, settings)
         print_line(f"{path} is valid; destinations: {names}")
@@ -89,6 +90,14 @@ def _warn_of_foreign_names(path: Path, rules: "RuleFile", settings: "Settings") 
 
     with suppress(KarmalakeError):  # the lake is not needed to deliver
         for each in foreign_names(rules, settings) or []:
+            print_warning(f"{path}: {each}")
+
+
+def _warn_of_misspelt_actions(path: Path, rules: "RuleFile", settings: "Settings") -> None:
+    from pipelines.rule_names import misspelt_actions  # noqa: PLC0415
+
+    with suppress(KarmalakeError):  # neither the lake nor its policy is needed to deliver events
+        for each in misspelt_actions(rules, settings):
             print_warning(f"{path}: {each}")
 
 

@@ -444,6 +444,33 @@ def test_the_command_compares_names_with_the_policy_in_force(settings: Settings,
     assert checked.returncode == 78
 
 
+_ACTIONS = """
+[destinations.app]
+kind = "webhook"
+url = "https://app.example.com"
+secret_env = "NOTIFY_TEST_SECRET"
+
+[[rules]]
+name = "rated"
+actions = ["DriverRated", "UserRatd", "UserReprted", "PasswordForgotten"]
+text = "{user_id}"
+to = ["app"]
+"""
+
+
+def test_actions_that_resemble_one_of_the_policy_are_named(settings: Settings, write_rules: WriteRules) -> None:
+    """By `--check`, as hints: events without points may have any name. Without a lake there is nothing to compare."""
+    rules = write_rules(_ACTIONS)
+    assert "warning" not in command(settings, rules, "--check").communicate(timeout=PATIENCE_SECONDS)[0]
+    create_lake(settings.lake_root)
+    checked = command(settings, rules, "--check")
+    said = " ".join(checked.communicate(timeout=PATIENCE_SECONDS)[0].split())
+    assert checked.returncode == 0
+    assert "rule 'rated': the policy default has no action 'UserRatd': did you mean 'UserRated'?" in said
+    assert "DriverRated'" not in said
+    assert "PasswordForgotten" not in said
+
+
 def test_a_rule_behind_one_that_always_applies_is_refused() -> None:
     """A destination receives an event or change once, by the first rule."""
     always, column = {"changes": ["score.changed"]}, {"changes": ["score.changed"], "column": "all_time_rating_average"}

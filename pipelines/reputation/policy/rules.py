@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal
+from itertools import chain
 from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -94,22 +95,24 @@ class Rules(Section):
         return self
 
     def _check_roles(self) -> None:
-        roles = {
+        seen: dict[str, str] = {}
+        for role, actions in (self._roles() | {"time": tuple(self.time)}).items():
+            for action in actions:
+                if action in seen:
+                    path = (role, action) if role in ("actions", "time") else tuple(role.split("."))
+                    raise MistakeError(path, f"{action} is already in {seen[action]}: an action has one role")
+                seen[action] = role
+
+    def _roles(self) -> dict[str, tuple[str, ...]]:
+        """Return the action types by the key that gives them their one role."""
+        return {
             "status.suspend": self.status.suspend,
             "status.reinstate": self.status.reinstate,
             "retraction.actions": self.retraction.actions,
             "correction.actions": self.correction.actions,
             "adjustment.action": (self.adjustment.action,) if self.adjustment else (),
             "actions": tuple(self.actions),
-            "time": tuple(self.time),
         }
-        seen: dict[str, str] = {}
-        for role, actions in roles.items():
-            for action in actions:
-                if action in seen:
-                    path = (role, action) if role in ("actions", "time") else tuple(role.split("."))
-                    raise MistakeError(path, f"{action} is already in {seen[action]}: an action has one role")
-                seen[action] = role
 
     def _check_decay_step(self) -> None:
         """Reject a step that would shift from day to day, or in which more than half of the points decays at once."""
@@ -133,6 +136,12 @@ class Rules(Section):
         """Return the actions that a rule applies to; points from time are actions of caps."""
         named = rule.actions or (*self.actions, *self.time)
         return [action for action in named if action not in rule.exempt]
+
+    @property
+    def action_types(self) -> list[str]:
+        """The types of all events that have a meaning here, of suspensions and retractions too."""
+        completing = [action for rule in self.completion.values() for action in rule.by]
+        return list(dict.fromkeys([*chain.from_iterable(self._roles().values()), *completing]))
 
     @property
     def all_actions(self) -> dict[str, Action]:
