@@ -29,8 +29,6 @@ from tests.fuzz.worker import STACK_SIGNAL, Shared, Worker, shrink
 
 _PREPARE_SECONDS = 240.0
 """A child may have to compile loops with bounds checks."""
-_MAX_PREPARE_SECONDS = 3 * _PREPARE_SECONDS
-"""While it waits for a CPU."""
 _SHRINK_SECONDS = 8.0
 _COMPILER = "/numba/core/"
 _POLL_SECONDS = 0.1
@@ -40,7 +38,7 @@ _SAMPLES = 10
 _MAX_FINDINGS = 25
 _RETRY_FACTOR = 3.0
 _STARVED_FACTOR = 20.0
-"""Multiples of the timeout of a target: for the second attempt, and while the child waits for a CPU."""
+"""Multiples of the timeout of a target: for the second attempt, and by a clock while others use the CPUs."""
 
 
 @dataclass(slots=True)
@@ -194,6 +192,9 @@ class _Child:
     worker: Worker
     log: Path
     status: int | None = None
+    _timed: float = field(default=0.0, init=False)
+    _used_before: float = field(default=0.0, init=False)
+    """The start of the input that runs, and the CPU time used before it; both from its first second on."""
 
     @property
     def is_new(self) -> bool:
@@ -219,15 +220,10 @@ class _Child:
                     return Finding(b"", "broken", f"the target itself is broken: {content}", self._log_tail())
                 ready = ready or kind == "ready"
                 on_message(kind, content)
-            began = self.shared.began
-            waited = time.monotonic() - started
-            if not ready and waited > _PREPARE_SECONDS and (waited > _MAX_PREPARE_SECONDS or not self._is_starved()):
+            if not ready and self._is_over(_PREPARE_SECONDS, time.monotonic() - started):
                 return Finding(b"", "broken", "the good input has no outcome", self._log_tail())
-            took = time.monotonic() - began if ready and began else 0.0
-            if took > timeout_factor * self.target.seconds and (took > _PREPARE_SECONDS or not self._is_compiling()):
-                limit = timeout_factor * self.target.seconds * _STARVED_FACTOR
-                if took > limit or (not self._is_starved() and self.shared.began == began):
-                    return self._hang()
+            if ready and self._hangs(timeout_factor * self.target.seconds):
+                return self._hang()
 
     def kill(self) -> None:
         """Kill the child if it is running."""
@@ -252,16 +248,32 @@ class _Child:
         kind = signal.Signals(-code).name if code < 0 else f"exit-{code}"
         return Finding(self.shared.data, kind, f"{kind} in {place_of(log)}", log)
 
-    def _is_starved(self) -> bool:
-        """Return whether a process of the child is runnable but gets little CPU time: then the machine is slow.
+    def _hangs(self, seconds: float) -> bool:
+        """Return whether the current input takes more than `seconds`, the compiler's aside."""
+        began = self.shared.began
+        took = time.monotonic() - began if began else 0.0
+        if took > 1 and began != self._timed:  # most inputs take less
+            self._timed, self._used_before = began, _cpu_seconds(self.pid)
+        is_over = self._is_over(seconds, took) and (took > _PREPARE_SECONDS or not self._is_compiling())
+        return is_over and self.shared.began == began
 
-        A process that waits for anything else sleeps, and one that loops uses its CPU.
+    def _is_over(self, seconds: float, elapsed: float) -> bool:
+        """Return whether what began `elapsed` seconds ago used more than `seconds` of CPU time, or sleeps after that.
+
+        Elapsed time alone says nothing: others may use the CPUs. It ends what alternates between sleep and work.
         """
-        used, waiting = _cpu_seconds(self.pid), 0
+        if elapsed <= seconds:
+            return False
+        used_too_much = _cpu_seconds(self.pid) - self._used_before > seconds
+        return used_too_much or elapsed > seconds * _STARVED_FACTOR or self._sleeps()
+
+    def _sleeps(self) -> bool:
+        """Return whether no process of the child is seen to run, or to wait for a CPU or a page, in a second."""
         for _ in range(_SAMPLES):
+            if _is_runnable(self.pid):
+                return False
             time.sleep(_POLL_SECONDS)
-            waiting += _is_runnable(self.pid)
-        return waiting > 0 and _cpu_seconds(self.pid) - used < _SAMPLES * _POLL_SECONDS / 2
+        return True
 
     def _is_compiling(self) -> bool:
         """Return whether the child is in the compiler now, which is not the fault of an input."""
@@ -296,8 +308,9 @@ def _is_runnable(pid: int) -> bool:
 
 
 def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a tree, with that of its processes that have ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return sum(sum(each.cpu_times()[:2]) for each in _tree(pid))
+        return sum(sum(each.cpu_times()[:4]) for each in _tree(pid))
     return 0.0
 
 

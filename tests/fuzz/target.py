@@ -22,8 +22,8 @@ def demand(truth: object, sentence: str) -> None:
 class Target:
     """An entry point. `check` passes it an input, raises for a wrong outcome, and returns its short name.
 
-    Exceptions in `refusals` are valid outcomes. Other exceptions, a death by a signal, a timeout of `seconds`, and more
-    than `megabytes` of additional memory are findings.
+    Exceptions in `refusals` are valid outcomes. Other exceptions, a death by a signal, more than `seconds` of CPU time
+    or of sleep, and more than `megabytes` of additional memory are findings.
     """
 
     generate: Callable[[random.Random], bytes]
