@@ -42,7 +42,7 @@ def misspelt_actions(rules: RuleFile, settings: Settings) -> list[str]:
         return []
     policy = policy_in_force(settings)
     editions = policy.at(datetime.now(UTC)).editions
-    known = dict.fromkeys(action for edition in editions for action in edition.rules.action_types)
+    known = [action for edition in editions for action in edition.rules.action_types]
     return [
         f"rule {name!r}: the policy {policy.name} has no action {action!r}{hint}"
         for name, action in named

@@ -1,6 +1,7 @@
 """The command notify: delivers notifications."""
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from pipelines.cli.signals import stop_on_signals
 from pipelines.errors import ConfigurationError, KarmalakeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipelines.errors import TransientError
     from pipelines.notify.branch import DeliveryCounts
     from pipelines.notify.rules import RuleFile
@@ -40,6 +43,7 @@ def notify(
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
     from pipelines.notify.run import notify as run  # noqa: PLC0415
     from pipelines.notify.run import plans  # noqa: PLC0415
+    from pipelines.rule_names import foreign_names, misspelt_actions  # noqa: PLC0415
     from pipelines.serving.client import connect  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)
@@ -51,12 +55,12 @@ def notify(
     planned = plans(loaded, settings, lambda: connect(settings.redis))
     names = ", ".join(plan.name for plan in planned)
     topics = ", ".join(dict.fromkeys(plan.kafka.topic for plan in planned))
-    _warn_of_misspelt_actions(path, loaded, settings)
+    _warn(path, partial(misspelt_actions, loaded, settings))
     if check:
         _check_names(path, loaded, settings)
         print_line(f"{path} is valid; destinations: {names}")
         return
-    _warn_of_foreign_names(path, loaded, settings)
+    _warn(path, partial(foreign_names, loaded, settings))
     with monitor_notify(settings, {plan.name: plan.kafka for plan in planned}) as monitor:
 
         def print_start() -> None:
@@ -85,19 +89,10 @@ def _check_names(path: Path, rules: "RuleFile", settings: "Settings") -> None:
         raise ConfigurationError("\n".join(f"{path}: {each}" for each in found))
 
 
-def _warn_of_foreign_names(path: Path, rules: "RuleFile", settings: "Settings") -> None:
-    from pipelines.rule_names import foreign_names  # noqa: PLC0415
-
-    with suppress(KarmalakeError):  # the lake is not needed to deliver
-        for each in foreign_names(rules, settings) or []:
-            print_warning(f"{path}: {each}")
-
-
-def _warn_of_misspelt_actions(path: Path, rules: "RuleFile", settings: "Settings") -> None:
-    from pipelines.rule_names import misspelt_actions  # noqa: PLC0415
-
-    with suppress(KarmalakeError):  # neither the lake nor its policy is needed to deliver events
-        for each in misspelt_actions(rules, settings):
+def _warn(path: Path, names_of_rules: "Callable[[], list[str] | None]") -> None:
+    """Warn of names that are not in the policy, as far as the policy is known: it is not needed to deliver."""
+    with suppress(KarmalakeError):
+        for each in names_of_rules() or []:
             print_warning(f"{path}: {each}")
 
 

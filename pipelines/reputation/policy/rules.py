@@ -139,9 +139,9 @@ class Rules(Section):
 
     @property
     def action_types(self) -> list[str]:
-        """The types of all events that have a meaning here, of suspensions and retractions too."""
-        completing = [action for rule in self.completion.values() for action in rule.by]
-        return list(dict.fromkeys([*chain.from_iterable(self._roles().values()), *completing]))
+        """The types of all events that have a meaning here, of suspensions and retractions too; some twice."""
+        completing = (rule.by for rule in self.completion.values())
+        return [*chain.from_iterable([*self._roles().values(), *completing])]
 
     @property
     def all_actions(self) -> dict[str, Action]:
