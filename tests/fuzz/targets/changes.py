@@ -17,7 +17,7 @@ from pipelines.notify.rules import Rule
 from pipelines.notify.template import Event, fill, to_json
 from pipelines.settings import ContractSettings
 from tests.fuzz.mutation import mutate_bytes
-from tests.fuzz.target import Target, demand
+from tests.fuzz.target import Target, demand, parts
 from tests.fuzz.targets import protobuf
 
 _SEPARATOR = b"\n--\n"
@@ -147,7 +147,7 @@ def check(data: bytes) -> str:
     good = [_sent(neighbour) for neighbour in _neighbours()]
     demand(all(events == good[0] for events in good), f"a format differs: {good}")
     demand([event.action_type for event in good[0]] == ["level.changed", *["score.changed"] * 2], f"{good[0]}")
-    return " ".join(str(len(_sent(value))) for value in data.split(_SEPARATOR))
+    return " ".join(str(len(_sent(value))) for value in parts(data, _SEPARATOR))
 
 
 TARGETS = {"changes": Target(generate, check, good=_value(_ROW, "json"), refusals=())}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.settings import ContractSettings
 from tests.fuzz.neighbours import GOOD, check_neighbours
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, parts
 
 _SEPARATOR = b"\n--\n"
 _VALUES = 8
@@ -109,7 +109,7 @@ def _space(rng: random.Random) -> str:
 
 def check(data: bytes) -> str:
     """Decode the values among valid events."""
-    return check_neighbours(NEIGHBOURS, data.split(_SEPARATOR), CONTRACT)
+    return check_neighbours(NEIGHBOURS, parts(data, _SEPARATOR), CONTRACT)
 
 
 TARGETS = {"json": Target(generate, check, good=NEIGHBOURS[0], refusals=())}
