@@ -313,7 +313,7 @@ def read_source(path: Path) -> SourceFile:
     try:
         config, rows = _config(keys), _rows(keys)
     except MistakeError as error:
-        raise ConfigurationError(_FORMAT.report([(error.path, str(error))], text, str(path))) from None
+        raise ConfigurationError(_FORMAT.report([(error.path, str(error))], 1, text, str(path))) from None
     digest = blake2b(f"{len(text.encode())}:{text}".encode() + content, digest_size=_DIGEST_BYTES).hexdigest()
     topics = (keys.topic,) if keys.topic else tuple(keys.topics or ())
     return SourceFile(

@@ -44,7 +44,7 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
     except ValidationError as error:
         raise PolicyError(form.explain(error, text, place)) from None
     if found := list(contradictions(policy)):
-        raise PolicyError(form.report(found, text, place))
+        raise PolicyError(form.report(found, len(found), text, place))
     return policy
 
 
