@@ -13,6 +13,7 @@ from pipelines.lake.stores import resolve_store
 from pipelines.lake.tables import create_lake
 from pipelines.refresh import rebuild_warehouse
 from pipelines.reputation.activation import activate
+from pipelines.reputation.policy import Policy
 from pipelines.settings import LakeSettings, Settings
 from tests.lake import builders as making
 from tests.reputation.history import AS_OF, Event, events_table
@@ -38,13 +39,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
         yield running
 
 
-def make_lake(root: str, events: list[Event]) -> None:
-    """Create a lake with a policy of all rules in force, in two commits."""
+def make_lake(root: str, events: list[Event], rules: Policy = _POLICIES["everything"]) -> None:
+    """Create a lake with a policy of all rules in force, or another one, in two commits."""
     lake = create_lake(root)
     half = len(events) // 2
     for name, part in (("first", events[:half]), ("second", events[half:])):
         making.commit(lake, lake.table("events"), name, events_table(part).drop_columns(["batch_id"]))
-    activate(lake, _POLICIES["everything"])
+    activate(lake, rules)
 
 
 def rebuild(folder: Path, spark: dict[str, str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +68,7 @@ def files_of(location: str) -> list[str]:
 
 def test_two_workers(object_store: ObjectStore, cluster: SparkCluster, uri: str, tmp_path: Path) -> None:
     """Two workers without a shared folder compute DuckDB's tables to the last bit, and leave nothing in the bucket."""
-    make_lake(uri, history(_EVENTS, 2_000, days=12))
+    make_lake(uri, history(_EVENTS, 2_000, days=12), _POLICIES["versions"])
     settings = Settings(data_dir=tmp_path / "duckdb", lake=LakeSettings(uri=uri))
     rebuild_warehouse(settings, AS_OF)
     before = cluster.executors()
