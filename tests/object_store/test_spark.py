@@ -23,6 +23,7 @@ from tests.services.object_store import ObjectStore
 from tests.services.requirements import require
 from tests.services.spark_cluster import SparkCluster, configured, spark_cluster
 from tests.services.waiting import PATIENCE_SECONDS
+from tests.share import share
 
 pytestmark = [pytest.mark.jvm, pytest.mark.slow]
 
@@ -66,9 +67,10 @@ def files_of(location: str) -> list[str]:
     return [info.path for info in store.get_file_info(selector) if info.is_file]
 
 
-def test_two_workers(object_store: ObjectStore, cluster: SparkCluster, uri: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", share(["everything", "versions"], 2))
+def test_two_workers(object_store: ObjectStore, cluster: SparkCluster, uri: str, tmp_path: Path, name: str) -> None:
     """Two workers without a shared folder compute DuckDB's tables to the last bit, and leave nothing in the bucket."""
-    make_lake(uri, history(_EVENTS, 2_000, days=12), _POLICIES["versions"])
+    make_lake(uri, history(_EVENTS, 2_000, days=12), _POLICIES[name])
     settings = Settings(data_dir=tmp_path / "duckdb", lake=LakeSettings(uri=uri))
     rebuild_warehouse(settings, AS_OF)
     before = cluster.executors()

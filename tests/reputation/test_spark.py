@@ -126,9 +126,8 @@ _POLICIES = {
         _HIDING | _RECENT,
     ),
 }
-
-
 _NAMES = ["everything", *share([*_POLICIES][1:], 3)]
+"""The policies of a run: that of all rules, and another one each day."""
 
 
 @pytest.fixture(scope="module")
