@@ -121,9 +121,7 @@ class FileFormat:
     def explain(self, error: ValidationError, text: str, place: str) -> str:
         """Return the sentences about the mistakes in a file's text, one per line; `place` names the file."""
         found = [problem for problem in error.errors(include_url=False) if not _is_of_elements(problem)]
-        paths = (self.clean(path_of(problem)) for problem in found)
-        problems = ((path, self.remedy(problem, path)) for path, problem in zip(paths, found, strict=True))
-        return self.report(problems, len(found), text, place)
+        return self.report(map(self._explained, found), len(found), text, place)
 
     def report(self, problems: Iterable[tuple[Place, str]], count: int, text: str, place: str) -> str:
         """Return sentences about what is wrong at paths of the model, one per line, each with the line in the text.
@@ -132,6 +130,10 @@ class FileFormat:
         """
         lines = key_lines(text)
         return format_problems((self._sentence(path, problem, place, lines) for path, problem in problems), count)
+
+    def _explained(self, problem: ErrorDetails) -> tuple[Place, str]:
+        path = self.clean(path_of(problem))
+        return path, self.remedy(problem, path)
 
     def _sentence(self, path: Place, problem: str, place: str, lines: Lines) -> str:
         written = self.shorten(path, lines)

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
 
 def format_problems(messages: Iterable[str], count: int) -> str:
     """Return the first MAX_PROBLEMS of `count` messages about a file, one per line, each of bounded length."""
-    lines = [message[:_MAX_LINE_CHARS] for message, _ in zip(messages, range(MAX_PROBLEMS), strict=False)]
+    lines = [message[:_MAX_LINE_CHARS] for message in islice(messages, MAX_PROBLEMS)]
     return "\n".join([*lines, *([f"and {count - MAX_PROBLEMS:,} more"] if count > MAX_PROBLEMS else [])])
 
 
