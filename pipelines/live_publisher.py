@@ -1,7 +1,8 @@
 """Publishing beside refreshes: while one publication is written to the store, the next refresh is computed.
 
 Documents are built from the tables of the draft, in the thread that refreshes; another thread writes them to the store.
-A user whose document may differ is noted until it is published, whatever fails in between.
+A user whose document may differ is noted until it is published, whatever fails in between. A step of decay changes the
+documents of all users: they are published in a round, some with each publication, so that events do not wait for them.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -15,6 +16,7 @@ from pipelines.feed import Feed, Record, Shown
 from pipelines.refresh import publish_views
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.draft_tables import DraftTables
+from pipelines.reputation.user_rows import HASHES
 from pipelines.reputation.warehouse_file import Info
 from pipelines.serving.digest_cache import DigestCache
 from pipelines.serving.publish import PublishResult
@@ -22,6 +24,8 @@ from pipelines.settings import Settings
 
 OnRefresh = Callable[[DerivationResult, PublishResult], None]
 _NO_USERS = pl.Series("user_id", [], dtype=pl.String)
+_ROUND_USERS = 10_000
+"""So many users of a round are published at a time: making their documents takes about a tenth of a second."""
 _DocumentsOf = Callable[[pl.Series | None, Sequence[str]], Generator[pl.DataFrame]]
 
 
@@ -53,10 +57,23 @@ class LivePublisher:
         self._writing: Future[None] | None = None
         self._written: pl.Series | None = None
         self._has_failed = False
+        self._round_at, self._round_left = 0, 0  # hashes of users: where a round continues, and how many it has left
 
     def add(self, users: pl.Series | None) -> None:
         """Note users (String) whose documents may differ from the published ones; None: any may."""
         self._unpublished = _union(self._unpublished, users)
+
+    def begin_round(self) -> None:
+        """Let each of the next publications add some users, until all have had their turn.
+
+        For a change of all documents that newer events shall not wait for. A round in progress goes on, for as long as
+        a new one would.
+        """
+        self._round_left = HASHES
+
+    def is_in_round(self) -> bool:
+        """Return whether users are left whom `begin_round` lets publications add."""
+        return self._round_left > 0
 
     def publish(self, derived: DerivationResult, tables: DraftTables) -> None:
         """Begin to publish the documents of the users noted; if those are all users, or after an error, complete it.
@@ -64,6 +81,7 @@ class LivePublisher:
         Waits for the publication before, and raises its error; the users of both remain noted then. Raises like
         `refresh.publish_warehouse`.
         """
+        self._add_of_round(tables)
         users = self._unpublished
         made, made_shown = self._make(users, tables)
         self._wait()
@@ -71,7 +89,7 @@ class LivePublisher:
             shown = Shown(tables.shown_users, tables.shown_rows, tables.recent_events)
             record = self._feed and partial(self._feed.record, shown)
             self._write(derived, tables.info, tables.document_parts, None, record)
-            self._unpublished = _NO_USERS
+            self._unpublished, self._round_left = _NO_USERS, 0
         else:
             self._written, self._unpublished = users, _NO_USERS
             record = self._record(made_shown, tables)
@@ -79,6 +97,14 @@ class LivePublisher:
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
                 self.finish(derived, tables)
+
+    def _add_of_round(self, tables: DraftTables) -> None:
+        if self._unpublished is None or not self.is_in_round():
+            return
+        users, after = tables.users_from(self._round_at, _ROUND_USERS)
+        self.add(users)
+        self._round_left = max(0, self._round_left - (after - self._round_at))
+        self._round_at = after % HASHES
 
     def _make(
         self, users: pl.Series | None, tables: DraftTables

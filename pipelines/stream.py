@@ -195,7 +195,7 @@ def _refresh_loop(
         refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool, beside)
         last = is_current = False
         while not last:
-            committed.wait(max(0.0, refreshing.due - time.monotonic()))
+            committed.wait(refreshing.seconds_left())
             last = ended.is_set()
             committed.clear()
             if last and not refreshing.has_derived:
@@ -224,13 +224,13 @@ class _RefreshLoop:
         pool: ThreadPoolExecutor,
         beside: ThreadPoolExecutor,
     ) -> None:
-        self.due = time.monotonic()
+        self._due = time.monotonic()
         """Monotonic time of the next replacement of the warehouse, in seconds."""
         self._settings, self._draft, self._publisher, self._uploader = settings, draft, publisher, uploader
         self.has_derived = False
         self._clock, self._knows_published = MonotonicClock(), False
         self._lake: Lake | None = None
-        self._upkeep_due = self.due
+        self._upkeep_due = self._due
         """Monotonic time, in seconds, from which a turn may begin upkeep."""
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
@@ -242,13 +242,17 @@ class _RefreshLoop:
         self._derived: Info | None = None
         """What the draft reflects; None after a refresh that failed."""
 
+    def seconds_left(self) -> float:
+        """Return how long the next turn may wait for a commit, in seconds."""
+        return 0.0 if self._publisher.is_in_round() else max(0.0, self._due - time.monotonic())
+
     def turn(self, *, last: bool) -> None:
         """Serve the affected users; when due, also deferred users, and replace the warehouse.
 
         The `last` turn serves all of them, unless nothing was recorded in the lake since the last refresh, and replaces
         a warehouse that has erased events.
         """
-        due = last or self._has_failed() or time.monotonic() >= self.due
+        due = last or self._has_failed() or time.monotonic() >= self._due
         if last:
             self._publisher.settle()
             if self._has_everything():
@@ -283,6 +287,8 @@ class _RefreshLoop:
             raise
         self.has_derived, self._derived = True, self._draft.tables.info
         self._publisher.add(derived.changed_users)
+        if derived.has_decayed:
+            self._publisher.begin_round()
         return derived
 
     def _serve(self, derived: DerivationResult) -> None:
@@ -303,10 +309,10 @@ class _RefreshLoop:
             if wait_for_it:
                 publication.result()
         interval = self._settings.reputation.derive_interval_seconds
-        self.due = time.monotonic() + interval
+        self._due = time.monotonic() + interval
         if self._upkeep_due <= time.monotonic():
             self._begin_upkeep()
-        self._upkeep_due = self.due - interval / 2
+        self._upkeep_due = self._due - interval / 2
         if self._following is None or self._following.done():
             self._following = self._beside.submit(self._follow_canary, self._settings)
 

@@ -26,12 +26,13 @@ from pipelines.lake.tables import Lake, Snapshot, create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import refresh_draft
-from pipelines.reputation.derive import Draft, open_draft
+from pipelines.reputation.derive import DerivationResult, Draft, open_draft
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.merged_users import Aliases
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.recent_events import RECENT, SINCE, recent_in_warehouse
+from pipelines.reputation.user_rows import HASHES
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 from tests.reputation import policies
@@ -157,11 +158,21 @@ def assert_feed_equals_reputation(empty: Path, story: list[tuple[list[Event], in
                         derived = draft.refresh(snapshot, rules, at(as_of))
                         moments.append(as_of)
                         assert_scan_agrees(draft, snapshot, moments)
-                        feed.record(of_draft(draft), derived.changed_users, draft.tables.info)
+                        for users in published_in_turn(draft, derived):
+                            feed.record(of_draft(draft), users, draft.tables.info)
         rebuilt(folder, snapshot, rules, as_of)
         with Warehouse(folder / "rebuilt" / "warehouse.duckdb") as warehouse:
             assert replayed(changes(settings)) == dict(warehouse.sql(_ROWS).rows())
         assert_new_events_are_named(rows_by_number(settings), commits)
+
+
+def published_in_turn(draft: Draft, derived: DerivationResult) -> Iterator[pl.Series | None]:
+    """Yield the users whose documents `stream` publishes: those who changed, and after a step of decay, all in turn."""
+    yield derived.changed_users
+    position = 0 if derived.has_decayed and derived.changed_users is not None else HASHES
+    while position < HASHES:
+        users, position = draft.tables.users_from(position, 2)
+        yield users
 
 
 def assert_scan_agrees(draft: Draft, snapshot: Snapshot, moments: list[int]) -> None:

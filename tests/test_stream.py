@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
@@ -53,6 +53,10 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 COUNT = "SELECT count(*) FROM events"
 POINTS = 'name = "points"\nversion = "{version}"\n[actions.A]\npoints = {points}\n'
 THREE, FIVE = (parse_policy(POINTS.format(version=points, points=points)) for points in (3, 5))
+
+HALVING = parse_policy(
+    'name = "halving"\nversion = "1"\ndecay_step_minutes = 1440\n[actions.A]\npoints = 3\nhalf_life_days = 30\n'
+)
 
 
 @pytest.fixture
@@ -533,6 +537,31 @@ def test_a_clock_set_back_between_two_streams(streamed: Settings, monkeypatch: p
         serves(streamed, "u-0", 6)
     assert _as_of(streamed) == before
     assert_served(streamed)
+
+
+def test_a_step_of_decay_reaches_every_document(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some users at a time, without a commit; one that comes meanwhile is served, too (`fresh`)."""
+    monkeypatch.setattr("pipelines.live_publisher._ROUND_USERS", 2)
+    activate(create_lake(streamed.lake_root), HALVING)
+    settings, clock = _rarely_replacing(streamed), replaced_clock(monkeypatch)
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    behind = (datetime.now(UTC) - noon).total_seconds()
+    clock.set_back(behind)
+
+    def decayed_to() -> set[str]:
+        documents = (read_reputation(f"u-{n}", settings) for n in range(7))
+        return {"" if document is None else document["decayed_to"] for document in documents}
+
+    send(settings, valid_records(range(7)))
+    with streaming(settings):
+        wait_for("the documents", lambda: "" not in decayed_to())
+        before = decayed_to()
+        clock.set_back(behind - 86_400)
+        send(settings, valid_records(range(7, 14)))
+        wait_for("the step", lambda: len(decayed_to()) == 1 and decayed_to().isdisjoint(before))
+        send(settings, valid_records(range(14, 21)))
+        wait_for("later events", lambda: (read_reputation("u-6", settings) or {})["reputation_all_time"]["events"] == 3)
+    assert_served(settings)
 
 
 def _stream_beside_a_newer_publisher(settings: Settings) -> None:

@@ -1,7 +1,9 @@
 """Checks of what is served: no document differs from the warehouse or is missing, and no other user is served."""
 
+import heapq
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -11,7 +13,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.check import Advice, Check
-from pipelines.reputation.documents import ORIGIN, documents
+from pipelines.reputation.documents import ORIGIN, documents, documents_before_decay
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse_file import attach, stored_info
 from pipelines.serving.keys import publication_key
@@ -26,6 +28,9 @@ _MAX_USERS = 200_000
 """Served users compared with the warehouse in one query: bounds memory."""
 _SAMPLE = "SELECT user_id FROM reputation USING SAMPLE 1000 ROWS"
 _UNKNOWN_USERS = "SELECT member FROM served_member ANTI JOIN reputation ON encode(user_id) = member"
+_MAX_STEPS = 10
+"""Earlier steps of decay that documents are compared with: they are of the last one, or of a few before it."""
+_Document = dict[str, Any] | None
 _Compare = Callable[[duckdb.DuckDBPyConnection, Settings, PublishedInfo], Check]
 
 
@@ -96,20 +101,51 @@ def _publication_record(settings: Settings) -> str:
 
 
 def _documents_match(connection: duckdb.DuckDBPyConnection, settings: Settings, _: PublishedInfo) -> Check:
-    """Compare a sample of documents with the store, except for their lake version and time."""
+    """Compare a sample of documents with the store, except for their lake version and time.
+
+    A document may be of an earlier step of decay: those of all users are not published at once.
+    """
     sample = documents(connection, connection.sql(_SAMPLE).pl()["user_id"])
-    wrong = [
-        user_id
-        for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
-        if _comparable(read_reputation(user_id, settings)) != _comparable(json.loads(document))
-    ]
+    served = {user: read_reputation(user, settings) for user in sample["user_id"]}
+    different = _different(sample, served)
+    wrong = _not_waiting(connection, {user: served[user] for user in different})
     evidence = f"{len(sample):,} users compared, {len(wrong):,} differ"
+    if waiting := len(different) - len(wrong):
+        evidence += f", {waiting:,} wait for their step of decay"
     if wrong:
         evidence += f", for example {wrong[:_MAX_EXAMPLES]}: {Advice.PUBLISH_FULL}"
     return Check(_MATCH, "fresh", not wrong, evidence)
 
 
-def _comparable(document: dict[str, Any] | None) -> dict[str, Any] | None:
+def _different(right: pl.DataFrame, served: Mapping[str, _Document]) -> list[str]:
+    """Return the users for whom something else is served than a frame of `documents` has."""
+    pairs = zip(right["user_id"], right["document"], strict=True)
+    return [user for user, document in pairs if _comparable(served[user]) != _comparable(json.loads(document))]
+
+
+def _not_waiting(connection: duckdb.DuckDBPyConnection, served: Mapping[str, _Document]) -> list[str]:
+    """Return the users, of some, whose document is not that of an earlier step of decay either."""
+    wrong, decayed_to = set(served), stored_info(connection).decayed_to
+    moments = {user: moment for user, document in served.items() if (moment := _moment_of(document))}
+    steps = {step for step, _ in moments.values() if decayed_to and step < decayed_to}
+    for step in heapq.nlargest(_MAX_STEPS, steps):
+        of_step = {user: as_of for user, (at, as_of) in moments.items() if at == step}
+        users = pl.Series("user_id", [*of_step], pl.String)
+        before = documents_before_decay(connection, users, max(of_step.values()))
+        wrong -= of_step.keys() - set(_different(before, served))
+    return sorted(wrong)
+
+
+def _moment_of(document: _Document) -> tuple[datetime, datetime] | None:
+    """Return `decayed_to` and `as_of` of a document; None if it has them not, or not as karmalake writes them."""
+    try:
+        step, as_of = (datetime.fromisoformat((document or {})[name]) for name in ("decayed_to", "as_of"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (step, as_of) if step.tzinfo and as_of.tzinfo else None
+
+
+def _comparable(document: _Document) -> _Document:
     return document and {name: value for name, value in document.items() if name not in ORIGIN}
 
 

@@ -153,8 +153,10 @@ class DerivationResult:
     affected_users: int
     """Number of users whose rows were recomputed."""
     changed_users: pl.Series | None
-    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have, as after a rebuild, a
-    step of decay, or refreshes that were discarded."""
+    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have, as after a rebuild or
+    refreshes that were discarded."""
+    has_decayed: bool
+    """Whether the scores of all other users moved to a later step of decay."""
 
 
 def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> DerivationResult:
@@ -336,8 +338,8 @@ class Draft:
             replaced = replace_rows(connection, tables.rows, loaded, user_tables(in_force, ONLY_AFFECTED))
             tables.replace(replaced, self._describe(connection, snapshot, policy, as_of))
             tables.recent_events = partial(recent_in_histories, connection, histories, in_force, epoch_us(as_of))
-        decayed = in_force.decayed_to != before.decayed_to
-        return self._result(started, None, len(affected), None if decayed else replaced.scores)
+        has_decayed = in_force.decayed_to != before.decayed_to
+        return self._result(started, None, len(affected), replaced.scores, has_decayed=has_decayed)
 
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
@@ -489,7 +491,7 @@ class Draft:
             make_durable([base])
             self._continue(base, counts)
             self.tables.recent_events = partial(self._recent_in_lake, snapshot, policy.at(as_of), epoch_us(as_of))
-        result = self._result(started, reason, 0, None)
+        result = self._result(started, reason, 0, None, has_decayed=False)
         return replace(result, affected_users=result.users)
 
     def _rebuild_reason(self, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime) -> str | None:
@@ -652,8 +654,11 @@ class Draft:
             merges=merges_mark(merges_of(snapshot)),
         )
 
-    def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
+    def _result(
+        self, started: float, reason: str | None, affected: int, changed: pl.Series | None, *, has_decayed: bool
+    ) -> DerivationResult:
         info, counts = self.tables.info, self.tables.counts
         seconds = time.monotonic() - started
         changed, self._has_lost = None if self._has_lost else changed, False
-        return DerivationResult(self.path, info.lake_version, info.as_of, *counts, seconds, reason, affected, changed)
+        moment = info.lake_version, info.as_of
+        return DerivationResult(self.path, *moment, *counts, seconds, reason, affected, changed, has_decayed)

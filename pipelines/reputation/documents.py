@@ -5,7 +5,7 @@ Owns the document's members; the serving stage decides where and when documents 
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipelines.reputation.scopes import scope_relation
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse_file import Info, attach, stored_info
+from pipelines.reputation.warehouse_tables import views_of_sums
 
 _PART_USERS = 50_000
 """Users of one part: some 70 MB of documents."""
@@ -59,6 +60,19 @@ def document_parts(
     Nothing else may use the connection until the generator is exhausted or closed. Raises like `documents`.
     """
     return documents_of(connection, stored_info(connection), "reputation", users, leaderboards)
+
+
+def documents_before_decay(connection: duckdb.DuckDBPyConnection, users: pl.Series, as_of: datetime) -> pl.DataFrame:
+    """Return the documents of users of a warehouse, decayed to the step of an earlier moment.
+
+    They are those of that moment for users without a change since, other than by decay. Columns as in `documents`.
+    """
+    info = stored_info(connection)
+    policy = info.policy.at(as_of)
+    queries = views_of_sums(policy)
+    scopes = {name: f"({queries[scope_relation(name)]})" for name in policy.rules.scopes}
+    moment = replace(info, as_of=as_of, decayed_to=policy.decayed_to)
+    return pl.concat(documents_of(connection, moment, f"({queries['reputation']})", users, (), scopes))
 
 
 def documents_of(

@@ -120,6 +120,12 @@ class DraftTables:
         with self._loaded(users) as (source, _):
             return shown_rows(self.connection, source, users)
 
+    def users_from(self, position: int, count: int) -> tuple[pl.Series, int]:
+        """Return about `count` users (String), the next from a position on, and the position like `StoredRows`."""
+        table, stored = self._table_of_scores(), self.rows.stored()
+        hashes, after = stored.users_from(table, position, count)
+        return pl.Series("user_id", stored.rows_of(table, hashes)["user_id"], pl.String), after
+
     def shown_users(self) -> pl.Series:
         """Return the users like `documents.shown_users`."""
         self.write_changes()

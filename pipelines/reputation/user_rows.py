@@ -19,10 +19,12 @@ from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import advise_random, create_map, open_map
 from pipelines.lake.merges import Merges
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, store_chunks
-from pipelines.reputation.sorted_words import contains, positions, union
+from pipelines.reputation.sorted_words import contains, distinct, positions, union
 from pipelines.reputation.sql import arrow_rows, statement
 
 HASH = "user_hash"
+HASHES = 2**64
+"""A hash is less."""
 _MEMORY_ROWS = 100_000
 """More rows are in files."""
 _FOREGROUND_MERGE_ROWS = 100_000
@@ -74,6 +76,19 @@ class StoredRows:
         """Return the rows of users (sorted hashes) in a table, in no order: its columns, and `user_hash`."""
         found, remaining = _newest_rows(self.pieces, table, users)
         return pa.concat_tables([self.base[table].of(remaining), *found])
+
+    def users_from(self, table: str, position: int, count: int) -> tuple[np.ndarray, int]:
+        """Return the next users from a position on with rows in a table (sorted hashes), and the position after them.
+
+        About `count`, among them users whose newer rows are in other tables only. Positions are from 0 to less than
+        HASHES, which is returned after the last user.
+        """
+        kept = (self.base[table], *(piece.tables[table] for piece in self.pieces))
+        starts = [(rows.users, int(np.searchsorted(rows.users, np.uint64(position)))) for rows in kept]
+        parts = [users[start : start + count] for users, start in starts]
+        last = min((int(part[-1]) for part in parts if len(part) == count), default=HASHES - 1)
+        found = distinct(np.concatenate(parts))
+        return found[found <= np.uint64(last)], last + 1
 
 
 class UserRows:

@@ -1,25 +1,33 @@
 """Each advice of verify, followed literally, makes verify pass (`fresh`, `erasable`, `once`)."""
 
 import ast
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import redis
 
 from pipelines.lake import removal
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.index import DedupIndex
+from pipelines.lake.tables import open_lake
 from pipelines.operate import verify, verify_served
 from pipelines.operate.check import Advice, Check
 from pipelines.operate.erase import erase
-from pipelines.refresh import publish_everything, publish_warehouse, refresh_warehouse
+from pipelines.refresh import publish_everything, publish_views, publish_warehouse, refresh_warehouse
+from pipelines.reputation.derive import open_draft
 from pipelines.reputation.export import export_warehouse
+from pipelines.reputation.policy_file import load_policy
 from pipelines.serving.client import connect
+from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, run
@@ -178,6 +186,30 @@ def test_each_advice_repairs_redis(world: Settings, what: str) -> None:
     _assert_repaired_by(world, advice)
     assert read_reputation(_USER, world) is not None
     assert "stranger" not in {row.user_id for row in read_leaderboard("all_time", world, top=100)}
+
+
+def test_a_step_of_decay_is_waited_for(served: Settings) -> None:
+    """A document of the step before is right while others have the next one; one with another score is not."""
+    decaying = served.model_copy(
+        update={"reputation": served.reputation.model_copy(update={"policy": "decayed-karma"})}
+    )
+    refresh_warehouse(decaying)
+    publish_everything(decaying)
+    snapshot, policy = take_snapshot(open_lake(decaying.lake_root)), load_policy("decayed-karma")
+    with open_draft(decaying.warehouse_path) as draft, open_digest_cache(decaying.published_dir) as state:
+        draft.refresh(snapshot, policy, datetime.now(UTC) + timedelta(hours=2))
+        draft.publish()
+        tables, some = draft.tables, pl.Series("user_id", [_USER, "u-2"])
+        publish_views(tables.info, tables.document_parts, decaying, state, some)
+    (check,) = verify_served.verify_served(decaying)
+    assert (check.passed, check.evidence) == (True, "7 users compared, 0 differ, 5 wait for their step of decay")
+    document = read_reputation("u-3", decaying) or {}
+    document["reputation_all_time"]["events"] += 1
+    with closing(connect(decaying.redis)) as client:
+        client.set(f"{decaying.redis.prefix}:u-3", json.dumps(document))
+    (check,) = verify_served.verify_served(decaying)
+    assert not check.passed
+    assert "1 differ, 4 wait for their step of decay, for example ['u-3']" in check.evidence
 
 
 def _assert_repaired_by(served: Settings, advice: Advice | None) -> None:

@@ -134,10 +134,9 @@ def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
     assert [(done.rebuild_reason, done.affected_users) for done in (within, step, same)] == [
         (None, n) for n in (1, 0, 0)
     ]
-    assert within.changed_users is not None
-    assert (within.changed_users.to_list(), step.changed_users) == (["user-3"], None)
-    assert same.changed_users is not None
-    assert same.changed_users.is_empty()
+    changed = [None if done.changed_users is None else done.changed_users.to_list() for done in (within, step, same)]
+    assert changed == [["user-3"], [], []]
+    assert [done.has_decayed for done in (within, step, same)] == [False, True, False]
     assert rows(path) == rebuilt(tmp_path, after, karma(), NOW + 2 * HOUR)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipelines.reputation import user_rows as module
 from pipelines.reputation.sql import arrow_rows, statement
 from pipelines.reputation.user_rows import (
+    HASHES,
     Rows,
     UserRows,
     open_base_rows,
@@ -89,8 +90,22 @@ def test_the_newest_rows_of_a_user_stand(base: State, changes: list[State | str]
             for users in ([*_USERS], [*_USERS[:2]], []):
                 found = _numbers(connection, kept.rows_of("given", _hashes(connection, users)))
                 assert found == sorted((user, number) for user in users for number in state.get(user, []))
+        _assert_walked(kept, _hashes(connection, [user for user, numbers in state.items() if numbers]))
         kept.close()
         assert sorted(file.name for file in Path(folder).iterdir()) == ["1.duckdb.given.rows", "1.duckdb.given.users"]
+
+
+def _assert_walked(kept: UserRows, users: np.ndarray) -> None:
+    """Assert that some users at a time, from one position to the next, are all users with rows, in order."""
+    for count in (1, 2, 9):
+        position, found = 0, list[np.ndarray]()
+        while position < HASHES:
+            part, position = kept.stored().users_from("given", position, count)
+            assert len(part) <= count * (1 + len(kept.stored().pieces))
+            found.append(part)
+        walked = np.concatenate(found)
+        assert (np.diff(walked) > 0).all()
+        assert np.isin(users, walked).all()
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink()])

@@ -21,6 +21,7 @@ from pipelines.live_publisher import LivePublisher
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.recent_events import RECENT
+from pipelines.reputation.user_rows import HASHES
 from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.publish import PublishResult
 from pipelines.settings import FeedSettings, Settings
@@ -66,8 +67,16 @@ class World:
         def documents_and_shown(users: pl.Series, ranked: object) -> tuple[pl.DataFrame, pl.DataFrame]:
             return pl.concat(document_parts(users, ranked)), shown_rows(users)
 
+        def users_from(position: int, count: int) -> tuple[pl.Series, int]:
+            """As if the users, in their order, had hashes at equal distances."""
+            users, distance = frame["user_id"], HASHES // frame.height
+            start = -(-position // distance)
+            end = min(frame.height, start + count)
+            return users[start:end], HASHES if end == frame.height else end * distance
+
         return SimpleNamespace(
             info=info,
+            users_from=users_from,
             document_parts=document_parts,
             documents_and_shown=documents_and_shown,
             shown_rows=shown_rows,
@@ -186,6 +195,74 @@ def test_a_store_that_was_emptied_gets_all_documents(world: World, client: redis
     world.refresh(documents(ann=2, bob=1), "ann")
     world.finish(documents(ann=2, bob=2))
     assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=2))
+
+
+@pytest.fixture
+def pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a round add two users to each publication."""
+    monkeypatch.setattr("pipelines.live_publisher._ROUND_USERS", 2)
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_round_adds_some_users_to_each_publication(world: World, client: redis.Redis, settings: Settings) -> None:
+    """Beside those who changed, until all had their turn."""
+    world.refresh(documents(ann=1, bob=1, cid=1, dan=1, eve=1))
+    world.publisher.begin_round()
+    after = documents(ann=2, bob=2, cid=2, dan=2, eve=2)
+    for changed in (["eve"], [], [], []):
+        assert world.publisher.is_in_round() == (changed == ["eve"] or len(world.asked) < 4)
+        world.refresh(after, *changed)
+    world.finish(after)
+    assert world.asked == [None, {"ann", "bob", "eve"}, {"cid", "dan"}, {"eve"}, set()]
+    assert served(client, settings.redis.prefix) == expected(after)
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_round_that_begins_in_another_has_all_users(world: World, client: redis.Redis, settings: Settings) -> None:
+    """It continues where that one is, and then with those who were before."""
+    world.refresh(documents(ann=1, bob=1, cid=1, dan=1))
+    world.publisher.begin_round()
+    world.refresh(documents(ann=2, bob=2, cid=2, dan=2))
+    world.publisher.begin_round()
+    newest = documents(ann=3, bob=3, cid=3, dan=3)
+    for _ in range(2):
+        world.refresh(newest)
+    assert not world.publisher.is_in_round()
+    world.finish(newest)
+    assert world.asked == [None, {"ann", "bob"}, {"cid", "dan"}, {"ann", "bob"}]
+    assert served(client, settings.redis.prefix) == expected(newest)
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_failure_in_a_round_costs_no_document(world: World, client: redis.Redis, settings: Settings) -> None:
+    """The users whom the failed publication added, and those whom the next one could not, are published later."""
+    world.refresh(documents(ann=1, bob=1, cid=1, dan=1, eve=1))
+    world.publisher.begin_round()
+    after = documents(ann=2, bob=2, cid=2, dan=2, eve=2)
+    with pytest.MonkeyPatch.context() as patch, blocked_writes(patch, fail) as go:
+        world.refresh(after)
+        go.set()
+        wait_for("the failure to be reported", lambda: bool(world.failures))
+    with pytest.raises(TransientError, match="no answer"):
+        world.refresh(after)
+    assert world.publisher.is_in_round()
+    while world.publisher.is_in_round():
+        world.refresh(after)
+    world.finish(after)
+    assert served(client, settings.redis.prefix) == expected(after)
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_publication_of_all_ends_a_round(world: World, client: redis.Redis, settings: Settings) -> None:
+    """A store that was emptied during one gets all documents at once."""
+    world.refresh(documents(ann=1, bob=1, cid=1, dan=1))
+    world.publisher.begin_round()
+    client.flushdb()
+    after = documents(ann=2, bob=2, cid=2, dan=2)
+    world.refresh(after)
+    world.finish(after)
+    assert not world.publisher.is_in_round()
+    assert served(client, settings.redis.prefix) == expected(after)
 
 
 def test_a_newer_publisher_ends_it(world: World, settings: Settings, tmp_path: Path) -> None:
