@@ -49,7 +49,7 @@ DOCUMENTS = Format(
 )
 WAREHOUSE = Format("warehouse", 5, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 3, "rebuilt")
-HISTORIES = Format("histories", 1, "rebuilt")
+HISTORIES = Format("histories", 2, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
 FEED_STATE = Format("feed state", 2, "rebuilt")
 LAG = Format("lag history", 1, "ignored")

@@ -91,6 +91,7 @@ from pipelines.reputation.refresh_steps import (
     due_days,
     erased_events,
     find_affected_users,
+    keys_read,
     load_affected_events,
     moved_events,
     replace_rows,
@@ -306,7 +307,8 @@ class Draft:
             tables, connection = self.tables, self.tables.connection
             before, users = tables.info, tables.counts.users
             self._define_steps_over_affected(policy, as_of)
-            self._open_histories().sync(connection, snapshot, define_completions(connection, in_force))
+            links = define_completions(connection, in_force)
+            self._open_histories().sync(connection, snapshot, links, keys_read(in_force))
             merges = merges_of(snapshot)
             self._aliases = aliases(merges)
             aliases_before = aliases(applied_merges(before.merges, merges))

@@ -5,6 +5,9 @@ manifest that lists those on disk. The newest rows are in memory only, up to `_M
 read from the lake again. It is rebuilt from the lake when it is missing, damaged, or of another lake. Every look-up
 is a binary search in each segment, so the cost of a refresh depends on what changed, not on users or history.
 
+Of the metadata only what the policy reads is held: the rest of an event may be most of it. A policy that reads another
+key causes a rebuild.
+
 For policies with a completion rule, events are also found by what they name: the value at a key of such a rule, or the
 event that they retract or correct. The SQL is `sql/histories.sql`.
 """
@@ -13,6 +16,7 @@ event that they retract or correct. The SQL is `sql/histories.sql`.
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,6 +37,7 @@ from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.chunks import CHUNK_ROWS
 from pipelines.reputation.database_file import replace_durably
+from pipelines.reputation.event_metadata import only_keys
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.segment import (
     BEFORE_ALL,
@@ -74,6 +79,8 @@ class _State:
     """How many erasures and withdrawals were applied to the events."""
     links: str
     """The rules that the links are for."""
+    keys: frozenset[str]
+    """The keys of the metadata that events have here."""
     through: Commit = BEFORE_ALL
     """The newest commit whose events they hold."""
     files: dict[str, int] = field(default_factory=dict[str, int])
@@ -89,7 +96,7 @@ class Histories:
     def __init__(self, folder: Path) -> None:
         make_private_dir(folder)
         self._folder, self._numbers = folder, count(1)
-        self._state, self._saved = _State("", 0, ""), list[str]()
+        self._state, self._saved = _State("", 0, "", frozenset()), list[str]()
         self._merges = Merges(self._merge, self._merge_durably, _FOREGROUND_MERGE_ROWS)
         self._load()
 
@@ -98,13 +105,16 @@ class Histories:
         """The segments, in the order of the versions of their rows."""
         return self._merges.pieces
 
-    def sync(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> None:
+    def sync(
+        self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str, keys: AbstractSet[str]
+    ) -> None:
         """Follow the lake to a snapshot, whose commits `read_commits` has read: hold exactly its events.
 
         links: what the links depend on; other links cause a rebuild. None are stored if it is empty.
+        keys: the keys of the metadata that are needed; one that events do not have here causes a rebuild.
         """
-        if not (self._continues(connection, snapshot, links) and self._drop_erased(connection, snapshot)):
-            self._reset(snapshot, links)
+        if not (self._continues(connection, snapshot, links, keys) and self._drop_erased(connection, snapshot)):
+            self._reset(_State(snapshot.lake_id, snapshot.erasures, links, frozenset(keys)))
         self._merges.merge_due()
         if self._state.through.version < snapshot.version:
             self._append(connection, snapshot)
@@ -155,6 +165,11 @@ class Histories:
 
         return self._take(rows, FACTS)
 
+    def users_linked(self, links: np.ndarray) -> np.ndarray:
+        """Return the users of the events with one of these links (sorted hashes), like `changed_users`."""
+        found = [segment.users[segment.rows_linked(links)] for segment in self.segments]
+        return distinct(np.concatenate([NO_USERS, *found]))
+
     def events_linked(self, links: np.ndarray) -> pa.Table:
         """Return the events with one of these links (sorted hashes)."""
         return self._take(lambda segment: segment.rows_linked(links))
@@ -200,9 +215,11 @@ class Histories:
         taken = (segment.take(rows_of(segment), columns) for segment in self.segments)
         return pa.concat_tables([ROWS.empty_table().select(columns), *taken])
 
-    def _continues(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> bool:
+    def _continues(
+        self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str, keys: AbstractSet[str]
+    ) -> bool:
         state = self._state
-        if (state.lake_id, state.links) != (snapshot.lake_id, links):
+        if (state.lake_id, state.links) != (snapshot.lake_id, links) or not keys <= state.keys:
             return False
         if state.through.version > snapshot.version or state.erasures > snapshot.erasures:
             return False
@@ -236,7 +253,7 @@ class Histories:
             new = replace(snapshot, files={**snapshot.files, "events": unread})
             source = stored_rows(connection, "events", new)
             query = statement("histories_events", source=source, after=str(state.through.version))
-            with closing(_read(connection, query)) as rows:
+            with closing(_read(connection, query, state.keys)) as rows:
                 self._add(connection, rows, through)
         read_now = dict.fromkeys(unread, snapshot.version)
         state.files = {file: state.files[file] for file in files if file in state.files} | read_now
@@ -247,7 +264,7 @@ class Histories:
         first_rows = sum(chunk.num_rows for chunk in first)
         if first_rows:
             path = self._new_path() if first_rows > _MEMORY_ROWS else None
-            links = partial(_links_of_chunk, connection) if self._state.links else _no_links
+            links = partial(_links_of, connection) if self._state.links else _no_links
             self.segments.append(new_segment(path, chain(first, rows), links, through))
 
     def _merge(self, older: Segment, newer: Segment) -> Segment:
@@ -292,6 +309,7 @@ class Histories:
             "lake_id": self._state.lake_id,
             "erasures": self._state.erasures,
             "links": self._state.links,
+            "keys": sorted(self._state.keys),
             "through": through,
             "files": {file: read_at for file, read_at in self._state.files.items() if read_at <= version},
             "segments": [segment.entry() for segment in stored],
@@ -308,7 +326,7 @@ class Histories:
                 self._merges.pieces = [open_segment(self._folder, entry) for entry in manifest["segments"]]
                 through = Commit(*manifest["through"])
                 head = (manifest["lake_id"], manifest["erasures"], manifest["links"])
-                self._state = _State(*head, through, manifest["files"])
+                self._state = _State(*head, frozenset(manifest["keys"]), through, manifest["files"])
         except (OSError, ValueError, KeyError, TypeError):
             self._forget()
         self._saved = [segment.name for segment in self.segments]
@@ -317,10 +335,10 @@ class Histories:
         for file in set(self._folder.iterdir()) - named:
             file.unlink()
 
-    def _reset(self, snapshot: Snapshot, links: str) -> None:
-        """Start empty, for the lake of a snapshot."""
+    def _reset(self, state: _State) -> None:
+        """Start empty, for the lake and the policy of a state."""
         self._forget()
-        self._state = _State(snapshot.lake_id, snapshot.erasures, links)
+        self._state = state
 
     def _forget(self) -> None:
         self._merges.finish()
@@ -385,25 +403,19 @@ def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | Non
     return None
 
 
-def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Generator[pa.RecordBatch]:
-    """Yield the rows of a query with the columns ROWS; until it ends or is closed, a `checkpoint` waits for it."""
+def _read(connection: duckdb.DuckDBPyConnection, query: str, keys: AbstractSet[str]) -> Generator[pa.RecordBatch]:
+    """Yield the rows of a query with the columns ROWS, and the metadata at some keys.
+
+    Until it ends or is closed, a `checkpoint` waits for it.
+    """
     with connection.sql(query).to_arrow_reader(CHUNK_ROWS) as chunks:
         for chunk in chunks:
-            yield chunk.cast(ROWS)
+            yield from only_keys(pa.Table.from_batches([chunk.cast(ROWS)]), keys).to_batches()
 
 
-def links_of(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:
-    """Return the links of events (ROWS), sorted: uint64, shape (links,)."""
-    return distinct(_find_links(connection, events)[0])
-
-
-def _links_of_chunk(connection: duckdb.DuckDBPyConnection, chunk: pa.RecordBatch) -> np.ndarray:
-    return _find_links(connection, pa.Table.from_batches([chunk]))
-
-
-def _find_links(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:
-    numbers = pa.array(np.arange(len(events), dtype=np.uint64))
-    with arrow_rows(connection, events.append_column("row", numbers)):
+def _links_of(connection: duckdb.DuckDBPyConnection, chunk: pa.RecordBatch) -> np.ndarray:
+    numbers = pa.array(np.arange(len(chunk), dtype=np.uint64))
+    with arrow_rows(connection, pa.Table.from_batches([chunk]).append_column("row", numbers)):
         found = connection.execute(statement("histories_links")).fetchnumpy()
     return np.stack([found["link"], found["row"]])
 

@@ -214,11 +214,11 @@ def load_affected_events(
 
 
 def _load(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, events: pa.Table) -> None:
-    with arrow_rows(connection, only_keys(events, _keys_read(policy))):
+    with arrow_rows(connection, only_keys(events, keys_read(policy))):
         connection.execute(statement("refresh_load_events"))
 
 
-def _keys_read(policy: EffectivePolicy) -> set[str]:
+def keys_read(policy: EffectivePolicy) -> set[str]:
     """Return the metadata keys that the steps read."""
     rules, keys = policy.rules, (edition.rules.metadata_keys for edition in policy.editions)
     return {rules.retraction.target, rules.correction.target}.union(*keys)

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.reputation.histories import links_of
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.segment import ROWS
@@ -32,31 +31,31 @@ def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectiveP
     """
     gates = [(edition.rules, gate) for edition in policy.editions for gate in edition.rules.completion.values()]
     corrections = policy.rules.correction.actions if gates else ()
-    completing = {*corrections, *(action for _, gate in gates for action in gate.by)}
-    actions = sorted(completing | {action for rules, gate in gates for action in rules.covered_actions(gate)})
+    completing = sorted({*corrections, *(action for _, gate in gates for action in gate.by)})
+    gated = sorted({*corrections, *(action for rules, gate in gates for action in rules.covered_actions(gate))})
     keys = sorted({gate.key for _, gate in gates})
-    connection.execute("SET VARIABLE completion_actions = ?", [actions])
-    connection.execute("SET VARIABLE completing_actions = ?", [sorted(completing)])
+    connection.execute("SET VARIABLE gated_actions = ?", [gated])
+    connection.execute("SET VARIABLE completing_actions = ?", [completing])
     connection.execute("SET VARIABLE completion_keys = ?", [keys])
     connection.execute(statement("histories_target"))
     targets = connection.execute("FROM target ORDER BY ALL").fetchall()
-    return repr((actions, keys, targets)) if gates else ""
+    return repr((gated, completing, keys, targets)) if gates else ""
 
 
 def users_of_completions(
     connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, changed: pa.Table
 ) -> np.ndarray:
-    """Return all users with an event at a key of a completion among added or erased events (ROWS), as sorted hashes."""
+    """Return the users with an event that needs a completion among added or erased events (ROWS), as sorted hashes."""
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
-    return distinct(histories.events_linked(links_of(connection, completions))["user_hash"].to_numpy())
+    return histories.users_linked(_links(connection, completions, "gated", "completing"))
 
 
 def completing_events(
     connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, events: pa.Table, users: np.ndarray
 ) -> pa.Table:
     """Return completions at the keys of events (ROWS), and what retracts or corrects them; none of `users`."""
-    linked = _except(histories.events_linked(links_of(connection, events)), users)
+    linked = _except(histories.events_linked(_links(connection, events, "completing", "gated")), users)
     return _only_completions(connection, _with_corrections(connection, histories, linked))
 
 
@@ -76,6 +75,13 @@ def _with_corrections(
         newest = _distinct(related.filter(pc.invert(pc.is_in(related["event_id"], found["event_id"]))))
         found = pa.concat_tables([found, newest])
     return found
+
+
+def _links(connection: duckdb.DuckDBPyConnection, events: pa.Table, kind: str, other: str) -> np.ndarray:
+    """Return the links (sorted hashes) of a kind with the values at which events (ROWS) are of the other kind."""
+    query = statement("histories_links_of_kind", kind=kind, other=other)
+    with arrow_rows(connection, events):
+        return distinct(connection.execute(query).fetchnumpy()["link"])
 
 
 def _only_completions(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> pa.Table:

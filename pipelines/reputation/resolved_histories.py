@@ -52,6 +52,12 @@ class _Names:
 _NO_NAMES = _Names(NO_USERS, NO_USERS)
 
 
+def _names(connection: duckdb.DuckDBPyConnection, hashes: str) -> _Names:
+    """Return the names of the statement `hashes`."""
+    found = connection.execute(statement(hashes)).fetchnumpy()
+    return _Names(found["old"], found["new"])
+
+
 class ResolvedHistories:
     """Histories as the steps see them; `connection` is used to resolve rows."""
 
@@ -60,9 +66,7 @@ class ResolvedHistories:
         self._users = self._links = _NO_NAMES
         if known:
             load_aliases(connection, known)
-            hashes = connection.execute(statement("alias_hashes")).fetchnumpy()
-            self._users = _Names(hashes["old_user"], hashes["new_user"])
-            self._links = _Names(hashes["old_link"], hashes["new_link"])
+            self._users, self._links = (_names(connection, name) for name in ("alias_hashes", "alias_links"))
 
     def changed_users(self, after: int, ranges: Iterable[tuple[int, int]], until_us: int) -> np.ndarray:
         """Return the persons of events that were added after a version, or whose time is in one of `ranges`."""
@@ -97,6 +101,10 @@ class ResolvedHistories:
         load_aliases(self._connection, self._known)
         with arrow_rows(self._connection, facts):
             return self._connection.sql(statement("resolved_users", source="arrow_rows")).to_arrow_table()
+
+    def users_linked(self, links: np.ndarray) -> np.ndarray:
+        """Return the persons of the events with one of these links (sorted hashes)."""
+        return self._users.resolve(self._histories.users_linked(self._links.expand(links)))
 
     def events_linked(self, links: np.ndarray) -> pa.Table:
         """Return the events with one of these links (sorted hashes)."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import histories as module
-from pipelines.reputation.histories import Histories, delete_if_outdated, last_batch, links_of, read_commits
+from pipelines.reputation.histories import Histories, delete_if_outdated, last_batch, read_commits
 from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.related_events import define_completions
 from tests.reputation.history import NOW, Event, at
@@ -34,6 +34,7 @@ _BATCHES = st.lists(st.lists(_BODIES, max_size=8), min_size=1, max_size=8)
 _ENDS = st.lists(st.sampled_from(("stays open", "closed", "killed")), min_size=8, max_size=8)
 _SIZES = st.tuples(st.sampled_from((0, 3, 100)), st.sampled_from((0, 5, 100)))
 _GATED = policy(completion=GATE)
+_KEYS = frozenset({"ride_id", "target_event_id"})
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def test_every_look_up_equals_a_scan(
         for number, end in zip(range(1, len(commits) + 1), ends, strict=False):
             snapshot = lake(folder / "lake", commits[:number], compacted=min(compacted, number))
             read_commits(connection, snapshot)
-            store.sync(connection, snapshot, links)
+            store.sync(connection, snapshot, links, _KEYS)
             _assert_equals_a_scan(connection, store, commits[:number])
             if end != "stays open":
                 store = _reopened(store, folder / "histories", end)
@@ -116,10 +117,13 @@ def _assert_equals_a_scan(connection: duckdb.DuckDBPyConnection, store: Historie
 
 def _assert_links_equal_a_scan(connection: duckdb.DuckDBPyConnection, store: Histories, events: list[Event]) -> None:
     """Events are found by the ride that they name and, if they withdraw another event, by that event."""
-    for ride_id in ("r1", "r2"):
-        links = _hashed_links(connection, "value", ride_id)
-        expected = [e.event_id for e in events if e.action_type != "Retracted" and e.metadata["ride_id"] == ride_id]
-        assert _ids(store.events_linked(links)) == sorted(expected)
+    for kind, actions in {"gated": {"Rated", "Corrected"}, "completing": {"Done", "Corrected"}}.items():
+        for ride_id in ("r1", "r2"):
+            links = _hashed_links(connection, kind, ride_id)
+            expected = [e for e in events if e.action_type in actions and e.metadata["ride_id"] == ride_id]
+            assert _ids(store.events_linked(links)) == sorted(event.event_id for event in expected)
+            users = _hashes(connection, {event.user_id for event in expected})
+            assert store.users_linked(links).tolist() == users.tolist()
     for target in ("0", "5"):
         links = _hashed_links(connection, "event", target)
         withdrawing = [e for e in events if e.action_type in {"Retracted", "Corrected"}]
@@ -131,12 +135,14 @@ def _hashed_links(connection: duckdb.DuckDBPyConnection, kind: str, value: str) 
     return np.array(connection.execute("SELECT hash(?, ?)", [kind, value]).fetchall()[0], np.uint64)
 
 
-def _synced(folder: Path, commits: list[list[Event]], links: str | None = None) -> Histories:
+def _synced(
+    folder: Path, commits: list[list[Event]], links: str | None = None, keys: frozenset[str] = _KEYS
+) -> Histories:
     store = Histories(folder / "histories")
     with _connected() as (connection, own_links):
         snapshot = lake(folder, commits)
         read_commits(connection, snapshot)
-        store.sync(connection, snapshot, own_links if links is None else links)
+        store.sync(connection, snapshot, own_links if links is None else links, keys)
     return store
 
 
@@ -154,7 +160,7 @@ def test_removed_users_leave_nothing(
         for number in range(1, len(commits) + 1):
             snapshot = lake(folder / "lake", commits[:number])
             read_commits(connection, snapshot)
-            store.sync(connection, snapshot, links)
+            store.sync(connection, snapshot, links, _KEYS)
         ids = [event.event_id for batch in commits for event in batch if event.user_id in removed]
         store.remove(pa.array(ids, pa.large_string()), _hashes(connection, removed))
         if reopened:
@@ -194,21 +200,31 @@ def test_commits_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sources == [(a,), (b,), (b,)]
 
 
-def test_links_of_events(tmp_path: Path) -> None:
-    """The links of stored events equal those computed from the same events."""
-    store = _synced(tmp_path, _COMMITS)
-    with _connected() as (connection, _):
-        links = links_of(connection, store.events_of(_hashes(connection, ["ann"])))
-        assert links.tolist() == _hashed_links(connection, "value", "r1").tolist()
-    store.close()
-
-
 def test_other_links_rebuild_the_store(tmp_path: Path) -> None:
     """Links that were computed for another policy are not used."""
     _synced(tmp_path, _COMMITS).close()
     store = _synced(tmp_path, _COMMITS, links="")
     assert [segment.links.shape for segment in store.segments] == [(2, 0)]
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "held"),
+    [({"rating"}, [("rating", "5")]), ({"rating", "none"}, [("rating", "5")]), (set[str](), [("rating", "5")])],
+)
+def test_only_metadata_at_the_keys_of_the_policy_are_held(tmp_path: Path, keys: set[str], held: object) -> None:
+    """A policy that reads fewer keys continues with them, one that reads another key rebuilds the store."""
+    texts = {"rating": "5", "text": "very long", "city": "berlin"}
+    commits = [[Event(f"{n}", "ann", "Done", NOW, texts) for n in range(3)]]
+    store = _synced(tmp_path, commits, keys=frozenset({"rating"}))
+    store.close()
+    continued = _synced(tmp_path, [*commits, [Event("3", "ann", "Done", NOW, texts)]], keys=frozenset(keys))
+    with duckdb.connect() as connection:
+        assert continued.events_of(_hashes(connection, ["ann"]))["metadata"].to_pylist() == [held] * 4
+    was_rebuilt = continued.segments[0].name != store.segments[0].name
+    assert was_rebuilt == (not keys <= {"rating"})
+    continued.close()
+    assert all(b"very long" not in file.read_bytes() for file in (tmp_path / "histories").iterdir())
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink()])
@@ -266,7 +282,7 @@ def test_few_segments_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for number in range(8, 65, 8):
             snapshot = lake(tmp_path / "lake", commits[:number])
             read_commits(connection, snapshot)
-            store.sync(connection, snapshot, links)
+            store.sync(connection, snapshot, links, _KEYS)
     assert len(store.segments) <= 4
     for segment in store.segments:
         assert (np.diff(segment.users.astype(object)) >= 0).all()

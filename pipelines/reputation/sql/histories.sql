@@ -68,19 +68,35 @@ FROM role
 WHERE role IN ('retraction', 'correction')
 
 -- name: histories_links
--- What events name, by hash: a value at a key of a completion rule, or the event that they retract or correct.
+-- What events name, by hash: a value at a key of a completion rule, as an event that needs a completion (`gated`) or that
+-- is one (`completing`), or the event that they retract or correct.
 SELECT DISTINCT hash(kind, value) AS link, row
 FROM (
     SELECT
-        'value' AS kind,
+        kind,
         unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value,
         row
     FROM arrow_rows
-    WHERE list_contains(getvariable('completion_actions'), action_type)
+    CROSS JOIN (VALUES ('gated'), ('completing')) AS kinds(kind)
+    WHERE
+        CASE kind
+            WHEN 'gated' THEN list_contains(getvariable('gated_actions'), action_type)
+            ELSE list_contains(getvariable('completing_actions'), action_type)
+        END
     UNION ALL
     SELECT 'event' AS kind, event.metadata[target.key] AS value, event.row
     FROM arrow_rows AS event
     JOIN target ON target.action_type = event.action_type
+)
+WHERE value IS NOT NULL
+
+-- name: histories_links_of_kind
+-- The links of a kind that events have with the values at which these events are of the other kind.
+SELECT DISTINCT hash('$kind', value) AS link
+FROM (
+    SELECT unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value
+    FROM arrow_rows
+    WHERE list_contains(getvariable('${other}_actions'), action_type)
 )
 WHERE value IS NOT NULL
 

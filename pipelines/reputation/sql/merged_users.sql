@@ -28,13 +28,15 @@ SELECT * REPLACE (hash(user_id) AS user_hash)
 FROM ($query)
 
 -- name: alias_hashes
--- The hashes of users, and of the links of values (histories_links), of former user_ids and of the current ones.
-SELECT
-    hash(old_id) AS old_user,
-    hash(new_id) AS new_user,
-    hash('value', old_id) AS old_link,
-    hash('value', new_id) AS new_link
+-- The hashes of former user_ids and of the current ones, as users ...
+SELECT hash(old_id) AS old, hash(new_id) AS new
 FROM alias
+
+-- name: alias_links
+-- ... and as values in links (histories_links).
+SELECT hash(kind, old_id) AS old, hash(kind, new_id) AS new
+FROM alias
+CROSS JOIN (VALUES ('gated'), ('completing')) AS kinds(kind)
 
 -- name: moved_events
 -- Of rows in the form of the histories, those of some user_ids, and those that name one at a key that a rule compares.
