@@ -5,9 +5,9 @@ Some events are probes, each for a new user, which a reader polls until the docu
 queries the warehouse and the lake once a second, and small files are compacted as usual. One machine runs everything,
 including the broker, the cache, the producer (librdkafka, which needs little CPU) and the reader.
 
-The other policies show less than their names say: no rating of the earlier events shares a ride with a completed one,
-so `ride-hailing-last-50` has no mean of 50; a step of `decayed-karma` is an hour; and the earlier events end at
-`lakes.AS_OF`.
+Under `ride-hailing-last-50`, the ratings are about one user in fifty, so that each of these has more than 50. The step
+of `decayed-karma` is four minutes instead of an hour, and one begins during the measured time: then the documents of
+all users change. The earlier events end at `lakes.AS_OF`, so none leaves a window.
 """
 
 import json
@@ -46,6 +46,7 @@ from pipelines.lake.tables import Lake, open_lake
 from pipelines.lake.upkeep import MAINTENANCE
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.refresh import publish_warehouse, refresh_warehouse
+from pipelines.reputation.policy_file import locate_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import ReputationSettings, Settings
 
@@ -55,12 +56,13 @@ _START_SECONDS = 600
 _READ_EVERY_SECONDS = 0.02
 _TIMEOUT_SECONDS = 30
 COLUMNS = (
-    "policy", "users", "events", "events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50",
-    "compactions", "stream_cores", "machine_cores",
+    "policy", "users", "events", "rated_users", "events_per_second", "probes", "p50", "p90", "p99", "max", "queries",
+    "query_p50", "compactions", "stream_cores", "machine_cores",
 )  # fmt: skip
+_DECAYING, _STEP_MINUTES = "decayed-karma", 4
 _ACTIONS = {
     "default": ["DriverRated"],
-    "decayed-karma": ["UserRated"],
+    _DECAYING: ["UserRated"],
     "ride-hailing-last-50": ["DriverRated", "TransactionCompleted"],
 }
 """The action types of the flow, in turns; two events in a row have the same ride."""
@@ -71,7 +73,7 @@ SELECT
     md5($run || i::VARCHAR) AS event_id,
     CASE
         WHEN i % $every = 0 THEN 'probe-' || $run || i
-        ELSE 'user-' || hash(i * 31 + hash($run)) % $users
+        ELSE 'user-' || hash(i * 31 + hash($run)) % if($actions[1 + i % len($actions)] = 'DriverRated', $rated, $users)
     END AS user_id,
     $actions[1 + i % len($actions)] AS action_type,
     to_timestamp($begin + i / $rate) AS event_time,
@@ -97,19 +99,21 @@ class Case:
     policy: str = "default"
     users: int = 1_000_000
     events: int = 2_000_000
+    rated: int | None = None
+    """How many of the users ratings are about; None: all."""
 
 
 def run(folder: Path) -> None:
     """Measure the default policy at four rates, and at one those with decay and with ratings of completed rides."""
     rows = measure(folder / "default", Case(), (1_000, 3_000, 5_000, 10_000))
-    for policy in ("decayed-karma", "ride-hailing-last-50"):
-        rows += measure(folder / policy, Case(policy), (1_000,))
+    for case in (Case(_DECAYING), Case("ride-hailing-last-50", rated=20_000)):
+        rows += measure(folder / case.policy, case, (1_000,))
     save_results("freshness", COLUMNS, rows, "p50")
 
 
 def measure(folder: Path, case: Case, rates: Iterable[int]) -> list[tuple[object, ...]]:
     """Fill a lake, serve it, then stream at each rate for over a minute; the warm-up is not measured."""
-    bare = Settings(data_dir=folder / "data", reputation=ReputationSettings(policy=case.policy))
+    bare = Settings(data_dir=folder / "data", reputation=ReputationSettings(policy=_policy(folder, case)))
     start(bare)
     try:
         settings = with_local_endpoints(bare)
@@ -119,15 +123,34 @@ def measure(folder: Path, case: Case, rates: Iterable[int]) -> list[tuple[object
         stop(bare)
 
 
+def _policy(folder: Path, case: Case) -> str:
+    """Return the policy of a case: its name, or the file of the one that decays, with shorter steps."""
+    if case.policy != _DECAYING:
+        return case.policy
+    steps = f"decay_step_minutes = {_STEP_MINUTES}\n"
+    folder.mkdir(parents=True)
+    file = folder / f"{_DECAYING}.toml"
+    file.write_text(steps + locate_policy(_DECAYING).read_text(encoding="utf-8"), encoding="utf-8")
+    return str(file)
+
+
+def _begin(case: Case) -> float:
+    """Return when to begin to send, in seconds since 1970: a step of decay then begins amid the measured time."""
+    earliest = time.time() + _PREPARING_SECONDS
+    if case.policy != _DECAYING:
+        return earliest
+    return earliest + -(earliest + WARM_UP_SECONDS + SECONDS / 2) % (_STEP_MINUTES * 60)
+
+
 def _prepare(settings: Settings, case: Case) -> None:
     """Create the lake, the warehouse and the documents."""
     peers_python()  # installs them, the first time
     ensure_topic(settings.kafka)
     with _timed("events written"):
-        lake = make_lake(settings.lake_root, case.events, case.users)
+        lake = make_lake(settings.lake_root, case.events, case.users, case.rated)
     with _timed("warehouse built"):
         refresh_warehouse(settings)
-    add_events(lake, 1_000, case.users, int(datetime.now(UTC).timestamp()) * 1_000_000, 1)
+    add_events(lake, 1_000, case.users, int(datetime.now(UTC).timestamp()) * 1_000_000, 1, case.rated)
     with _timed("histories built, and a refresh"):
         refresh_warehouse(settings)
     with _timed("documents published"):
@@ -151,7 +174,7 @@ def _measure(folder: Path, settings: Settings, case: Case, rate: int) -> tuple[o
     with _streaming(folder, settings) as process:
         with _timed("stream started"):
             _wait_until_served(folder, process)
-        begin = time.time() + _PREPARING_SECONDS
+        begin = _begin(case)
         job = _write_records(folder, settings, case, rate, begin)
         measured_from = begin + WARM_UP_SECONDS
         with (
@@ -181,7 +204,7 @@ def _wait_until_served(folder: Path, process: psutil.Process) -> None:
 def _write_records(folder: Path, settings: Settings, case: Case, rate: int, begin: float) -> Job:
     """Write the records of a run with their send times; return the job of sending them."""
     count, every = rate * (WARM_UP_SECONDS + SECONDS), rate // PROBES_PER_SECOND
-    of_case = {"users": case.users, "actions": _ACTIONS[case.policy]}
+    of_case = {"users": case.users, "rated": case.rated or case.users, "actions": _ACTIONS[case.policy]}
     values = {"run": f"{begin:.0f}-", "begin": begin, "rate": rate, "every": every, "count": count, **of_case}
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

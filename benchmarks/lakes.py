@@ -17,11 +17,12 @@ _YEAR_US = 365 * 86_400_000_000
 _BATCH_ROWS = 1_000_000
 _TOPIC_ID = "measured"
 _COLUMNS = pa.schema([*EVENT, *POSITION])
-# Six ratings, three transactions and one report in ten events; users, raters and stars by a hash of the number.
+# In ten events: six ratings, the three transactions of their rides, and a report; users, raters and stars by a hash of
+# the number.
 _EVENTS = """
 SELECT
     md5(i::VARCHAR) AS event_id,
-    'user-' || hash(i * 7 + 1) % $users AS user_id,
+    'user-' || hash(i * 7 + 1) % if(i % 10 < 6, $rated, $users) AS user_id,
     CASE
         WHEN i % 10 < 6 THEN 'DriverRated'
         WHEN i % 10 < 9 THEN 'TransactionCompleted'
@@ -33,7 +34,7 @@ SELECT
     MAP {
         'rating': (1 + hash(i) % 5)::VARCHAR,
         'rater_id': 'user-' || hash(i * 13) % $users,
-        'ride_id': 'ride-' || i // 2
+        'ride_id': 'ride-' || i // 10 * 3 + i % 10 % 3
     } AS metadata,
     'measured' AS topic_id,
     'events' AS topic,
@@ -44,21 +45,24 @@ FROM range($first, $last) AS numbers(i)
 """
 
 
-def make_lake(root: str | Path, events: int, users: int) -> Lake:
-    """Return a lake in `root` with `events` events, evenly over the year before AS_OF; extend an existing lake."""
+def make_lake(root: str | Path, events: int, users: int, rated: int | None = None) -> Lake:
+    """Return a lake in `root` with `events` events, evenly over the year before AS_OF; extend an existing lake.
+
+    rated: how many of the users ratings are about; None: all.
+    """
     lake = create_lake(root)
     step = _YEAR_US // events
     start = int(AS_OF.timestamp()) * 1_000_000 - _YEAR_US
     for first in range(_next_offset(lake), events, _BATCH_ROWS):
-        add_events(lake, min(_BATCH_ROWS, events - first), users, start + first * step, step)
+        add_events(lake, min(_BATCH_ROWS, events - first), users, start + first * step, step, rated)
     take_snapshot(lake)
     return lake
 
 
-def add_events(lake: Lake, count: int, users: int, from_us: int, step_us: int) -> None:
+def add_events(lake: Lake, count: int, users: int, from_us: int, step_us: int, rated: int | None = None) -> None:
     """Commit `count` more events, one every `step_us` microseconds from `from_us` on."""
     first = _next_offset(lake)
-    commit_rows(lake, make_rows(first, count, users, from_us, step_us), first)
+    commit_rows(lake, make_rows(first, count, users, from_us, step_us, rated), first)
 
 
 def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
@@ -71,9 +75,10 @@ def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
     commit_batch(lake, lake.table("events"), stage_events(lake.table("events"), rows, batch_id), record)
 
 
-def make_rows(first: int, count: int, users: int, from_us: int, step_us: int) -> pa.Table:
+def make_rows(first: int, count: int, users: int, from_us: int, step_us: int, rated: int | None = None) -> pa.Table:
     """Return `count` events from number `first` on, as EVENT and POSITION columns."""
     values = {"users": users, "first": first, "last": first + count, "from_us": from_us, "step_us": step_us}
+    values["rated"] = rated or users
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         return connection.sql(_EVENTS, params=values).to_arrow_table().cast(_COLUMNS)
