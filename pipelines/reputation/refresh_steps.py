@@ -22,7 +22,6 @@ import pyarrow as pa
 from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.differing_rows import differing_rows
-from pipelines.reputation.event_metadata import only_keys
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
 from pipelines.reputation.policy import EffectivePolicy
@@ -205,16 +204,16 @@ def load_affected_events(
     create_affected_event(connection)
     users = union(users, removed["user_hash"].to_numpy())  # some were deferred
     events = histories.events_of(users)
-    _load(connection, policy, events)
+    _load(connection, events)
     with arrow_rows(connection, removed):
         connection.execute(statement("refresh_affected_user"))
     if has_completions(policy):
-        _load(connection, policy, completing_events(connection, histories, events, users))
+        _load(connection, completing_events(connection, histories, events, users))
     return users
 
 
-def _load(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, events: pa.Table) -> None:
-    with arrow_rows(connection, only_keys(events, keys_read(policy))):
+def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
+    with arrow_rows(connection, events):
         connection.execute(statement("refresh_load_events"))
 
 

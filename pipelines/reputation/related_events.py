@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.resolved_histories import ResolvedHistories
-from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import distinct
 from pipelines.reputation.sql import arrow_rows, statement
 
@@ -65,8 +64,9 @@ def _with_corrections(
     """Return events (ROWS), and those of the same users that they retract or correct, or that do so to them."""
     found = newest = events
     while len(newest):
-        with arrow_rows(connection, newest):
+        with arrow_rows(connection, newest.select(["event_id"])):
             links = distinct(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
+        with arrow_rows(connection, _of_actions(connection, newest, "histories_rulings")):
             targets = connection.sql(statement("histories_targets")).to_arrow_table()
         targeted = histories.events_with_ids(
             distinct(targets["user_hash"].to_numpy()), targets["event_id"].combine_chunks()
@@ -86,8 +86,13 @@ def _links(connection: duckdb.DuckDBPyConnection, events: pa.Table, kind: str, o
 
 def _only_completions(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> pa.Table:
     """Return the events that make, retract or correct a completion."""
-    with arrow_rows(connection, events):
-        return connection.sql(statement("histories_completions")).to_arrow_table().cast(ROWS)
+    return _of_actions(connection, events, "histories_completing")
+
+
+def _of_actions(connection: duckdb.DuckDBPyConnection, events: pa.Table, actions: str) -> pa.Table:
+    """Return the events (ROWS) with one of the actions of the statement `actions`: DuckDB would read all metadata."""
+    wanted = connection.sql(statement(actions)).to_arrow_table()["action_type"]
+    return events.filter(pc.is_in(events["action_type"], wanted.combine_chunks().cast(pa.large_string())))
 
 
 def _of_users(events: pa.Table, others: pa.Table) -> pa.Table:

@@ -112,9 +112,14 @@ FROM arrow_rows AS event
 JOIN target ON target.action_type = event.action_type
 WHERE event_id IS NOT NULL
 
--- name: histories_completions
--- The events that make, retract or correct a completion.
-FROM arrow_rows
-WHERE
-    list_contains(getvariable('completing_actions'), action_type)
-    OR action_type IN (SELECT action_type FROM target)
+-- name: histories_rulings
+-- The actions that retract or correct an event.
+SELECT DISTINCT action_type
+FROM target
+
+-- name: histories_completing
+-- The actions that make, retract or correct a completion.
+SELECT unnest(CAST(getvariable('completing_actions') AS VARCHAR[])) AS action_type
+UNION
+SELECT action_type
+FROM target
