@@ -57,7 +57,7 @@ class LivePublisher:
         self._writing: Future[None] | None = None
         self._written: pl.Series | None = None
         self._has_failed = False
-        self._round_at, self._round_left = 0, 0  # hashes of users: where a round continues, and how many it has left
+        self._round_at, self._round_left = 0, 0  # where a round continues, and how much of the range of hashes is left
 
     def add(self, users: pl.Series | None) -> None:
         """Note users (String) whose documents may differ from the published ones; None: any may."""
@@ -66,8 +66,8 @@ class LivePublisher:
     def begin_round(self) -> None:
         """Let each of the next publications add some users, until all have had their turn.
 
-        For a change of all documents that newer events shall not wait for. A round in progress goes on, for as long as
-        a new one would.
+        For a change of all documents that newer events shall not wait for. A round in progress continues from where it
+        is, until every user has had another turn.
         """
         self._round_left = HASHES
 
@@ -91,16 +91,16 @@ class LivePublisher:
             self._write(derived, tables.info, tables.document_parts, None, record)
             self._unpublished, self._round_left = _NO_USERS, 0
         else:
-            self._written, self._unpublished = users, _NO_USERS
-            record = self._record(made_shown, tables)
+            record = self._record(users, made_shown, tables)
             self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record)
+            self._written, self._unpublished = users, _NO_USERS
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
                 self.finish(derived, tables)
 
     def _add_of_round(self, tables: DraftTables) -> None:
-        if self._unpublished is None or not self.is_in_round():
-            return
+        if self._unpublished is None or self._has_failed or not self.is_in_round():
+            return  # after a failure, only its users are tried again: more each time would not fit in memory
         users, after = tables.users_from(self._round_at, _ROUND_USERS)
         self.add(users)
         self._round_left = max(0, self._round_left - (after - self._round_at))
@@ -118,11 +118,11 @@ class LivePublisher:
         documents, shown = tables.documents_and_shown(users, ranked)
         return [documents], shown
 
-    def _record(self, shown: pl.DataFrame | None, tables: DraftTables) -> Record | None:
+    def _record(self, users: pl.Series | None, shown: pl.DataFrame | None, tables: DraftTables) -> Record | None:
         """Return what records the changes of users whose rows were made; nothing without a feed."""
-        if self._feed is None or shown is None or self._written is None:
+        if self._feed is None or shown is None or users is None:
             return None
-        recent = tables.recent_events(self._feed.since(self._written))  # after `_wait`: nothing else uses the feed
+        recent = tables.recent_events(self._feed.since(users))  # after `_wait`: nothing else uses the feed
 
         def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
             return recent
@@ -138,7 +138,7 @@ class LivePublisher:
             self._wait()
 
     def is_complete(self) -> bool:
-        """Return whether no document of the users noted is left to publish; call it after `settle`."""
+        """Return whether no document of the users noted is left to publish, a round apart; call it after `settle`."""
         return self._unpublished is not None and self._unpublished.is_empty()
 
     def finish(self, derived: DerivationResult, tables: DraftTables) -> None:

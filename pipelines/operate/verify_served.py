@@ -1,9 +1,7 @@
 """Checks of what is served: no document differs from the warehouse or is missing, and no other user is served."""
 
-import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -28,8 +26,8 @@ _MAX_USERS = 200_000
 """Served users compared with the warehouse in one query: bounds memory."""
 _SAMPLE = "SELECT user_id FROM reputation USING SAMPLE 1000 ROWS"
 _UNKNOWN_USERS = "SELECT member FROM served_member ANTI JOIN reputation ON encode(user_id) = member"
-_MAX_STEPS = 10
-"""Earlier steps of decay that documents are compared with: they are of the last one, or of a few before it."""
+_WAITING_MINUTES = 60
+"""Documents of the steps of so many minutes, or of the last step, may wait: `stream` takes a minute for a million."""
 _Document = dict[str, Any] | None
 _Compare = Callable[[duckdb.DuckDBPyConnection, Settings, PublishedInfo], Check]
 
@@ -103,7 +101,7 @@ def _publication_record(settings: Settings) -> str:
 def _documents_match(connection: duckdb.DuckDBPyConnection, settings: Settings, _: PublishedInfo) -> Check:
     """Compare a sample of documents with the store, except for their lake version and time.
 
-    A document may be of an earlier step of decay: those of all users are not published at once.
+    A document may be of an earlier step of decay: `stream` does not publish those of all users at once.
     """
     sample = documents(connection, connection.sql(_SAMPLE).pl()["user_id"])
     served = {user: read_reputation(user, settings) for user in sample["user_id"]}
@@ -124,25 +122,14 @@ def _different(right: pl.DataFrame, served: Mapping[str, _Document]) -> list[str
 
 
 def _not_waiting(connection: duckdb.DuckDBPyConnection, served: Mapping[str, _Document]) -> list[str]:
-    """Return the users, of some, whose document is not that of an earlier step of decay either."""
-    wrong, decayed_to = set(served), stored_info(connection).decayed_to
-    moments = {user: moment for user, document in served.items() if (moment := _moment_of(document))}
-    steps = {step for step, _ in moments.values() if decayed_to and step < decayed_to}
-    for step in heapq.nlargest(_MAX_STEPS, steps):
-        of_step = {user: as_of for user, (at, as_of) in moments.items() if at == step}
-        users = pl.Series("user_id", [*of_step], pl.String)
-        before = documents_before_decay(connection, users, max(of_step.values()))
-        wrong -= of_step.keys() - set(_different(before, served))
-    return sorted(wrong)
-
-
-def _moment_of(document: _Document) -> tuple[datetime, datetime] | None:
-    """Return `decayed_to` and `as_of` of a document; None if it has them not, or not as karmalake writes them."""
-    try:
-        step, as_of = (datetime.fromisoformat((document or {})[name]) for name in ("decayed_to", "as_of"))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (step, as_of) if step.tzinfo and as_of.tzinfo else None
+    """Return the users, of some, whose document is not that of a step of decay of the last hour either."""
+    wrong, info = [*served], stored_info(connection)
+    policy = info.policy.at(info.as_of)
+    last_steps = max(1, _WAITING_MINUTES // policy.rules.decay_step_minutes) if policy.decays else 0
+    for steps in range(1, 1 + last_steps):
+        if wrong:
+            wrong = _different(documents_before_decay(connection, pl.Series("user_id", wrong), steps), served)
+    return wrong
 
 
 def _comparable(document: _Document) -> _Document:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipelines.errors import ConfigurationError
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.policy.numbers import MINUTE_US
 from pipelines.reputation.policy.scopes import OMITTED
 from pipelines.reputation.scopes import scope_relation
 from pipelines.reputation.sql import statement
@@ -62,17 +63,18 @@ def document_parts(
     return documents_of(connection, stored_info(connection), "reputation", users, leaderboards)
 
 
-def documents_before_decay(connection: duckdb.DuckDBPyConnection, users: pl.Series, as_of: datetime) -> pl.DataFrame:
-    """Return the documents of users of a warehouse, decayed to the step of an earlier moment.
+def documents_before_decay(connection: duckdb.DuckDBPyConnection, users: pl.Series, steps: int) -> pl.DataFrame:
+    """Return the documents of users of a warehouse whose points decay, without its last steps of decay.
 
-    They are those of that moment for users without a change since, other than by decay. Columns as in `documents`.
+    For users whose scores changed by these steps only, they are those from before, except for the members of `ORIGIN`.
+    Columns as in `documents`.
     """
     info = stored_info(connection)
-    policy = info.policy.at(as_of)
-    queries = views_of_sums(policy)
-    scopes = {name: f"({queries[scope_relation(name)]})" for name in policy.rules.scopes}
-    moment = replace(info, as_of=as_of, decayed_to=policy.decayed_to)
-    return pl.concat(documents_of(connection, moment, f"({queries['reputation']})", users, (), scopes))
+    in_force = info.policy.at(info.as_of)
+    step_us = in_force.rules.decay_step_minutes * MINUTE_US
+    queries = views_of_sums(replace(in_force, decayed_to_us=in_force.decayed_to_us - steps * step_us))
+    scopes = {name: f"({queries[scope_relation(name)]})" for name in in_force.rules.scopes}
+    return pl.concat(documents_of(connection, info, f"({queries['reputation']})", users, (), scopes))
 
 
 def documents_of(

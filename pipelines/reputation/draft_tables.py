@@ -121,7 +121,10 @@ class DraftTables:
             return shown_rows(self.connection, source, users)
 
     def users_from(self, position: int, count: int) -> tuple[pl.Series, int]:
-        """Return about `count` users (String), the next from a position on, and the position like `StoredRows`."""
+        """Return about `count` users (String), the next from a position on, and the position after them.
+
+        The order and the positions are those of `StoredRows.users_from`.
+        """
         table, stored = self._table_of_scores(), self.rows.stored()
         hashes, after = stored.users_from(table, position, count)
         return pl.Series("user_id", stored.rows_of(table, hashes)["user_id"], pl.String), after

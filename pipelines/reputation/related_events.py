@@ -47,14 +47,14 @@ def users_of_completions(
     """Return the users with an event that needs a completion among added or erased events (ROWS), as sorted hashes."""
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
-    return histories.users_linked(_links(connection, completions, "gated", "completing"))
+    return histories.users_linked(_links_to(connection, "gated", completions))
 
 
 def completing_events(
     connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, events: pa.Table, users: np.ndarray
 ) -> pa.Table:
     """Return completions at the keys of events (ROWS), and what retracts or corrects them; none of `users`."""
-    linked = _except(histories.events_linked(_links(connection, events, "completing", "gated")), users)
+    linked = _except(histories.events_linked(_links_to(connection, "completing", events)), users)
     return _only_completions(connection, _with_corrections(connection, histories, linked))
 
 
@@ -77,8 +77,9 @@ def _with_corrections(
     return found
 
 
-def _links(connection: duckdb.DuckDBPyConnection, events: pa.Table, kind: str, other: str) -> np.ndarray:
-    """Return the links (sorted hashes) of a kind with the values at which events (ROWS) are of the other kind."""
+def _links_to(connection: duckdb.DuckDBPyConnection, kind: str, events: pa.Table) -> np.ndarray:
+    """Return the links (sorted hashes) that events of a kind have with events (ROWS) of the other kind."""
+    other = {"gated": "completing", "completing": "gated"}[kind]
     query = statement("histories_links_of_kind", kind=kind, other=other)
     with arrow_rows(connection, events):
         return distinct(connection.execute(query).fetchnumpy()["link"])
@@ -90,7 +91,10 @@ def _only_completions(connection: duckdb.DuckDBPyConnection, events: pa.Table) -
 
 
 def _of_actions(connection: duckdb.DuckDBPyConnection, events: pa.Table, actions: str) -> pa.Table:
-    """Return the events (ROWS) with one of the actions of the statement `actions`: DuckDB would read all metadata."""
+    """Return the events (ROWS) with one of the actions of the statement `actions`.
+
+    In Arrow, because DuckDB would read all metadata.
+    """
     wanted = connection.sql(statement(actions)).to_arrow_table()["action_type"]
     return events.filter(pc.is_in(events["action_type"], wanted.combine_chunks().cast(pa.large_string())))
 

@@ -81,7 +81,7 @@ class StoredRows:
         """Return the next users from a position on with rows in a table (sorted hashes), and the position after them.
 
         About `count`, among them users whose newer rows are in other tables only. Positions are from 0 to less than
-        HASHES, which is returned after the last user.
+        HASHES; the position after the last user is HASHES.
         """
         kept = (self.base[table], *(piece.tables[table] for piece in self.pieces))
         starts = [(rows.users, int(np.searchsorted(rows.users, np.uint64(position)))) for rows in kept]

@@ -189,18 +189,13 @@ def test_each_advice_repairs_redis(world: Settings, what: str) -> None:
 
 
 def test_a_step_of_decay_is_waited_for(served: Settings) -> None:
-    """A document of the step before is right while others have the next one; one with another score is not."""
+    """A document of the step before is right while others have the next one; an older or another one is not."""
     decaying = served.model_copy(
         update={"reputation": served.reputation.model_copy(update={"policy": "decayed-karma"})}
     )
     refresh_warehouse(decaying)
     publish_everything(decaying)
-    snapshot, policy = take_snapshot(open_lake(decaying.lake_root)), load_policy("decayed-karma")
-    with open_draft(decaying.warehouse_path) as draft, open_digest_cache(decaying.published_dir) as state:
-        draft.refresh(snapshot, policy, datetime.now(UTC) + timedelta(hours=2))
-        draft.publish()
-        tables, some = draft.tables, pl.Series("user_id", [_USER, "u-2"])
-        publish_views(tables.info, tables.document_parts, decaying, state, some)
+    _step_and_publish(decaying, 1, _USER, "u-2")
     (check,) = verify_served.verify_served(decaying)
     assert (check.passed, check.evidence) == (True, "7 users compared, 0 differ, 5 wait for their step of decay")
     document = read_reputation("u-3", decaying) or {}
@@ -210,6 +205,20 @@ def test_a_step_of_decay_is_waited_for(served: Settings) -> None:
     (check,) = verify_served.verify_served(decaying)
     assert not check.passed
     assert "1 differ, 4 wait for their step of decay, for example ['u-3']" in check.evidence
+    _step_and_publish(decaying, 2, _USER, "u-2", "u-3")
+    (check,) = verify_served.verify_served(decaying)
+    assert not check.passed
+    assert check.evidence.startswith("7 users compared, 4 differ, for example")
+
+
+def _step_and_publish(decaying: Settings, hours: int, *users: str) -> None:
+    """Replace the warehouse by that of some hours after now, and publish the documents of some users."""
+    snapshot, policy = take_snapshot(open_lake(decaying.lake_root)), load_policy("decayed-karma")
+    with open_draft(decaying.warehouse_path) as draft, open_digest_cache(decaying.published_dir) as state:
+        draft.refresh(snapshot, policy, datetime.now(UTC) + timedelta(hours=hours))
+        draft.publish()
+        some = pl.Series("user_id", users)
+        publish_views(draft.tables.info, draft.tables.document_parts, decaying, state, some)
 
 
 def _assert_repaired_by(served: Settings, advice: Advice | None) -> None:

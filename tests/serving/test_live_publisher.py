@@ -246,10 +246,27 @@ def test_a_failure_in_a_round_costs_no_document(world: World, client: redis.Redi
     with pytest.raises(TransientError, match="no answer"):
         world.refresh(after)
     assert world.publisher.is_in_round()
+    assert world.asked == [None, {"ann", "bob"}, {"cid", "dan"}]
     while world.publisher.is_in_round():
         world.refresh(after)
     world.finish(after)
     assert served(client, settings.redis.prefix) == expected(after)
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_round_waits_while_the_store_is_away(world: World) -> None:
+    """Attempts that fail do not add users, each time more: their documents would have to fit in memory."""
+    world.refresh(documents(**dict.fromkeys("abcdefghij", 1)))
+    world.publisher.begin_round()
+    after = documents(**dict.fromkeys("abcdefghij", 2))
+    with pytest.MonkeyPatch.context() as patch, blocked_writes(patch, fail) as go:
+        go.set()
+        world.refresh(after)
+        for _ in range(4):
+            with pytest.raises(TransientError, match="no answer"):
+                world.refresh(after)
+    assert max(len(users or ()) for users in world.asked) == 4
+    assert world.publisher.is_in_round()
 
 
 @pytest.mark.usefixtures("pairs")
@@ -272,6 +289,23 @@ def test_a_newer_publisher_ends_it(world: World, settings: Settings, tmp_path: P
     world.refresh(documents(ann=2), "ann")
     with pytest.raises(FencedError):
         world.finish(documents(ann=2))
+
+
+def test_an_error_of_the_feed_costs_no_document(
+    settings: Settings, tmp_path: Path, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything of a publication is written: its users are published by the next one."""
+    fed = settings.model_copy(update={"data_dir": tmp_path / "data", "feed": FeedSettings(enabled=True)})
+    with open_feed(fed) as feed, publishing(fed, tmp_path / "published", feed) as world:
+        world.refresh(documents(ann=1, bob=1))
+        world.finish(documents(ann=1, bob=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(Feed, "since", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+            with pytest.raises(OSError, match="disk"):
+                world.refresh(documents(ann=2, bob=1), "ann")
+        world.refresh(documents(ann=2, bob=1))
+        world.finish(documents(ann=2, bob=1))
+    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=1))
 
 
 def test_the_feed_has_every_change_once(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ FROM (
 WHERE value IS NOT NULL
 
 -- name: histories_links_of_kind
--- The links of a kind that events have with the values at which these events are of the other kind.
+-- The links that events of a kind have with these events of the other kind: at the same values.
 SELECT DISTINCT hash('$kind', value) AS link
 FROM (
     SELECT unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value
