@@ -83,9 +83,8 @@ class StoredRows:
         About `count`, among them users whose newer rows are in other tables only. Positions are from 0 to less than
         HASHES; the position after the last user is HASHES.
         """
-        kept = (self.base[table], *(piece.tables[table] for piece in self.pieces))
-        starts = [(rows.users, int(np.searchsorted(rows.users, np.uint64(position)))) for rows in kept]
-        parts = [users[start : start + count] for users, start in starts]
+        kept = [rows[table].users for rows in (self.base, *(piece.tables for piece in self.pieces))]
+        parts = [users[np.searchsorted(users, np.uint64(position)) :][:count] for users in kept]
         last = min((int(part[-1]) for part in parts if len(part) == count), default=HASHES - 1)
         found = distinct(np.concatenate(parts))
         return found[found <= np.uint64(last)], last + 1
