@@ -70,9 +70,7 @@ def test_messages_that_were_only_read_go_back_at_once(queue: Queue) -> None:
     """The next process need not wait for the visibility timeout of SQS (`nothing-lost`)."""
     queue.send(_values(range(25)))
     with open_queue(queue.settings) as source:
-        batch = source.poll(lambda _id, _partition: None)
-        assert batch is not None
-        assert len(batch.records) == 25
+        wait_for("all messages", lambda: source.poll(source.next_checkpoint()) and len(source.messages) == 25)
     assert _total(drain_all(queue.settings), "accepted") == 25
 
 
