@@ -34,10 +34,11 @@ RUN pip install --no-deps --no-build-isolation . \
     && pip uninstall --yes editables hatchling packaging pathspec pluggy tomlkit trove-classifiers grpcio setuptools
 
 FROM ${BASE} AS stream
-RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
+RUN apt-get update && apt-get install --yes --no-install-recommends libjemalloc2 tini && rm -rf /var/lib/apt/lists/* \
     && mkdir -m 1777 /data
 COPY --from=build /opt/karmalake /opt/karmalake
-ENV PATH=/opt/karmalake/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp \
+# pipelines/ingest/malloc.py says what jemalloc is for.
+ENV PATH=/opt/karmalake/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp LD_PRELOAD=libjemalloc.so.2 \
     KARMALAKE_DATA_DIR=/data/karmalake NUMBA_CACHE_DIR=/data/numba
 WORKDIR /etc/karmalake
 USER 1000:1000

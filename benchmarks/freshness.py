@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from ctypes.util import find_library
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
@@ -59,6 +60,8 @@ COLUMNS = (
     "policy", "users", "events", "rated_users", "events_per_second", "probes", "p50", "p90", "p99", "max", "queries",
     "query_p50", "compactions", "stream_cores", "machine_cores",
 )  # fmt: skip
+JEMALLOC = find_library("jemalloc")
+"""The allocator of `stream`, as in the image; None if it is not installed, and glibc's is used."""
 _DECAYING, _STEP_MINUTES = "decayed-karma", 4
 _ACTIONS = {
     "default": ["DriverRated"],
@@ -108,7 +111,7 @@ def run(folder: Path) -> None:
     rows = measure(folder / "default", Case(), (1_000, 3_000, 5_000, 10_000))
     for case in (Case(_DECAYING), Case("ride-hailing-last-50", rated=20_000)):
         rows += measure(folder / case.policy, case, (1_000,))
-    save_results("freshness", COLUMNS, rows, "p50")
+    save_results("freshness", COLUMNS, rows, "p50", malloc=JEMALLOC or "glibc")
 
 
 def measure(folder: Path, case: Case, rates: Iterable[int]) -> list[tuple[object, ...]]:
@@ -229,6 +232,7 @@ def _streaming(folder: Path, settings: Settings) -> Generator[psutil.Process]:
     environment = os.environ | {
         "KARMALAKE_DATA_DIR": str(settings.data_dir),
         "KARMALAKE_REPUTATION_POLICY": settings.reputation.policy,
+        **({"LD_PRELOAD": JEMALLOC} if JEMALLOC else {}),
     }
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     with (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.freshness import COLUMNS, Case, measure
+from benchmarks.freshness import COLUMNS, JEMALLOC, Case, measure
 from benchmarks.report import MeasurementError, save_results
 
 _CASES = (Case(users=1_000_000, events=5_000_000), Case(users=10_000_000, events=50_000_000))
@@ -26,7 +26,7 @@ def run(folder: Path) -> None:
         place = folder / str(case.users)
         rows += measure(place, case, (1_000,))
         shutil.rmtree(place)
-    save_results("freshness_users", COLUMNS, rows, "p50")
+    save_results("freshness_users", COLUMNS, rows, "p50", malloc=JEMALLOC or "glibc")
 
 
 def require_resources(memory_bytes: int, disk_bytes: int) -> None:

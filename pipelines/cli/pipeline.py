@@ -18,6 +18,7 @@ from pipelines.cli.output import (
 )
 from pipelines.cli.signals import stop_on_signals
 from pipelines.errors import KarmalakeError, RejectedError
+from pipelines.ingest.malloc import explain_malloc
 
 if TYPE_CHECKING:
     from pipelines.lake.commit import CommitRecord
@@ -135,6 +136,7 @@ def stream(metrics_port: MetricsPort = None) -> None:
     settings = with_metrics_port(current_settings(), metrics_port)
     with monitor_stream(settings) as observer:
         print_line(f"streaming {bus_name(settings)}; Ctrl-C stops it")
+        _print_malloc()
         print_metrics_address(observer.monitor.address)
         on_commit = call_all(_print_commit, observer.committed)
         on_refresh = call_all(_print_refresh, observer.refreshed)
@@ -163,10 +165,16 @@ def serve(metrics_port: MetricsPort = None) -> None:
     settings = with_metrics_port(current_settings(), metrics_port)
     with monitor_serve(settings) as monitor:
         print_line(f"serving {settings.document_store.prefix} from {settings.lake_root}; Ctrl-C stops it")
+        _print_malloc()
         print_metrics_address(monitor.address)
         on_refresh = call_all(_print_refresh, monitor.metrics.refreshed)
         is_current = streaming.serve(settings, stopping, on_refresh, monitor.record_turn, monitor.metrics.relayed)
     _print_stopped(is_current=is_current)
+
+
+def _print_malloc() -> None:
+    if advice := explain_malloc():
+        print_line(advice)
 
 
 def _print_stopped(*, is_current: bool) -> None:

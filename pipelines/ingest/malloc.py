@@ -1,7 +1,10 @@
-"""Tuning of malloc for ingest: the process keeps the memory that a batch frees, since the next one needs as much.
+"""How the process allocates memory: it tunes glibc's malloc for ingest, and says where jemalloc is missing.
 
 By default glibc maps each large array and unmaps it again, so every batch pays for new pages: a quarter of the CPU time
 of ingest. The memory kept is bounded by `_TRIM_BYTES` beyond what is in use.
+
+A statement of DuckDB takes and frees thousands of small pieces. With glibc's malloc that takes longer the more there
+have been, and no call changes it: only the environment can name another allocator (docs/benchmarks.md).
 """
 
 import ctypes
@@ -21,13 +24,28 @@ def tune_malloc() -> bool:
     Call it before any other import: later there are several heaps. It takes effect with glibc only, hence on Linux;
     elsewhere it does nothing.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
+    if (library := _glibc()) is None:
         return False
     options = ((_TRIM_THRESHOLD, _TRIM_BYTES), (_MMAP_THRESHOLD, _MMAP_BYTES), (_ARENA_MAX, 1))
     if not all(library.mallopt(parameter, value) for parameter, value in options):
         return False
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     return True
+
+
+def explain_malloc() -> str | None:
+    """Return how to make refreshes faster by another allocator; None with jemalloc, and where there is no glibc."""
+    if (library := _glibc()) is None or hasattr(library, "mallctl"):
+        return None
+    return (
+        "refreshes take less processor time with jemalloc than with glibc's malloc: install Debian's package "
+        "libjemalloc2, or the one of your system, and set LD_PRELOAD=libjemalloc.so.2"
+    )
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the symbols of the process; None where there is no glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -107,6 +107,12 @@ def test_without_a_volume(engine: Engine) -> None:
     assert "contract_" in engine.run(*command)
 
 
+def test_the_allocator(engine: Engine) -> None:
+    """It is jemalloc's, so `stream` has nothing to advise."""
+    program = "from karmalake.pipelines.ingest.malloc import explain_malloc; print(explain_malloc())"
+    assert engine.run("run", "--rm", *_options({}), IMAGES["stream"], "python3", "-c", program).strip() == "None"
+
+
 @pytest.mark.parametrize("command", ["stream", "ingest"])
 def test_a_signal_at_once(engine: Engine, volume: str, settings: Settings, command: str) -> None:
     """The first process of a container ignores what it does not handle: `tini` ends a command that starts."""
