@@ -90,6 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A run in the background begins with SIGINT ignored. Dagster makes SIGTERM what SIGINT is, so after one of its tests
     each server would have been started with both ignored, and would not have stopped.
     """
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        os.environ.pop("LD_PRELOAD", None)  # the allocator of `make test`; what a test starts has that of a user
     # It reads its schemas with a function that Python 3.11 and 3.12 deprecate.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # A client that is closed while it connects leaves its socket to the garbage collector, during any later test.
