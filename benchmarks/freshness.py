@@ -232,7 +232,7 @@ def _streaming(folder: Path, settings: Settings) -> Generator[psutil.Process]:
     environment = os.environ | {
         "KARMALAKE_DATA_DIR": str(settings.data_dir),
         "KARMALAKE_REPUTATION_POLICY": settings.reputation.policy,
-        **({"LD_PRELOAD": JEMALLOC} if JEMALLOC else {}),
+        "LD_PRELOAD": JEMALLOC or "",
     }
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     with (
