@@ -80,6 +80,15 @@ def running_engine(folder: Path) -> Iterator[Engine]:
             yield Engine({"DOCKER_HOST": f"unix://{folder}/socket"})
         finally:
             server.stop()
+            _unmount_below(folder)
+
+
+def _unmount_below(folder: Path) -> None:
+    """Unmount what the engine leaves mounted when it ends (`netns/default`): pytest cannot remove its folder else."""
+    mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    for mount in reversed(mounts):  # the inner ones first
+        if mount.is_relative_to(folder):
+            subprocess.run(["umount", mount], check=True, timeout=60)
 
 
 def _command(folder: Path) -> list[str]:
