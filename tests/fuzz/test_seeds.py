@@ -6,12 +6,16 @@ import pytest
 
 from tests.fuzz.__main__ import run
 from tests.fuzz.targets import NAMES
+from tests.share import share
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)  # a new machine compiles the loops with their bounds checked
 def test_kept_inputs(tmp_path: Path) -> None:
-    """All seeds of all targets: valid neighbours are intact, bad values are errors, within memory and time limits."""
-    reports = run([*NAMES], 0, tmp_path, seed=1)
+    """All seeds of a third of the targets: neighbours are intact, bad values are errors, within memory and time limits.
+
+    `make fuzz`, a part of `.ci/run`, begins with those of all targets.
+    """
+    reports = run([*share(NAMES, 3)], 0, tmp_path, seed=1)
     assert {report["target"]: report["findings"] for report in reports if report["findings"]} == {}
     assert all(report["inputs"] for report in reports)
