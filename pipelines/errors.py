@@ -35,6 +35,12 @@ _TRANSIENT_LIBRARY_ERRORS = {
 A fatal error is one of the disk, for all connections to the file; one of a transaction, of the disk or of another
 transaction: a full disk is "Failed to commit: Could not write file".
 """
+_SQLITE_OUTAGES = {5, 6, 10, 13, 14}
+"""SQLite's result codes for a file in use, one that cannot be read, written or opened, and a full disk."""
+_SQLITE_PERMISSIONS = {3, 8}
+"""Those for a file that this user may not open, or not write."""
+SQLITE_DAMAGES = {11, 26}
+"""Those for a file that is damaged, or is no database."""
 _ERROR_OF_A_FILE_SYSTEM = re.compile(r"^Traceback .*^OSError: (?P<message>[^\n]*)", re.DOTALL | re.MULTILINE)
 """An error of the object store inside DuckDB, which keeps only the text of the exception of its Python file system."""
 _RUST_PANIC_MODULE = "pyo3_runtime"
@@ -83,6 +89,8 @@ def exit_status_of(error: BaseException) -> ExitStatus:
             return INTERRUPTED
         case OSError():
             return PERMISSION if error.errno in _PERMISSION_ERRNOS else IO
+        case _ if sqlite_code(error) in _SQLITE_PERMISSIONS:
+            return PERMISSION
         case _ if _is_library_outage(error):
             return IO
         case _:
@@ -198,9 +206,15 @@ def is_transient(error: BaseException) -> bool:
 
 def _is_library_outage(error: BaseException) -> bool:
     names = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
-    if not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS):
+    if not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS) or sqlite_code(error) in _SQLITE_OUTAGES:
         return True
     return "_duckdb.Error" in names and _ERROR_OF_A_FILE_SYSTEM.search(str(error)) is not None
+
+
+def sqlite_code(error: BaseException) -> int | None:
+    """Return SQLite's primary result code; None for an error of something else."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
 
 
 def is_termination(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ changes to what the feed said last (`feed_state.py`), not to what the store hold
 nothing is missing and nothing is recorded twice: the next publication finds the rest (`feed-equals-reputation`).
 """
 
+import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from pipelines.errors import FencedError, TransientError
+from pipelines.errors import SQLITE_DAMAGES, FencedError, TransientError, sqlite_code
 from pipelines.feed_causes import causes_in_lake, merge_count, with_causes
 from pipelines.feed_state import FeedState
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
@@ -58,8 +59,12 @@ class Feed:
         """The last number after the last call; None before the first one."""
 
     def since(self, users: pl.Series) -> pl.DataFrame:
-        """Return the publication that last said something of each of some users (String), as SINCE."""
-        said = self._state.since(users).lazy()
+        """Return the publication that last said something of each of some users (String), as SINCE.
+
+        Raises TransientError if the state is damaged, like `record`.
+        """
+        with self._renewing():
+            said = self._state.since(users).lazy()
         return _since(users.to_frame("user_id").lazy().join(said, on="user_id", how="left"))
 
     def record(self, shown: Shown, changed: pl.Series | None, info: Info) -> int:
@@ -71,14 +76,29 @@ class Feed:
         compared the first time, and after another publisher has recorded changes: then `shown.users` is called.
         info: what the publication reflects.
         Users who are erased are left out. Raises FencedError if the feed has changes of a newer publication,
-        TransientError if the lake cannot be committed to, and like `shown`.
+        TransientError if the lake cannot be committed to or the state is damaged, and like `shown`.
         """
         for _ in range(_ATTEMPTS):
             try:
-                return self._record(shown, changed, info)
+                with self._renewing():
+                    return self._record(shown, changed, info)
             except FeedMovedError:
                 continue
         raise TransientError("other writers kept committing to the lake's table score_changes: publish again")
+
+    @contextmanager
+    def _renewing(self) -> Generator[None]:
+        """Replace the state if it turns out to be damaged; the next call compares all users."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if sqlite_code(error) not in SQLITE_DAMAGES:
+                raise
+            self._state.renew()
+            self._number = None
+            raise TransientError(
+                f"the state of the feed was damaged and is made again from the lake: {error}"
+            ) from error
 
     def _record(self, shown: Shown, changed: pl.Series | None, info: Info) -> int:
         table = self._lake.table("score_changes")

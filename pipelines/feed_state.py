@@ -14,6 +14,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.boundary.private_files import make_private_dir
+from pipelines.errors import DEFECT, exit_status_of
 from pipelines.formats import FEED_STATE
 from pipelines.lake.score_changes import FeedPosition, read_in_order
 from pipelines.lake.tables import SCORE_CHANGES, table_id
@@ -111,6 +112,12 @@ class FeedState:
                 self._database.executemany(_SAY, said.select(SAID.names()).iter_rows())
                 self._database.executemany("DELETE FROM said WHERE user_id = ?", gone.select("user_id").iter_rows())
 
+    def renew(self) -> None:
+        """Begin with an empty file, for one that turned out to be damaged; `sync` fills it."""
+        self.close()
+        delete_feed_state(self._file)
+        self._database = _open(self._file)
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
@@ -120,9 +127,7 @@ class FeedState:
 
     def _restart(self, table: DeltaTable, position: FeedPosition) -> None:
         """Begin with an empty file: one that is emptied still has the bytes of erased users."""
-        self.close()
-        delete_feed_state(self._file)
-        self._database = _open(self._file)
+        self.renew()
         with self._database:
             self._database.execute("INSERT INTO position VALUES (0, ?, ?)", (table_id(table), position.erasures))
 
@@ -144,10 +149,12 @@ def delete_feed_state(file: Path) -> None:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """Open a file; one that is damaged or of another format is replaced."""
+    """Open a file; one that is damaged or of another format is replaced. Raises sqlite3.Error for one in use."""
     try:
         return _connect(file)
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if exit_status_of(error) != DEFECT:
+            raise
         delete_feed_state(file)
         return _connect(file)
 

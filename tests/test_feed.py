@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
 from pipelines import feed as feed_module
-from pipelines.errors import FencedError
+from pipelines.errors import IO, FencedError, TransientError, exit_status_of
 from pipelines.feed import Feed, Shown, open_feed
 from pipelines.feed_state import FeedState
 from pipelines.lake.erasure import erase_users
@@ -359,6 +359,47 @@ def test_a_crash_loses_and_repeats_nothing(settings: Settings, lost: str, monkey
         record(feed, 3, "bob", ann=2, bob=3)
     assert replayed(found := changes(settings)) == {"ann": "2", "bob": "3"}
     assert len(found) == 4
+
+
+def test_a_full_disk_is_temporary(settings: Settings) -> None:
+    """Where the state is the first to find no room: the changes are in the lake, and with room nothing is repeated."""
+    users = {f"user-{number}": number for number in range(500)}
+    with opened(settings) as feed:
+        record(feed, 1, ann=1)
+        feed._state._database.execute("PRAGMA max_page_count = 1")  # no more than there are
+        with pytest.raises(sqlite3.OperationalError, match="full") as raised:
+            record(feed, 2, ann=1, **users)
+        assert exit_status_of(raised.value) == IO
+        feed._state._database.execute("PRAGMA max_page_count = 1000000")
+        record(feed, 2, ann=1, **users)
+        record(feed, 3, "ann", ann=2, **users)
+    assert replayed(changes(settings)) == {name: str(score) for name, score in (users | {"ann": 2}).items()}
+
+
+def test_a_state_that_is_damaged_under_a_publisher(settings: Settings) -> None:
+    """It is made again from the lake; the error, of a look-up or while recording, is temporary."""
+    users = pl.Series(["ann", "bob"])
+    with opened(settings) as feed:
+        record(feed, 1, ann=1, bob=1)
+        damage(settings.feed_path)
+        with pytest.raises(TransientError, match="damaged"):
+            feed.since(users)
+        record(feed, 2, ann=2, bob=1)
+        damage(settings.feed_path)
+        with pytest.raises(TransientError, match="damaged"):
+            record(feed, 3, ann=3, bob=1)
+        record(feed, 3, ann=3, bob=1)
+        assert dict(feed.since(users).select("user_id", "lake_version").rows()) == {"ann": 3, "bob": 1}
+    assert replayed(changes(settings)) == {"ann": "3", "bob": "1"}
+
+
+def damage(file: Path) -> None:
+    """Let the schema of a database name pages that it does not have."""
+    with closing(sqlite3.connect(file)) as database, database:
+        (version,) = database.execute("PRAGMA schema_version").fetchone()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_schema SET rootpage = 9999")
+        database.execute(f"PRAGMA schema_version = {version + 1}")
 
 
 def test_an_older_publisher_is_refused(settings: Settings, tmp_path: Path) -> None:
