@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 _LABELS = {"dead_letters": "dead letters", "mis_keyed": "mis-keyed"}
-_COUNTS = ("read", "filtered", "accepted", "duplicates", "conflicts", "dead_letters")
+_USUAL = ("read", "filtered", "accepted", "duplicates", "conflicts", "dead_letters")
+"""The counts of a commit that are printed always; the others where there are any."""
+_SUMS = ("converted", "made")
+"""Counts that are sums of others."""
 
 
 def drain(
@@ -94,10 +97,18 @@ def bus_name(settings: "Settings") -> str:
     return f"from {settings.queue.kind}" if settings.queue.kind else ", ".join(topic_sources(settings))
 
 
+def _totals(records: "list[CommitRecord]") -> list[tuple[str, int]]:
+    """Return the counts of commits by name, so that the offsets, the records and the events add up."""
+    from pipelines.lake.tables import COUNTS  # noqa: PLC0415
+
+    rare = [count for count in COUNTS if count not in (*_USUAL, *_SUMS)]
+    totals = [(count, sum(record.total(count) for record in records)) for count in (*_USUAL, *rare)]
+    return [(count.replace("_", " "), number) for count, number in totals if number or count in _USUAL]
+
+
 def show_drained(records: "list[CommitRecord]") -> None:
     """Print the totals of a drain, with a warning about mis-keyed records."""
-    totals = ((count.replace("_", " "), sum(record.total(count) for record in records)) for count in _COUNTS)
-    print_fields([("commits", len(records)), *totals])
+    print_fields([("commits", len(records)), *_totals(records)])
     mis_keyed = sum(record.mis_keyed for record in records)
     if mis_keyed:
         print_warning(
@@ -347,7 +358,7 @@ def _print_loss(record: "CommitRecord | None") -> None:
 
 
 def _print_commit(record: "CommitRecord") -> None:
-    counts = ", ".join(f"{record.total(count):,} {count.replace('_', ' ')}" for count in _COUNTS)
+    counts = ", ".join(f"{number:,} {count}" for count, number in _totals([record]))
     print_line(f"commit {record.version}: {counts}")
 
 

@@ -66,6 +66,18 @@ def ratings(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
+def test_the_counts_of_a_drain_add_up(karmalake: Run, ratings: str) -> None:
+    """Events of erased users have a count of their own, printed where there are any (`nothing-lost`)."""
+    emit = ["emit", ratings, *_COLUMNS, "--action-type", "DriverRated"]
+    karmalake(*emit)
+    assert "erased" not in karmalake("drain").stdout
+    karmalake("erase", "driver-1", "--yes")
+    karmalake(*emit)
+    printed = dict(line.rsplit(maxsplit=1) for line in karmalake("drain").stdout.splitlines())
+    assert (printed["read"], printed["duplicates"], printed["erased"]) == ("3", "1", "2")
+
+
+@pytest.mark.slow
 def test_the_pipeline_end_to_end(karmalake: Run, ratings: str, settings: Settings, tmp_path: Path) -> None:
     """From a file to Redis: each command reports its outcome, and a file sent twice counts once (`once`)."""
     emit = ["emit", ratings, *_COLUMNS, "--action-type", "DriverRated"]
