@@ -45,6 +45,11 @@ class ProcessFiles:
         return self.folder / f"{self.name}.json"
 
     @property
+    def stopped(self) -> Path:
+        """The state of the process that was ended last."""
+        return self.folder / f"{self.name}.stopped.json"
+
+    @property
     def log(self) -> Path:
         """Output of the process."""
         return self.folder / f"{self.name}.log"
@@ -104,9 +109,19 @@ def find_running(files: ProcessFiles) -> ProcessState | None:
 
 
 def read_last_state(files: ProcessFiles) -> ProcessState | None:
-    """Return the last recorded state, whether the process runs or not; None without a readable record."""
+    """Return the last recorded state of a process that was not ended, whether it runs or not; None without one."""
+    return _read_state(files.state)
+
+
+def last_port(files: ProcessFiles) -> int:
+    """Return the port of the process that ran last, which clients may know; 0 if there was none."""
+    last = read_last_state(files) or _read_state(files.stopped)
+    return 0 if last is None else last.port
+
+
+def _read_state(path: Path) -> ProcessState | None:
     try:
-        values = json.loads(files.state.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
         return ProcessState(int(values["pid"]), int(values["port"]), datetime.fromisoformat(values["started"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -127,7 +142,8 @@ def terminate(files: ProcessFiles) -> bool:
                 break
         else:
             raise TransientError(f"the {files.name} (pid {state.pid}) did not end after SIGKILL; end it manually")
-    files.state.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        files.state.replace(files.stopped)
     return state is not None
 
 

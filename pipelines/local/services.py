@@ -23,6 +23,7 @@ from pipelines.local.process import (
     ProcessState,
     find_running,
     hold_lock,
+    last_port,
     launch,
     log_tail,
     read_last_state,
@@ -137,21 +138,19 @@ def _ensure(settings: Settings, name: str, command: Callable[[int], list[str]], 
     if found is not None:
         return found
     files = _files(settings, name)
-    previous = read_last_state(files)
+    previous, port = read_last_state(files), last_port(files)
     if previous is not None:
         notices.append(
             f"the local {name} (pid {previous.pid}) had ended; a new one was started without the old one's data, "
             f"which was in memory (log of the old one: {files.previous_log})"
         )
-    return LocalService(name, _launch_ready(files, command, previous), files.log)
+    return LocalService(name, _launch_ready(files, command, port), files.log)
 
 
-def _launch_ready(
-    files: ProcessFiles, command: Callable[[int], list[str]], previous: ProcessState | None
-) -> ProcessState:
+def _launch_ready(files: ProcessFiles, command: Callable[[int], list[str]], preferred_port: int) -> ProcessState:
     if files.log.exists():
         files.log.replace(files.previous_log)
-    port = _free_port(previous.port if previous else 0)
+    port = _free_port(preferred_port)
     for _ in range(_PORT_ATTEMPTS):
         state = launch(files, command(port), port)
         wait_until(lambda: _connects(port) or not is_locked(files.lock), _READY_SECONDS)  # noqa: B023 # called here

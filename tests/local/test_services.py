@@ -126,6 +126,16 @@ def test_a_dead_service_is_replaced_at_its_old_port_with_a_notice(cache_only: Se
     assert any("had ended" in notice for notice in again.notices)
 
 
+def test_a_stopped_service_comes_back_at_its_old_port(cache_only: Settings) -> None:
+    """A running `stream` knows no other; nothing was unexpected, so there is no notice."""
+    before = _cache(cache_only)
+    stop(cache_only)
+    again = start(cache_only)
+    assert again.cache is not None
+    assert again.cache.process.port == before.process.port
+    assert not any("had ended" in notice for notice in again.notices)
+
+
 def test_a_taken_port_is_left_alone(cache_only: Settings) -> None:
     """If another process has taken the old port, the new service uses another one."""
     before = _cache(cache_only)
