@@ -21,7 +21,7 @@ from pipelines.boundary.text import markdown_code
 from pipelines.canary import follow_canary
 from pipelines.lake.score_changes import read_position
 from pipelines.lake.tables import open_lake
-from pipelines.refresh import publish_warehouse, refresh_warehouse, wait_for_warehouse
+from pipelines.refresh import publish_warehouse, refresh_warehouse, require_publishable, wait_for_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
 from pipelines.reputation.column_help import describe_column
@@ -85,7 +85,9 @@ def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> 
     """
     settings = karmalake.settings
     if config.policy is not None:
-        activate(open_lake(settings.lake_root), load_policy(config.policy))
+        chosen = load_policy(config.policy)
+        require_publishable(chosen, settings)
+        activate(open_lake(settings.lake_root), chosen)
     derived = refresh_warehouse(settings)
     with Warehouse(settings.warehouse_path) as warehouse:
         columns, policy = _columns(warehouse, "reputation"), warehouse.info

@@ -6,6 +6,7 @@ publication is repeated in full.
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipelines.lake.commit_log import take_snapshot_without_feed
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
-from pipelines.reputation.documents import document_parts, shown_rows, shown_users
+from pipelines.reputation.documents import document_parts, require_ranked, shown_rows, shown_users
 from pipelines.reputation.known_users import unknown_seeds
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.merged_users import merges_mark, merges_of
@@ -34,6 +35,7 @@ from pipelines.reputation.warehouse_upload import upload_warehouse
 from pipelines.serving.digest_cache import DigestCache, open_digest_cache
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import PublishResult, publish
+from pipelines.serving.read import published
 from pipelines.settings import Settings
 
 RefreshMethod = Callable[[Draft, Snapshot, Policy, datetime], DerivationResult]
@@ -41,6 +43,7 @@ RefreshMethod = Callable[[Draft, Snapshot, Policy, datetime], DerivationResult]
 _WAIT_INTERVALS = 10
 """How long `wait_for_warehouse` waits, in multiples of the interval at which `stream` publishes a warehouse."""
 _POLL_SECONDS = 0.2
+_PUBLISHED_LEADERBOARDS = "redis.leaderboards of the last publication (change it there, and publish, first)"
 
 
 def refresh_warehouse(settings: Settings) -> DerivationResult:
@@ -95,8 +98,14 @@ def refresh_draft(draft: Draft, lake: Lake, settings: Settings, policy: Policy |
 def derive_draft(
     draft: Draft, lake: Lake, settings: Settings, as_of: datetime, method: RefreshMethod
 ) -> DerivationResult:
-    """Update a draft to the newest commit of the lake and to a moment, by one of its methods."""
-    return method(draft, snapshot_of(lake, settings), _policy(lake, settings), as_of)
+    """Update a draft, whose documents are published next, to the newest commit of the lake and to a moment.
+
+    Raises, before anything is derived, PolicyError when the policy cannot be read, and ConfigurationError when its
+    version in force lacks what a leaderboard ranks.
+    """
+    snapshot, policy = snapshot_of(lake, settings), _policy(lake, settings)
+    require_ranked(settings.document_store.leaderboards, policy.at(as_of))
+    return method(draft, snapshot, policy, as_of)
 
 
 def reflects_lake(info: Info, lake: Lake, settings: Settings) -> bool:
@@ -129,6 +138,24 @@ def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Pol
     if not is_lake(settings.lake_root):
         return load_policy(settings.reputation.policy)
     return _policy(open_lake(settings.lake_root), settings, known_at)
+
+
+def require_publishable(policy: Policy, settings: Settings) -> None:
+    """Raise ConfigurationError unless a policy has what leaderboards rank, in its version in force and in later ones.
+
+    Those are the leaderboards of the settings, and those published last: a publisher may have other settings. The
+    latter are left out if the document store does not answer; without one, nothing is checked.
+    """
+    if not settings.has_document_store:
+        return
+    info, now = None, datetime.now(UTC)
+    with suppress(TransientError):
+        info = published(settings)
+    starts = [rules.effective_from for rules in policy.versions if rules.effective_from]
+    for moment in (now, *(start for start in starts if start > now)):
+        require_ranked(settings.document_store.leaderboards, policy.at(moment))
+        if info is not None:
+            require_ranked(info.leaderboards, policy.at(moment), _PUBLISHED_LEADERBOARDS)
 
 
 def unknown_seeds_in_force(settings: Settings) -> list[str]:

@@ -27,7 +27,7 @@ from pipelines.best_effort import best_effort
 from pipelines.boundary.stopping import ending_all
 from pipelines.canary import follow_canary
 from pipelines.clock import MonotonicClock
-from pipelines.errors import PolicyError, TransientError
+from pipelines.errors import ConfigurationError, PolicyError, TransientError
 from pipelines.feed import open_feed
 from pipelines.feed_relay import OnRelayed, relayed_feed
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
@@ -283,7 +283,7 @@ class _RefreshLoop:
             derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
         except BaseException as error:
             self._publisher.add(None)  # the affected users are unknown
-            if isinstance(error, PolicyError) and self.has_derived:  # an edit of a file ends no ingest
+            if isinstance(error, PolicyError | ConfigurationError) and self.has_derived:  # an edit ends no ingest
                 raise TransientError(f"{error}; scores stay as they are until it is corrected") from error
             raise
         self.has_derived, self._derived = True, self._draft.tables.info

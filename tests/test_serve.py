@@ -1,19 +1,20 @@
 """`karmalake serve`: it follows the commits of others, and a pinned policy is served beside the one in force."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from pipelines.errors import ConfigurationError, PolicyError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
 from pipelines.operate.verify import verify
-from pipelines.refresh import policy_in_force, publish_warehouse, refresh_warehouse
+from pipelines.refresh import policy_in_force, publish_warehouse, refresh_warehouse, require_publishable
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
@@ -115,6 +116,75 @@ def test_a_policy_that_becomes_invalid_ends_nothing(pinned: Settings, caplog: py
     policy.write_text(valid[:-2])
     with pytest.raises(PolicyError, match=r"five\.toml"), serving(pinned) as done:
         wait([done], PATIENCE_SECONDS)
+
+
+def _without_view(text: str) -> str:
+    return "windows_days = [30]\n" + text
+
+
+def _without_view_from_soon(text: str) -> str:
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    first = text.replace("version =", "[[versions]]\nversion =").replace("[actions", "[versions.actions")
+    later = f'[[versions]]\nversion = "2"\neffective_from = "{soon.isoformat()}"\nwindows_days = [30]\n'
+    return f"{first}{later}[versions.actions.p]\npoints = 9\n"
+
+
+@pytest.mark.parametrize("edit", [_without_view, _without_view_from_soon])
+def test_a_policy_that_lacks_a_view_ends_nothing(
+    pinned: Settings, caplog: pytest.LogCaptureFixture, edit: Callable[[str], str]
+) -> None:
+    """One whose leaderboard the settings name: nothing is derived by it, and at the start it is an error of these."""
+    ranked = pinned.redis.model_copy(update={"leaderboards": ("all_time", "last_7_days")})
+    pinned = pinned.model_copy(update={"redis": ranked})
+    policy = Path(pinned.reputation.policy)
+    valid = policy.read_text()
+    lacks = r"names 'last_7_days', but the policy has no such view: it has all_time, last_30_days"
+    with serving(pinned):
+        wait_for("the documents of what was there", lambda: score(pinned, "u-2") == 5)
+        wait_for("the warehouse", pinned.warehouse_path.exists)
+        policy.write_text(edit(valid))
+        wait_for("the warning", lambda: f"{lacks}; scores stay as they are until it is corrected" in caplog.text)
+        with Warehouse(pinned.warehouse_path) as warehouse:
+            assert "last_7_days_score" in warehouse["reputation"].columns
+        assert score(pinned, "u-2") == 5
+        policy.write_text(valid.replace("5", "8"))
+        wait_for("the scores of the corrected file", lambda: score(pinned, "u-2") == 8)
+    policy.write_text(_without_view(valid))
+    with pytest.raises(ConfigurationError, match=lacks), serving(pinned) as done:
+        wait([done], PATIENCE_SECONDS)
+
+
+def test_an_activated_policy_that_lacks_a_scope_ends_nothing(
+    served: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Activated with other settings than the publisher's; the next activation ends the wait."""
+    lake, scopes = open_lake(served.lake_root), '[scopes.city]\nfrom = "city"\n'
+    ranked = served.redis.model_copy(update={"leaderboards": ("all_time.city=rome",)})
+    activate(lake, parse_policy(POINTS.format(name="by-city", points=4) + scopes))
+    with serving(served.model_copy(update={"redis": ranked})):
+        wait_for("the documents of what was there", lambda: score(served, "u-2") == 4)
+        activate(lake, parse_policy(POINTS.format(name="plain", points=6)))
+        wait_for("the warning", lambda: "has no such scope: it has none; scores stay as they are" in caplog.text)
+        assert score(served, "u-2") == 4
+        activate(lake, parse_policy(POINTS.format(name="by-city-again", points=7) + scopes))
+        wait_for("the scores of the policy that has it", lambda: score(served, "u-2") == 7)
+
+
+def test_a_policy_that_the_publisher_cannot_serve_is_not_publishable(served: Settings) -> None:
+    """Settings without leaderboards do not know of them: the store records those published last."""
+    ranked = served.redis.model_copy(update={"leaderboards": ("all_time", "last_7_days")})
+    publisher = served.model_copy(update={"redis": ranked})
+    refresh_warehouse(publisher)
+    publish_warehouse(publisher)
+    lacking = parse_policy(_without_view(POINTS.format(name="three", points=3)))
+    dated = parse_policy(_without_view_from_soon(POINTS.format(name="three", points=3)))
+    for policy in (lacking, dated):
+        with pytest.raises(ConfigurationError, match=r"of the last publication .* names 'last_7_days'"):
+            require_publishable(policy, served)
+        with pytest.raises(ConfigurationError, match=r"LEADERBOARDS\) names 'last_7_days'"):
+            require_publishable(policy, publisher)
+    unreachable = served.redis.model_copy(update={"url": SecretStr("redis://127.0.0.1:1")})
+    require_publishable(lacking, served.model_copy(update={"redis": unreachable}))
 
 
 def test_an_erasure_reaches_a_pinned_policy(served: Settings, pinned: Settings) -> None:

@@ -112,8 +112,9 @@ def activate(
 ) -> None:
     """Put a policy in force: record it in the lake, recompute the scores by it, and publish them.
 
-    Without a document store the scores are in the warehouse only. An invalid policy changes nothing. A running
-    `karmalake stream` applies the new policy automatically.
+    Without a document store the scores are in the warehouse only. An invalid policy changes nothing, nor does one that
+    lacks, now or in a later version, what a leaderboard ranks: one of redis.leaderboards here or, if the document store
+    answers, of the last publication. A running `karmalake stream` applies the new policy automatically.
 
     With --canary the policy in force stays; putting another one in force, or `policy rollback --canary`, ends the
     canary.
@@ -176,19 +177,11 @@ def _settings_not_pinned() -> "Settings":
     return settings
 
 
-def _require_publishable(rules: "Policy", settings: "Settings") -> None:
-    """Raise ConfigurationError for a policy whose documents cannot be published, before it is recorded."""
-    from pipelines.reputation.documents import require_ranked  # noqa: PLC0415
-
-    if settings.has_document_store:
-        require_ranked(settings.document_store.leaderboards, rules.at(datetime.now(UTC)))
-
-
 def _start_canary(rules: "Policy", operator: str | None, why: str | None) -> None:
     """Serve a policy beside the one in force, on the record."""
     from pipelines.canary import canary_settings, follow_canary  # noqa: PLC0415
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
-    from pipelines.refresh import policy_in_force  # noqa: PLC0415
+    from pipelines.refresh import policy_in_force, require_publishable  # noqa: PLC0415
     from pipelines.reputation.activation import start_canary  # noqa: PLC0415
     from pipelines.serving.read import published  # noqa: PLC0415
 
@@ -196,7 +189,7 @@ def _start_canary(rules: "Policy", operator: str | None, why: str | None) -> Non
     beside = canary_settings(settings)
     if rules == policy_in_force(settings):
         raise UsageError(f"{rules.name}, version {rules.version}, is in force already: a canary is another policy")
-    _require_publishable(rules, beside)
+    require_publishable(rules, settings)
     if settings.has_document_store:
         published(beside)  # a store that is down, or refuses this prefix, raises before anything is recorded
     is_new = start_canary(create_lake(settings.lake_root), rules, *record)
@@ -230,11 +223,12 @@ def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
     """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does."""
     from pipelines.canary import follow_canary  # noqa: PLC0415
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
+    from pipelines.refresh import require_publishable  # noqa: PLC0415
     from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
     from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
 
     settings, record = _settings_not_pinned(), _who_and_why(operator, why)
-    _require_publishable(rules, settings)
+    require_publishable(rules, settings)
     if not activate_policy(create_lake(settings.lake_root), rules, *record):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
         if present := follow_canary(settings):  # completes what a killed command left

@@ -28,6 +28,7 @@ _PART_USERS = 50_000
 """Users of one part: some 70 MB of documents."""
 SHOWN = ",\n    shown_json AS shown"
 """A column for `documents_of`: that of `shown_rows`, by the same statement."""
+_SETTING = "the setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS)"
 ORIGIN = frozenset({"as_of", "decayed_to", "lake_version"})
 """Members that say what a document was computed from; a document that differs only in them is not published again."""
 
@@ -201,27 +202,28 @@ class _Ranked:
     value: str
 
 
-def require_ranked(leaderboards: Sequence[str], policy: EffectivePolicy) -> None:
-    """Raise ConfigurationError unless a policy has what the leaderboards rank."""
+def require_ranked(leaderboards: Sequence[str], policy: EffectivePolicy, setting: str = _SETTING) -> None:
+    """Raise ConfigurationError unless a policy has what the leaderboards rank.
+
+    setting: what names the leaderboards, for the message.
+    """
     for name in leaderboards:
-        _find_ranked(name, policy)
+        _find_ranked(name, policy, setting)
 
 
-def _find_ranked(name: str, policy: EffectivePolicy) -> _Ranked:
+def _find_ranked(name: str, policy: EffectivePolicy, setting: str = _SETTING) -> _Ranked:
     view, _, within = name.partition(".")
     scope, _, value = within.partition("=")
-    _require(name, "view", view, [each.name for each in views(policy)])
+    named = f"{setting} names {name!r}"
+    _require(named, "view", view, [each.name for each in views(policy)])
     if scope:
-        _require(name, "scope", scope, policy.rules.scopes)
+        _require(named, "scope", scope, policy.rules.scopes)
     return _Ranked(view, scope, value)
 
 
-def _require(leaderboard: str, kind: str, name: str, known: Collection[str]) -> None:
+def _require(named: str, kind: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        raise ConfigurationError(
-            f"the setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) names {leaderboard!r}, but the policy has "
-            f"no such {kind}: it has {', '.join(known) or 'none'}"
-        )
+        raise ConfigurationError(f"{named}, but the policy has no such {kind}: it has {', '.join(known) or 'none'}")
 
 
 def _scoped(ranked: Sequence[_Ranked]) -> list[tuple[int, _Ranked]]:
