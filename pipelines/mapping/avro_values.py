@@ -9,6 +9,7 @@ that it writes again byte for byte as they were, so that nothing of them is skip
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -269,5 +270,7 @@ def _as_json(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str:
-    """Return bytes as Avro's JSON has them, a character for each; others as Python writes them."""
+    """Return bytes as Avro's JSON has them, a character for each, decimals in plain digits, others as Python does."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -62,6 +62,16 @@ def float_text(values: pa.Array) -> pa.Array:
     return _replace_where(texts, pc.match_substring_regex(texts, _DECIMAL), _strip_zeros)
 
 
+def decimal_text(values: pa.Array) -> pa.Array:
+    """Return decimals with all digits of their scale, without an exponent: Arrow writes a small one as 0E-7."""
+    texts = values.cast(pa.string())
+    return _replace_where(texts, pc.match_substring(texts, "E"), _plain_digits)
+
+
+def _plain_digits(texts: pa.Array) -> pa.Array:
+    return pa.array([f"{Decimal(text):f}" for text in texts.to_pylist()], pa.string())
+
+
 def _replace_where(texts: pa.Array, mask: pa.Array, change: Any) -> pa.Array:
     mask = pc.fill_null(mask, fill_value=False)
     if not pc.any(mask, min_count=0).as_py():

@@ -11,6 +11,7 @@ import struct
 import sys
 import uuid
 from collections.abc import Collection, Iterator
+from decimal import Decimal
 from functools import reduce
 from importlib import import_module
 from itertools import islice
@@ -33,7 +34,7 @@ from pipelines.sources.bounds import (
     MAX_ROW_BYTES,
     mebibytes,
 )
-from pipelines.sources.canonical import float_text
+from pipelines.sources.canonical import decimal_text, float_text
 from pipelines.sources.dialect import has_names
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
@@ -345,6 +346,8 @@ def _format(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return _format(column.storage, column.storage.type)
     if pa.types.is_floating(kind):
         return float_text(column.cast(pa.float32()) if pa.types.is_float16(kind) else column)
+    if pa.types.is_decimal(kind):
+        return decimal_text(column)
     if pa.types.is_duration(kind):
         return column.cast(pa.int64()).cast(pa.string())
     if pa.types.is_nested(kind) or _is_binary(kind):
@@ -383,6 +386,8 @@ def _json(value: Any) -> str | None:
 
 
 def _in_json(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return value.hex() if isinstance(value, bytes) else str(value)
 
 

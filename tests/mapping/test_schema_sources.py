@@ -96,16 +96,22 @@ def test_avro_by_a_schema_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_avro_has_in_bytes_is_not_the_text_of_pythons_bytes(tmp_path: Path) -> None:
-    """A UUID of 16 bytes is an id; in unions, bytes have a character each, and a short float its own digits."""
+    """A UUID of 16 bytes is an id; in unions, bytes have a character each, numbers their plain digits."""
     fixed = {"type": "fixed", "size": 16, "name": "Uuid", "logicalType": "uuid"}
     kinds = {"id": fixed, "key": ["null", "bytes", "string"], "stars": ["null", "float", "string"]}
+    kinds["tip"] = ["null", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 7}, "string"]
     schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": kind} for name, kind in kinds.items()]}
     (tmp_path / "r.avsc").write_text(json.dumps(schema))
     select = """SELECT id AS event_id, 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp,
-      {'key': CAST(value.key AS JSON)->>'$', 'stars': stars} AS metadata FROM record"""
+      {'key': CAST(value.key AS JSON)->>'$', 'stars': stars,
+      'tip': CAST(tip AS JSON)->>'$'} AS metadata FROM record"""
     with mapping(tmp_path, f"topic = 't'\nformat = 'avro'\nschema = 'r.avsc'\nselect = '''{select}'''\n") as decode:
-        found = decode(records([_avro(schema, {"id": bytes(range(16)), "key": b"\xe9a", "stars": 4.1})]))
-    assert events(found) == [("00010203-0405-0607-0809-0a0b0c0d0e0f", "u", "A", {"key": "éa", "stars": "4.1"})]
+        found = decode(
+            records([_avro(schema, {"id": bytes(range(16)), "key": b"\xe9a", "stars": 4.1, "tip": Decimal("0E-7")})])
+        )
+    assert events(found) == [
+        ("00010203-0405-0607-0809-0a0b0c0d0e0f", "u", "A", {"key": "éa", "stars": "4.1", "tip": "0.0000000"})
+    ]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from pipelines.reputation.policy.time import TimePoints
 from tests.reputation.history import DAY, MINUTE, Event, at, us
 from tests.reputation.naive_raters import weight_of
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6}0*)?")
 
 
 @dataclass

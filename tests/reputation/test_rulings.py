@@ -203,7 +203,8 @@ def test_an_unreadable_rating_earns_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "earned"), [("5", 5), ("+5", 5), ("-5", -5), ("05", 5), ("5.0", 5), ("0", 0), ("-10", -10)]
+    ("text", "earned"),
+    [("5", 5), ("+5", 5), ("-5", -5), ("05", 5), ("5.0", 5), ("5.0000000", 5), ("0.0000000", 0), ("-10", -10)],
 )
 def test_a_plain_decimal_number_is_a_rating(text: str, earned: int) -> None:
     """Signs, leading zeros and trailing zeros are accepted."""

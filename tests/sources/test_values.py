@@ -105,6 +105,9 @@ def test_an_id_does_not_depend_on_other_rows(tmp_path: Path) -> None:
         (pa.array([98_765_432_101.0, 2.0**53, 1_000_000.0]), ["98765432101", "9007199254740992", "1000000"]),
         (pa.array([7.0], pa.float32()), ["7"]),
         (pa.array([Decimal("10.50")]), ["10.50"]),
+        (pa.array([Decimal(5), Decimal(0)], pa.decimal128(30, 7)), ["5.0000000", "0.0000000"]),
+        (pa.array([Decimal("-1e-18")], pa.decimal256(60, 18)), ["-0.000000000000000001"]),
+        (pa.array([Decimal(0)], pa.decimal128(9, 9)).dictionary_encode(), ["0.000000000"]),
         (pa.array([date(2024, 1, 2)]), ["2024-01-02"]),
         (pa.array([datetime(2024, 1, 2, 3, tzinfo=UTC)]), ["2024-01-02T03:00:00Z"]),
         (pa.array([2**63 + 1], pa.uint64()), ["9223372036854775809"]),
@@ -119,6 +122,14 @@ def test_an_id_does_not_depend_on_other_rows(tmp_path: Path) -> None:
 def test_ids_of_many_types_are_exact_text(tmp_path: Path, values: pa.Array, users: list[str]) -> None:
     """Every digit, without a decimal point or an exponent."""
     assert _users(tmp_path / "a.parquet", values) == users
+
+
+def test_decimals_within_structs_have_no_exponent(tmp_path: Path) -> None:
+    """A zero of many digits is 0.0000000, not 0E-7, as in a column of its own."""
+    tips = pa.array([{"tip": Decimal("0E-7")}], pa.struct({"tip": pa.decimal128(30, 7)}))
+    pq.write_table(pa.table({"tips": tips}), tmp_path / "a.parquet")
+    (rows,) = read_rows(tmp_path / "a.parquet", names=["tips"])
+    assert rows.text("tips").to_pylist() == ['{"tip": "0.0000000"}']
 
 
 @pytest.mark.parametrize(

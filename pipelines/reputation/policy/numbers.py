@@ -15,7 +15,7 @@ MAX_POINTS = 1_000_000
 point. More are an error on every engine, never a wrong number; sums over users have 38 digits."""
 
 MAX_NAME_CHARS = 256
-_PLAIN = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
+_PLAIN = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6}0*)?")
 _SixDecimals = Field(le=MAX_POINTS, decimal_places=MICRO_DIGITS, allow_inf_nan=False)
 Number = Annotated[Decimal, _SixDecimals, Field(ge=-MAX_POINTS)]
 NonNegative = Annotated[Decimal, _SixDecimals, Field(ge=0)]

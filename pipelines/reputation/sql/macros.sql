@@ -1,11 +1,12 @@
 -- Functions that the steps call.
 
 -- name: macro_parse_micro
--- A number of the metadata in millionths; null when the text is not a plain decimal number. The factor is a BIGINT,
+-- A number of the metadata in millionths; null when the text is not a plain decimal number of at most six digits after
+-- the point. Zeros at the end are not counted: a column of decimals has all of its scale. The factor is a BIGINT,
 -- because the product with an INTEGER has 18 digits: from a million upwards it would overflow, and end the derivation.
 CREATE OR REPLACE TEMP MACRO parse_micro(number) AS
     CASE
-        WHEN regexp_full_match(number, '[+-]?[0-9]{1,12}(\.[0-9]{1,6})?')
+        WHEN regexp_full_match(number, '[+-]?[0-9]{1,12}(\.[0-9]{1,6}0*)?')
             THEN CAST(TRY_CAST(number AS DECIMAL(18, 6)) * CAST(1000000 AS BIGINT) AS BIGINT)
     END
 
