@@ -27,6 +27,8 @@ from pipelines.mapping.source_files import SourceFile
 from pipelines.settings import KafkaSettings
 
 _MAX_LINE_BYTES = 4 * 1024 * 1024
+_SPACE = b" \t\r\n"
+"""Of JSON: other white space around a value is not valid, here as in a record of the topic."""
 _POLL_MS, _IDLE_SECONDS = 1_000, 30.0
 
 
@@ -65,8 +67,8 @@ def read_topic(kafka: KafkaSettings, topic: str, count: int) -> pa.Table:
 def read_records(path: Path, source: SourceFile, count: int) -> pa.Table:
     """Return the values of a file (RECORD columns), one a line: JSON as it is, others as base64; skip empty lines.
 
-    The offset of a record is the number of its line. Raises UsageError for a file that cannot be read, and a line that
-    is too long or not base64.
+    A byte order mark begins the file, never a value. The offset of a record is the number of its line. Raises
+    UsageError for a file that cannot be read, and a line that is too long or not base64.
     """
     values: dict[int, bytes] = {}
     try:
@@ -74,7 +76,8 @@ def read_records(path: Path, source: SourceFile, count: int) -> pa.Table:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
                 if len(line) > _MAX_LINE_BYTES:
                     raise UsageError(f"{path}: line {number} is longer than {_MAX_LINE_BYTES} bytes")
-                if text := line.removeprefix(BOM_UTF8).strip():
+                value = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if text := value.strip(_SPACE):
                     values[number] = text if source.format == "json" else _from_base64(text, f"{path}: line {number}")
                 if len(values) == count:
                     break

@@ -63,6 +63,21 @@ def test_check_shows_what_becomes_of_records(tmp_path: Path, run: Callable[..., 
     assert run("check", "rides", "--records", "values")[0] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\x0b", b"\x0c"])
+def test_check_accepts_no_record_that_ingest_rejects(
+    tmp_path: Path, run: Callable[..., tuple[int, str]], before: bytes
+) -> None:
+    """A byte order mark is the file's on its first line only, and JSON has four kinds of white space."""
+    (tmp_path / "values").write_bytes(_RIDE + b"\n" + before + _RIDE + b"\n")
+    with mapping(tmp_path, _EXAMPLES[0]) as decode:
+        assert reasons(decode(records([before + _RIDE]))) == {0: "undecodable"}
+    code, output = run("check", "rides", "--records", "values")
+    assert code == 1
+    assert "undecodable" in output
+    assert "rides-0@2" in output
+
+
 def test_list_shows_the_sources(run: Callable[..., tuple[int, str]]) -> None:
     """Name, topic and digest."""
     code, output = run("list")
