@@ -25,8 +25,8 @@ _BULK_NUMBER = r"^[+-]?[0-9]{1,19}(?:\.[0-9]{0,9})?$"
 _CONTEXT = Context(prec=200, rounding=ROUND_FLOOR)
 _MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_MICROSECOND = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
-_LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+FIRST_MICROSECOND = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _FIRST_BUS_MS = (datetime(2000, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 # A day before the end of the range of datetime, so that no time zone of a reader exceeds it.
 _LAST_BUS_MS = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
@@ -85,7 +85,7 @@ def _parse_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
     whole = pc.floor(pc.multiply(numbers, factor)).cast(pa.int64())
     bounds = pc.min_max(whole)
     if bounds["min"].is_valid and not (
-        _FIRST_MICROSECOND <= bounds["min"].as_py() <= bounds["max"].as_py() <= _LAST_MICROSECOND
+        FIRST_MICROSECOND <= bounds["min"].as_py() <= bounds["max"].as_py() <= LAST_MICROSECOND
     ):
         raise pa.ArrowInvalid("a time is out of range")
     return whole.cast(TIMESTAMP)
@@ -111,7 +111,7 @@ def _parse_number(text: str, digits: int, unit: str) -> int:
     if not _NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{_quote(text)} is not a time in {unit}")
     microseconds = int(_CONTEXT.to_integral_value(_CONTEXT.scaleb(Decimal(text.strip()), digits)))
-    if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:
+    if not FIRST_MICROSECOND <= microseconds <= LAST_MICROSECOND:
         raise ValueError(f"{_quote(text)} as a time in {unit} is outside the years 1 to 9999; is the unit another one?")
     return microseconds
 
@@ -123,7 +123,7 @@ def _parse_iso(text: str) -> int:
         raise ValueError(f"{_quote(text)} is not an ISO 8601 time") from None
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     microseconds = (aware - _EPOCH) // timedelta(microseconds=1)
-    if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:  # because of its offset
+    if not FIRST_MICROSECOND <= microseconds <= LAST_MICROSECOND:  # because of its offset
         raise ValueError(f"{_quote(text)} is outside the years 1 to 9999")
     return microseconds
 

@@ -27,7 +27,7 @@ from pipelines.mapping.json_members import share_members
 from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
 from pipelines.sources.ids import problems_of_ids
-from pipelines.sources.times import FileTimeUnit, read_file_times
+from pipelines.sources.times import FileTimeUnit, read_file_times, zoned_times
 
 MEMORY_LIMIT = "1GB"
 MAX_EVENTS = 10_000
@@ -290,7 +290,7 @@ class Mapper:
         if kind in _NAIVE:
             if self.config.time_zone is None:
                 raise SelectError(f'timestamp is {kind}, without a zone: add time_zone, such as "UTC"')
-            return f"timezone({literal(self.config.time_zone)}, CAST(timestamp AS TIMESTAMP)) AS timestamp"
+            return "CAST(timestamp AS TIMESTAMP) AS timestamp"
         if not (self.config.time_unit or self.config.time_format) and kind != "VARCHAR":
             raise SelectError(f"timestamp is {kind}: add time_unit, one of s, ms, us, ns and iso, or time_format")
         return "CAST(timestamp AS VARCHAR) AS timestamp"
@@ -354,7 +354,7 @@ def _metadata(kind: str | None) -> str:
 
 def _times(values: pa.Array, config: MapperConfig) -> tuple[pa.Array, dict[int, str]]:
     if not pa.types.is_string(values.type):
-        return values.cast(TIMESTAMP), {}
+        return zoned_times(values, config.time_zone), {}
     return read_file_times(values, config.time_unit or "iso", config.time_format, config.time_zone)
 
 

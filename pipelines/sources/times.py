@@ -13,12 +13,13 @@ from pyarrow import compute
 from pipelines.boundary.database import connect
 from pipelines.boundary.time_zones import is_time_zone
 from pipelines.contract.schema import TIMESTAMP
-from pipelines.contract.times import read_times
+from pipelines.contract.times import FIRST_MICROSECOND, LAST_MICROSECOND, read_times
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 FileTimeUnit = Literal["s", "ms", "us", "ns", "iso", "rfc2822"]
 _HAS_ZONE = r"(?:Z|[-+][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)\s*$"
+_ENDS_WITH_CLOCK = r"\s[0-9]{1,2}[:.][0-9]{2}(?:[:.][0-9]{2})?\s*$"
 _NAMED_UTC = r"^([0-9].*) (?:UTC|GMT)$"
 _UTC_NAMES = (" UTC", " GMT")
 _HAS_TIME = r"[0-9]:[0-9]"
@@ -59,13 +60,13 @@ def read_file_times(
 ) -> tuple[pa.Array, dict[int, str]]:
     """Parse a string array of times; return a TIMESTAMP array and the error message by row, like `read_times`.
 
-    A null text is a null time. `time_format` has the names of strptime; `time_zone` applies to times that name none. An
-    hour that occurs twice when clocks are set back is the first one; a time that does not occur is the next that does.
+    A null text is a null time. `time_format` has the names of strptime; `time_zone` applies to times that name none, as
+    in `zoned_times`.
     """
     if time_format is not None:
         return _read_formatted(texts, time_format, time_zone)
     if unit == "rfc2822":
-        return _read_rfc2822(texts)
+        return _read_rfc2822(texts, time_zone)
     if unit != "iso":
         return read_times(texts, unit)
     if any(pc.any(pc.ends_with(texts, name)).as_py() for name in _UTC_NAMES):
@@ -78,6 +79,26 @@ def read_file_times(
         return times, errors
     zoned = pc.and_(pc.match_substring_regex(texts, _HAS_ZONE), pc.match_substring_regex(texts, _HAS_TIME))
     return pc.if_else(zoned, times, _in_zone(times, time_zone)), errors
+
+
+def zoned_times(times: pa.Array, time_zone: str | None) -> pa.Array:
+    """Return typed times and dates as a TIMESTAMP array; those without a zone are in `time_zone`, None: in UTC.
+
+    A time that occurs twice when clocks are set back is the first one. A time that is skipped when they are set forward
+    is later by the gap, as if they had not been set yet: skipped times stay distinct and in order. This is `fold=0` of
+    PEP 495. Times beyond the years 1 to 9999 are not shifted: the contract rejects them, and none may wrap.
+    """
+    if pa.types.is_timestamp(times.type) and times.type.tz is not None:
+        return times.cast(TIMESTAMP)
+    naive = times.cast(pa.timestamp("us"))
+    if time_zone is None:
+        return naive.cast(TIMESTAMP)
+    # In a gap, `near` is just before it: the offset there is the one that still holds.
+    near = pc.assume_timezone(naive, time_zone, ambiguous="earliest", nonexistent="earliest")
+    offset = pc.subtract(pc.local_timestamp(near).cast(pa.int64()), near.cast(pa.int64()))
+    counts = naive.cast(pa.int64())
+    is_in_calendar = pc.and_(pc.greater_equal(counts, FIRST_MICROSECOND), pc.less_equal(counts, LAST_MICROSECOND))
+    return pc.if_else(is_in_calendar, pc.subtract(counts, offset), counts).cast(TIMESTAMP)
 
 
 def _remedies(texts: pa.Array, rows: list[int]) -> dict[int, str]:
@@ -120,24 +141,26 @@ def _parse(texts: pa.Array, time_format: str) -> pa.Array:
 
 def _in_zone(times: pa.Array, time_zone: str) -> pa.Array:
     """Return times that were read as UTC as those of a zone."""
-    naive = times.cast(pa.int64()).cast(pa.timestamp("us"))
-    return pc.assume_timezone(naive, time_zone, ambiguous="earliest", nonexistent="latest").cast(TIMESTAMP)
+    return zoned_times(times.cast(pa.int64()).cast(pa.timestamp("us")), time_zone)
 
 
-def _read_rfc2822(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    times: list[int | None] = []
+def _read_rfc2822(texts: pa.Array, time_zone: str | None) -> tuple[pa.Array, dict[int, str]]:
+    counts: list[int | None] = []
     errors: dict[int, str] = {}
     for row, text in enumerate(texts.to_pylist()):
         if text is None:
-            times.append(None)
+            counts.append(None)
             continue
         try:
             time = parsedate_to_datetime(text)
-            times.append(((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1))
+            counts.append(((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1))
         except (ValueError, OverflowError, TypeError, IndexError):
-            times.append(None)
+            counts.append(None)
             errors[row] = f"{_quote(text)} is not a time as in mail (Mon, 09 Oct 2006 18:21:51 +0000)"
-    return pa.array(times, pa.int64()).cast(TIMESTAMP), errors
+    times = pa.array(counts, pa.int64()).cast(TIMESTAMP)
+    if time_zone is None:
+        return times, errors
+    return pc.if_else(pc.match_substring_regex(texts, _ENDS_WITH_CLOCK), _in_zone(times, time_zone), times), errors
 
 
 def _quote(text: str) -> str:

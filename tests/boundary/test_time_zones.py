@@ -23,6 +23,10 @@ def test_zones(name: str) -> None:
         "\ud800",
         "a/" * 5_000,
         "a" * 5_000,
+        "posix/Europe/Berlin",
+        "right/UTC",
+        "posixrules",
+        "Factory",
     ],
 )
 def test_what_is_none(name: str) -> None:
