@@ -6,15 +6,23 @@ The one door of policies, their cases, rules, sources and settings: pydantic's o
 
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import abbreviate, did_you_mean, format_problems, key_lines, line_of
+from pipelines.boundary.toml import (
+    abbreviate,
+    did_you_mean,
+    dotted_keys,
+    format_problems,
+    in_quotes,
+    key_lines,
+    line_of,
+)
 
 Place = tuple[str, ...]
 Lines = Mapping[Place, int]
@@ -121,7 +129,8 @@ class FileFormat:
     def explain(self, error: ValidationError, text: str, place: str) -> str:
         """Return the sentences about the mistakes in a file's text, one per line; `place` names the file."""
         found = [problem for problem in error.errors(include_url=False) if not _is_of_elements(problem)]
-        return self.report(map(self._explained, found), len(found), text, place)
+        dotted = dotted_keys(text)
+        return self.report((self._explained(problem, dotted) for problem in found), len(found), text, place)
 
     def report(self, problems: Iterable[tuple[Place, str]], count: int, text: str, place: str) -> str:
         """Return sentences about what is wrong at paths of the model, one per line, each with the line in the text.
@@ -131,9 +140,30 @@ class FileFormat:
         lines = key_lines(text)
         return format_problems((self._sentence(path, problem, place, lines) for path, problem in problems), count)
 
-    def _explained(self, problem: ErrorDetails) -> tuple[Place, str]:
+    def _explained(self, problem: ErrorDetails, dotted: Sequence[Place]) -> tuple[Place, str]:
         path = self.clean(path_of(problem))
-        return path, self.remedy(problem, path)
+        return path, self._quoting(problem, path, dotted) or self.remedy(problem, path)
+
+    def _quoting(self, problem: ErrorDetails, path: Place, dotted: Sequence[Place]) -> str:
+        """Return how to write a name with points, of which the file has the parts as keys; empty if it is none."""
+        is_unknown, given = problem["type"] == "extra_forbidden", problem.get("input")
+        named, rest = (path[:-1], path[-1:]) if is_unknown else (path, ())
+        if not _is_chosen(self.model, named) or not (is_unknown or isinstance(given, dict)):
+            return ""
+        what = self.unknown if is_unknown else "is a table here, since a point divides a key"
+        place = self.write(_place(self.model, named))
+        here = self.tables()[place] if place else {}
+        for parts in dotted:
+            start = next((n for n in range(len(parts) - 1) if _ends_with(named, parts[: n + 1])), None)
+            if (
+                start is not None
+                and parts[start + 1] not in here
+                and (not rest or rest == parts[start + 1 : start + 2])
+            ):
+                return f"{what}: {in_quotes(parts[start:])}"
+        if is_unknown and (further := _path_to_keys(given, here)) is not None:
+            return f"{what}: {in_quotes(path[len(named) - 1 :] + further, _header((*place[:-1], '{}')))}"
+        return ""
 
     def _sentence(self, path: Place, problem: str, place: str, lines: Lines) -> str:
         written = self.shorten(path, lines)
@@ -246,6 +276,37 @@ def _place(model: type[BaseModel], path: Sequence[str]) -> Place:
     """Return the place of the table at a path."""
     places = (place for place, _ in tables_of(model))
     return next((place for place in places if len(place) == len(path) and all(map(_fits, place, path))), ())
+
+
+def _is_chosen(annotation: Any, path: Place) -> bool:
+    """Return whether the file chooses the last part of a path: it is a key of a dictionary of the model."""
+    if not path:
+        return False
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        return any(_is_chosen(field.annotation, path[1:]) for name, field in fields if path[0] in (name, field.alias))
+    step, arguments = _STEPS.get(get_origin(annotation)), get_args(annotation)
+    if step == (NAME,):
+        return len(path) == 1 or _is_chosen(arguments[1], path[1:])
+    return step is not None and any(_is_chosen(argument, path[len(step) :]) for argument in arguments)
+
+
+def _path_to_keys(given: object, keys: Collection[str]) -> Place | None:
+    """Return the path within a table to the one that has only some of the keys; None if there is none."""
+    path: Place = ()
+    while isinstance(given, dict) and given:
+        table = cast("dict[str, Any]", given)
+        if table.keys() <= set(keys):
+            return path
+        if len(table) > 1:
+            return None
+        ((name, given),) = table.items()
+        path += (name,)
+    return None
+
+
+def _ends_with(path: Place, parts: Place) -> bool:
+    return path[-len(parts) :] == parts
 
 
 def _alias(model: type[BaseModel], place: Place, key: str) -> str | None:

@@ -27,7 +27,7 @@ _MAX_NUMBER_CHARS = 100
 _MAX_LINE_CHARS = 1_000
 _MAX_QUOTED_CHARS = 80
 _MIN_ABBREVIATION = 3
-_TWICE = re.compile(r"Cannot (overwrite a value|declare \(.*\) twice)")
+_TWICE = re.compile(r"Cannot (overwrite a value|declare \(.*\) twice)|Duplicate inline table key '.*'")
 """What tomllib says of a repeated key, or of a repeated table."""
 _DEEP_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 """Refused before parsing: the time of tomllib is quadratic in the number of parts of a dotted key."""
@@ -36,6 +36,7 @@ _PART = r"""(?:"[^"\n]*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
 _KEY = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _HEADER = re.compile(rf"\s*(\[\[?)[ \t]*({_KEY})[ \t]*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_KEY})\s*=")
+_DOTTED = re.compile(r"(?<![\w.\"-])([A-Za-z0-9_-]+(?:[ \t]*\.[ \t]*[A-Za-z0-9_-]+)+)[ \t]*=")
 _TEXT_OR_COMMENT = re.compile(
     r"""\"{3}(?:\\.|[^\\])*?\"{3}|'{3}.*?'{3}|#[^\n]*|"(?:\\.|[^"\\\n])*"|'[^'\n]*'""",
     re.DOTALL,
@@ -93,9 +94,9 @@ def parse_toml(
         values = tomllib.loads(text, parse_float=_bounded(number))
         _check(values)
     except tomllib.TOMLDecodeError as error:
-        raise error_type(
-            f"{source} is not TOML: {abbreviate(_TWICE.sub('a key or table is there twice', str(error)))}"
-        ) from None
+        problem, is_twice = _TWICE.subn("a key or table is there twice", str(error))
+        remedy = _quoting(text) if is_twice else ""
+        raise error_type(f"{source} is not TOML: {abbreviate(problem)}{remedy}") from None
     except _OutOfBoundsError as error:
         key = ".".join(map(abbreviate, error.path))
         raise error_type(f"{source}:{_line_of(error, text)}: {key}: {error}") from None
@@ -215,6 +216,26 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
 def _on_one_line(found: re.Match[str]) -> str:
     """Return a text of one line as it is, and of several lines only its ends of lines."""
     return "\n" * found[0].count("\n") or found[0]
+
+
+def dotted_keys(text: str) -> list[tuple[str, ...]]:
+    """Return the parts of each key of several, none in quotes, that a text gives a value."""
+    return [_split(found[1]) for found in _DOTTED.finditer(_TEXT_OR_COMMENT.sub('""', text))]
+
+
+def in_quotes(parts: Iterable[str], table: str = "{}") -> str:
+    """Return the end of a message about a key with points that is not in quotes; `table` is the form of a header."""
+    name = abbreviate(".".join(parts))
+    quoted = table.replace("{}", f'"{name}"')
+    return f"if {name} is one name, put it in quotes: {quoted}"
+
+
+def _quoting(text: str) -> str:
+    """Return what to do with the first key with points whose first part has a value of its own; empty if none is."""
+    for parts in dotted_keys(text):
+        if re.search(rf"(?<![\w.-]){re.escape(parts[0])}[ \t]*=", text):
+            return f"; {in_quotes(parts)}"
+    return ""
 
 
 def line_of(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> int | None:

@@ -290,6 +290,37 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ),
         ("[scopes.a]\nfrom = 'r'\nkey = 's'", "p.toml:5: scopes.a.key: is not a key here: did you mean 'from'?"),
         ("[actions.A]\nrating = { from = 'r', min = 1 }", "rating.min: is not a key here: did you mean 'minimum'?"),
+        (
+            "[actions.A]\npoints = { from = 'r', map = { 1 = 1, 1.5 = 2 } }",
+            'there twice (at line 4, column 46); if 1.5 is one name, put it in quotes: "1.5"',
+        ),
+        (
+            "[actions.A]\npoints = { from = 'r', map = { 1.5 = 2, 1 = 1 } }",
+            'there twice (at line 4, column 46); if 1.5 is one name, put it in quotes: "1.5"',
+        ),
+        (
+            "[actions.A.points]\nfrom = 'r'\nmap.-1.5 = 2",
+            'map.-1: is a table here, since a point divides a key: if -1.5 is one name, put it in quotes: "-1.5"',
+        ),
+        (
+            "[actions.A]\nwhere = { a.b = 'x' }\npoints = 1",
+            'A.where.a.b: is not a key here: if a.b is one name, put it in quotes: "a.b"',
+        ),
+        (
+            "[actions.order.paid]\npoints = 1",
+            'order.paid: is not a key here: if order.paid is one name, put it in quotes: [actions."order.paid"]',
+        ),
+        (
+            "[actions.order.status.paid]\nrating = 1",
+            'if order.status.paid is one name, put it in quotes: [actions."order.status.paid"]',
+        ),
+        ("[actions.A]\npoints = 1\n[actions.A.status]\nrule = 'hide'", "status: is not a key here: it belongs to"),
+        (
+            "[levels]\nv1.2 = 3",
+            "p.toml:4: levels.v1: is a table here, since a point divides a key: if v1.2 is one name",
+        ),
+        ("[levels]\nhigh.falls_below = 3", 'p.toml:4: levels.high: needs "at": the score that reaches the level'),
+        ("[score]\nstart.x = 1", "p.toml:4: score.start: has to be a number"),
         ("x = = 1", "p.toml is not TOML: Invalid value (at line 3, column 5)"),
     ],
 )
