@@ -13,6 +13,7 @@ import polars as pl
 from pipelines.backfill import FileSummary, load, open_input, summarize_commits
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
+from pipelines.file_steps import equal_rows_step
 from pipelines.ingest.file import FileSource
 from pipelines.ingest.sample import RecordSample
 from pipelines.inputs import InputFile
@@ -162,9 +163,8 @@ def _fates(account: FileSummary, unit: str, duplicates: int, conflicts: int) -> 
 def _notes(source: FileSource, account: FileSummary) -> Iterator[str]:
     if not account.rows:
         yield "it has no rows: nothing would be loaded"
-    if equal := source.equal_rows():
-        remedy = "number_rows = true" if source.source else "--number-rows"
-        yield f"{equal:,} rows equal an earlier row of the file: {remedy} makes them separate events"
+    if step := equal_rows_step(account, source):
+        yield step
     if account.conflicts:
         yield f"{account.conflicts:,} rows have the event_id of an earlier row of the file, with other content"
     first = next(read_mapped(source.path, source.mapping, source.name), None)

@@ -15,6 +15,7 @@ import pytest
 
 from pipelines.backfill import backfill, history_mapping, load, open_input, other_loads
 from pipelines.cli.file_options import column_mapping
+from pipelines.cli.previews import show_preview
 from pipelines.errors import UsageError
 from pipelines.inputs import InputFile, local_file
 from pipelines.operate.dead_letters import Selection, close_accepted, count_dead_letters
@@ -141,15 +142,43 @@ def test_a_preview_commits_nothing(busless: Settings, tmp_path: Path) -> None:
     }  # fmt: skip
     assert [row[0] for row in before.first_events] == ["a", "c"]
     assert before.reasons == [("undecodable", 1, "row 3, column 't': 'soon' is not an ISO 8601 time.")]
-    assert before.notes == [
-        "1 rows equal an earlier row of the file: --number-rows makes them separate events",
-        "unused columns: 'm'",
-    ]
+    equal, unused = before.notes
+    assert equal.startswith("1 rows equal an earlier row of the file and count once. If they are separate events, give")
+    assert unused == "unused columns: 'm'"
     assert sum(row[-1] for row in before.scored) == 2
     _accepted(busless, path, mapping)
     assert dict(preview(busless, InputFile(path), mapping).fates)["duplicates"] == 3
     assert dict(preview(busless, InputFile(path), replace(mapping, metadata=())).fates)["conflicts"] == 2
     assert query(busless, "SELECT count(*) FROM commits") == [(1,)]
+
+
+@pytest.mark.slow
+def test_a_preview_gives_the_next_step_of_the_load(busless: Settings, tmp_path: Path) -> None:
+    """Rows with one event_id are called equal only if they are, and no option is named that is refused beside it."""
+    mapping = replace(_MAPPING, event_id="n", metadata=())
+    path = _votes(tmp_path / "conflict.csv", "a,2024-01-01,1\nb,2024-01-01,1\n", "u,t,n")
+    assert preview(busless, InputFile(path), mapping).notes == [
+        "1 rows have the event_id of an earlier row of the file, with other content"
+    ]
+    path = _votes(tmp_path / "equal.csv", "a,2024-01-01,1\na,2024-01-01,1\n", "u,t,n")
+    assert preview(busless, InputFile(path), mapping).notes == [
+        "1 rows have the event_id of an earlier row of the file with the same content, and count once"
+    ]
+
+
+@pytest.mark.slow
+def test_a_preview_says_nothing_of_the_points_of_known_events(
+    busless: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They count already; with others, the sentence says how many are known."""
+    path = _votes(tmp_path / "a.csv", "a,2024-01-01\n")
+    mapping = replace(_MAPPING, metadata=())
+    _accepted(busless, path, mapping)
+    show_preview("a", preview(busless, InputFile(path), mapping))
+    assert "would count as" not in capsys.readouterr().out
+    path = _votes(tmp_path / "b.csv", "a,2024-01-01\nb,2024-01-01\n")
+    show_preview("b", preview(busless, InputFile(path), mapping))
+    assert "they, with 1 that the lake has already, would count as" in capsys.readouterr().out
 
 
 @pytest.mark.slow

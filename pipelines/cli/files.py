@@ -272,21 +272,16 @@ def _committed(account: "FileSummary | None") -> str:
 
 def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
     """Yield the next step for the rows of a file that were not accepted, by outcome."""
-    equal_rows, makes_ids = source.equal_rows(), source.mapping.makes_ids
-    remedy = "give --number-rows, or name the column that distinguishes them with --event-id"
-    if source.source:
-        remedy = f"write number_rows = true, or an event_id that distinguishes them, in {source.source.path}"
-    equal = min(equal_rows or 0, account.duplicates)
-    if equal and makes_ids:
-        yield (f"{equal:,} rows equal an earlier row of the file and count once. If they are separate events, {remedy}")
-    elif equal:
-        yield f"{equal:,} rows have the event_id of an earlier row of the file with the same content, and count once"
-    if others := account.duplicates - equal:
+    from pipelines.file_steps import equal_rows_step, repeated_rows, separate_events  # noqa: PLC0415
+
+    if step := equal_rows_step(account, source):
+        yield step
+    if others := account.duplicates - repeated_rows(account, source):
         why = "the lake already holds their event_id with the same content"
-        if equal_rows is None and makes_ids:
+        if source.equal_rows() is None and source.mapping.makes_ids:
             why = (
                 "they equal an earlier row of the file, or one loaded before. If equal rows are separate events, "
-                f"{remedy}"
+                f"{separate_events(source)}"
             )
         yield f"{others:,} rows are duplicates: {why}"
     if account.conflicts:

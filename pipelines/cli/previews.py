@@ -19,6 +19,8 @@ def show_preview(title: str, found: "Preview", unit: str = "row") -> None:
         print_warning(f"{amount(rows, unit)} would be {become}, {reason}: {example}")
     for step in found.notes:
         print_warning(step)
-    if found.scored:
-        print_line(f"by the policy in force, {found.policy}, they would count as")
+    accepted, scored = dict(found.fates)["accepted"], sum(row[-1] for row in found.scored)
+    if scored and accepted:
+        known = f", with {scored - accepted:,} that the lake has already," if scored > accepted else ""
+        print_line(f"by the policy in force, {found.policy}, they{known} would count as")
         print_table(("action_type", "reason", "events"), found.scored)

@@ -112,7 +112,7 @@ def _parse_number(text: str, digits: int, unit: str) -> int:
         raise ValueError(f"{_quote(text)} is not a time in {unit}")
     microseconds = int(_CONTEXT.to_integral_value(_CONTEXT.scaleb(Decimal(text.strip()), digits)))
     if not FIRST_MICROSECOND <= microseconds <= LAST_MICROSECOND:
-        raise ValueError(f"{_quote(text)} as a time in {unit} is outside the years 1 to 9999; is the unit another one?")
+        raise ValueError(f"{_quote(text)} as a time in {unit} is outside the years 1 to 9999: check the unit")
     return microseconds
 
 
