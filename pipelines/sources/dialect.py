@@ -15,7 +15,7 @@ from pipelines.sources.streams import TextStream
 DELIMITERS = (",", ";", "\t", "|", "::")
 _MAX_LINES_ABOVE_HEADER = 50
 _MAX_SAMPLE_LINES = 1_000
-_DECIMAL = re.compile(r"-?[0-9]+,[0-9]+")
+_DECIMAL = re.compile(r"-?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+),[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Dialect:
     strips_spaces: bool = False
     """Whether spaces after a delimiter are not part of a value."""
     decimal_comma: bool = False
+    comma_columns: frozenset[int] = frozenset()
+    """The places of the columns with decimal commas in the first lines: there, a point alone groups digits."""
 
     def __str__(self) -> str:
         """Describe what differs from RFC 4180 in UTF-8; empty if nothing does."""
@@ -81,7 +83,8 @@ def find_dialect(stream: TextStream, options: ReadOptions, extension: str, names
     found = told if options.columns else _at_header(told, options, lines, names)
     if found.quote and options.escape is None and _escapes_with_backslash(found, lines):
         found = replace(found, escape="\\")
-    return replace(found, decimal_comma=_has_decimal_commas(found, options, lines))
+    decimals = _decimal_columns(found, options, lines)
+    return replace(found, decimal_comma=bool(options.decimal_comma or decimals), comma_columns=decimals)
 
 
 def _lines(sample: bytes, comment: str | None) -> list[str]:
@@ -141,8 +144,12 @@ def _escapes_with_backslash(dialect: Dialect, lines: Sequence[str]) -> bool:
     return any(pattern.search(line) for line in lines if dialect.quote in line)
 
 
-def _has_decimal_commas(dialect: Dialect, options: ReadOptions, lines: Sequence[str]) -> bool:
-    """Return whether numbers have decimal commas: spreadsheets delimit by semicolons only where they do."""
-    if options.decimal_comma is not None:
-        return options.decimal_comma
-    return dialect.delimiter == ";" and any(_DECIMAL.fullmatch(cell) for line in lines for cell in cells(dialect, line))
+def _decimal_columns(dialect: Dialect, options: ReadOptions, lines: Sequence[str]) -> frozenset[int]:
+    """Return the places of columns with decimal commas: spreadsheets delimit by semicolons only where these are used.
+
+    There are none where the options say that no number has one.
+    """
+    if options.decimal_comma is False or not (options.decimal_comma or dialect.delimiter == ";"):
+        return frozenset()
+    rows = (cells(dialect, line) for line in lines)
+    return frozenset(place for row in rows for place, cell in enumerate(row) if _DECIMAL.fullmatch(cell))

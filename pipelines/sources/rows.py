@@ -69,6 +69,8 @@ _NOT_READ = {
 }
 _PLAIN = ReadOptions()
 _DECIMAL_COMMA = r"^(-?[0-9]+),([0-9]+)$"
+_GROUPED = r"^-?[0-9]{1,3}(?:\.[0-9]{3})+"
+"""Of thousands; a comma and decimals may follow."""
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -146,7 +148,7 @@ def _read(path: Path, form: str, options: ReadOptions, ids: Collection[str], nam
     elif form == "csv":
         dialect = csv_dialect(path, options, _extension(path), names)
         for row, table in read_csv(path, dialect):
-            changed = _with_decimal_points(table, ids) if dialect.decimal_comma else table
+            changed = _with_decimal_points(table, ids, dialect.comma_columns) if dialect.decimal_comma else table
             yield Rows(changed, pa.array(np.arange(row, row + len(table))))
     else:
         with nullcontext(path) if form == "xlsx" else spooled(path, "utf-8") as plain:
@@ -203,12 +205,19 @@ def _format_of(path: Path) -> str:
     return found or ("json" if start[:100].lstrip()[:1] in {b"{", b"["} else "csv")
 
 
-def _with_decimal_points(table: pa.Table, ids: Collection[str]) -> pa.Table:
+def _with_decimal_points(table: pa.Table, ids: Collection[str], comma_columns: Collection[int]) -> pa.Table:
+    """Return a table with plain numbers for those with decimal commas, and for grouped ones in `comma_columns`."""
     columns = [
-        column if name in ids else pc.replace_substring_regex(column, _DECIMAL_COMMA, r"\1.\2")
-        for name, column in zip(table.column_names, table.columns, strict=True)
+        column if name in ids else _plain_numbers(column, "(?:,[0-9]+)?$" if place in comma_columns else ",[0-9]+$")
+        for place, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True))
     ]
     return pa.table(columns, table.column_names)
+
+
+def _plain_numbers(texts: pa.ChunkedArray, after_groups: str) -> pa.ChunkedArray:
+    grouped = pc.match_substring_regex(texts, _GROUPED + after_groups)
+    texts = pc.if_else(grouped, pc.replace_substring(texts, ".", ""), texts)
+    return pc.replace_substring_regex(texts, _DECIMAL_COMMA, r"\1.\2")
 
 
 def _hive_columns(path: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from pipelines.errors import UsageError
 from pipelines.inputs import find_files
 from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.options import ReadOptions
-from pipelines.sources.rows import count_rows, describe
+from pipelines.sources.rows import count_rows, describe, read_rows
 from pipelines.sources.times import read_file_times
 from tests.sources.workbook import write_workbook, zipped
 
@@ -354,6 +354,25 @@ def test_the_export_of_a_german_spreadsheet(tmp_path: Path) -> None:
     )  # fmt: skip
     ((_, user, _, time, metadata),) = _events(path, mapping)
     assert (user, time, metadata) == ("Müller", "2015-04-03 08:15:00+00:00", "[('rating', '4.5')]")
+
+
+@pytest.mark.parametrize("is_given", [None, True, False])
+def test_grouped_numbers_beside_decimal_commas(tmp_path: Path, is_given: bool | None) -> None:
+    """A point groups digits in a column with decimal commas; elsewhere it may be one of a version, and is kept."""
+    values = ["494,51", "2.071,01", "-1.234.567,5", "1.234", "1.23", "12.34,5", "1.2345"]
+    rows = "".join(f"u{number};{value};1.234;2024-01-01\n" for number, value in enumerate(values))
+    (tmp_path / "a.csv").write_text(f"id;amount;version;at\n{rows}")
+    (found,) = read_rows(tmp_path / "a.csv", ReadOptions(decimal_comma=is_given), ["id"], ["id", "at"])
+    plain = ["494.51", "2071.01", "-1234567.5", "1234", "1.23", "12.34,5", "1.2345"]
+    assert found.text("amount").to_pylist() == (values if is_given is False else plain)
+    assert set(found.text("version").to_pylist()) == {"1.234"}
+
+
+def test_a_file_whose_decimals_are_all_grouped(tmp_path: Path) -> None:
+    """They show that the file has decimal commas, as others do."""
+    (tmp_path / "a.csv").write_text("id;amount\n1;2.071,01\n2;1.234\n")
+    (found,) = read_rows(tmp_path / "a.csv", names=["id"])
+    assert found.text("amount").to_pylist() == ["2071.01", "1234"]
 
 
 def test_null_markers_and_one_user_for_all_rows(tmp_path: Path) -> None:
