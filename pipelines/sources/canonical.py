@@ -50,9 +50,9 @@ def _canonical_form(texts: pa.Array) -> pa.Array:
 
 
 def time_text(times: pa.Array) -> pa.Array:
-    """Return TIMESTAMP values as ISO 8601 in UTC, without a zero fraction; nulls become empty strings."""
-    texts = pc.strftime(times, format="%Y-%m-%dT%H:%M:%SZ")
-    return pc.fill_null(pc.replace_substring_regex(texts, pattern=r"\.0+Z$", replacement="Z"), "")
+    """Return times as ISO 8601, in UTC or without a zone, and without a zero fraction; nulls become empty strings."""
+    texts = pc.strftime(times, format="%Y-%m-%dT%H:%M:%SZ" if times.type.tz else "%Y-%m-%dT%H:%M:%S")
+    return pc.fill_null(pc.replace_substring_regex(texts, pattern=r"\.0+(Z?)$", replacement=r"\1"), "")
 
 
 def float_text(values: pa.Array) -> pa.Array:

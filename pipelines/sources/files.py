@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from pipelines.contract.schema import EVENT, TIMESTAMP
+from pipelines.contract.schema import EVENT
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES
 from pipelines.sources.canonical import canonicalize
 from pipelines.sources.ids import problems_of_ids
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import Rows, read_rows
-from pipelines.sources.times import FileTimeUnit, check_time_options, read_file_times
+from pipelines.sources.times import FileTimeUnit, check_time_options, read_file_times, zoned_times
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _DIGEST_BYTES = 16
@@ -174,7 +174,7 @@ def to_events(path: Path, rows: Rows, mapping: ColumnMapping) -> tuple[pa.Table,
     column that is missing or has no text form.
     """
     file_columns = rows.columns.column_names
-    rows = rows.with_nested_columns(mapping.required_columns())
+    rows = (rows if mapping.time_zone else rows.in_utc()).with_nested_columns(mapping.required_columns())
     _check_columns(path, rows, mapping)
     user_ids, actions = _text_or(mapping.user_id, mapping.user, rows), _actions(rows, mapping)
     times, errors = _times(rows.columns[mapping.time].combine_chunks(), mapping)
@@ -238,11 +238,10 @@ def _to_valid_events(path: Path, rows: Rows, mapping: ColumnMapping) -> pa.Table
 
 
 def _times(values: pa.Array, mapping: ColumnMapping) -> tuple[pa.Array, dict[int, str]]:
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.timestamp("us")).cast(TIMESTAMP)
-    if not pa.types.is_timestamp(values.type):
+    if not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
         return read_file_times(values, mapping.time_unit, mapping.time_format, mapping.time_zone)
-    return values, dict.fromkeys(pc.indices_nonzero(pc.is_null(values)).to_pylist(), "it is empty")
+    empty = pc.indices_nonzero(pc.is_null(values)).to_pylist()
+    return zoned_times(values, mapping.time_zone), dict.fromkeys(empty, "it is empty")
 
 
 def _actions(rows: Rows, mapping: ColumnMapping) -> pa.Array:

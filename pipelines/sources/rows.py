@@ -1,7 +1,7 @@
 """Files as rows of text, chunk by chunk, in one shape for every format.
 
-Every value becomes text, except typed times and dates; a missing value becomes an empty string. `files.py` interprets
-the text; `csv_rows.py`, `ndjson.py` and `table_rows.py` read the formats.
+Every value becomes text, except typed dates and times, with or without a zone; a missing value becomes an empty
+string. `files.py` interprets the text; `csv_rows.py`, `ndjson.py` and `table_rows.py` read the formats.
 """
 
 import re
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
+from pipelines.contract.schema import TIMESTAMP
 from pipelines.errors import UsageError
 from pipelines.sources.canonical import time_text
 from pipelines.sources.csv_rows import csv_dialect, read_csv
@@ -68,6 +69,7 @@ _NOT_READ = {
     "xml": "is XML: write its rows as JSON, one object a line; the attributes of an element are its fields",
 }
 _PLAIN = ReadOptions()
+_NAIVE = pa.timestamp("us")
 _DECIMAL_COMMA = r"^(-?[0-9]+),([0-9]+)$"
 _GROUPED = r"^-?[0-9]{1,3}(?:\.[0-9]{3})+"
 """Of thousands; a comma and decimals may follow."""
@@ -77,7 +79,11 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A chunk: `columns` are strings without nulls, or TIMESTAMP or dates, with nulls, if the file has those types."""
+    """A chunk of a file.
+
+    `columns` are strings without nulls, or, if the file has those types, with nulls: TIMESTAMP, dates, and times in
+    microseconds without a zone. Which moments those are is decided by `times.zoned_times` alone.
+    """
 
     columns: pa.Table
     numbers: pa.Array
@@ -86,11 +92,16 @@ class Rows:
     """By index in the chunk, the problem of an invalid value in an id column, or of an object with a member twice."""
 
     def text(self, name: str) -> pa.Array:
-        """Return a column as text without nulls, timestamps as ISO 8601 in UTC."""
+        """Return a column as text without nulls, times as ISO 8601, in UTC or without a zone."""
         values = self.columns[name].combine_chunks()
         if pa.types.is_timestamp(values.type):
             return time_text(values)
         return values if values.type == pa.string() else pc.fill_null(values.cast(pa.string()), "")
+
+    def in_utc(self) -> "Rows":
+        """Return the rows with the zone UTC for times without one: what they mean if no zone is given."""
+        fields = [each.with_type(TIMESTAMP) if each.type == _NAIVE else each for each in self.columns.schema]
+        return replace(self, columns=self.columns.cast(pa.schema(fields)))
 
     def place(self, row: int) -> str:
         """Return the position of a row in the file for a message: 'row 7'."""

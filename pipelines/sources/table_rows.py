@@ -29,9 +29,8 @@ def read_table(
     """Yield chunks of rows with the number of their first row, from 1.
 
     `ids` are the columns that hold ids, `names` those that are mapped: the header of Excel is the row that has them.
-    `form` is one of `options.FORMATS`. Columns are strings without nulls, TIMESTAMP or dates; a column without a text
-    form has its type in the field metadata. Raises UsageError for an invalid file and one that exceeds a limit of
-    `bounds.py`.
+    `form` is one of `options.FORMATS`. Columns are those of `rows.Rows`; one without a text form has its type
+    in the field metadata. Raises UsageError for an invalid file and one that exceeds a limit of `bounds.py`.
     """
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")

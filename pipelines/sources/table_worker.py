@@ -113,6 +113,7 @@ def _parquet_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
     schema, metadata = pq.read_schema(path), pq.read_metadata(path)
     _check_names(schema.names)
     delta = _delta_columns(metadata)
+    instants = _int96_columns(metadata)
     strings = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)}
     # A dictionary holds a repeated long value once. Delta-encoded columns have none: decode few rows at a time.
     dictionaries = sorted((strings - delta) & _repeating_columns(metadata, CHUNK_BYTES // chunk_rows))
@@ -121,11 +122,20 @@ def _parquet_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_rows, use_threads=False):
             rows += len(batch)
-            yield batch
+            yield _with_zones(batch, instants)
         if rows != file.metadata.num_rows:
             raise RefusedError(
                 f"it declares {file.metadata.num_rows:,} rows and has {rows:,}: it is damaged; write it again"
             )
+
+
+def _with_zones(batch: pa.RecordBatch, instants: Collection[str]) -> pa.RecordBatch:
+    """Return a batch whose columns `instants` have the zone UTC, which their form in Parquet cannot name."""
+    for number, name in enumerate(batch.schema.names):
+        if name in instants:
+            column = batch.column(number)
+            batch = batch.set_column(number, name, column.cast(pa.timestamp(column.type.unit, "UTC")))
+    return batch
 
 
 def _arrow_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
@@ -194,6 +204,12 @@ _BATCHES = {
     "orc": _orc_batches,
     "avro": _avro_batches,
 }
+
+
+def _int96_columns(file: pq.FileMetaData) -> set[str]:
+    """Return the columns of the deprecated INT96, by which Spark and Hive write instants: Arrow reads them as naive."""
+    columns = (file.schema.column(number) for number in range(file.num_columns))
+    return {column.path for column in columns if column.physical_type == "INT96"}
 
 
 def _delta_columns(file: pq.FileMetaData) -> set[str]:
@@ -324,7 +340,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _to_format(column: pa.Array) -> pa.Array:
-    """Return a column as text without nulls; timestamps and dates keep their type."""
+    """Return a column as text without nulls; timestamps and dates keep their type, also whether they have a zone."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         return _timestamps(column)
@@ -356,14 +372,15 @@ def _format(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _timestamps(column: pa.Array) -> pa.Array:
-    """Return timestamps in UTC, in microseconds; null outside the years 1 to 9999, where they would overflow."""
+    """Return timestamps in microseconds, in UTC or without a zone; null outside the years 1 to 9999: no overflow."""
+    kind = TIMESTAMP if column.type.tz else pa.timestamp("us")
     per_second = _PER_SECOND[column.type.unit]
     counts = column.cast(pa.timestamp(column.type.unit)).cast(pa.int64())
     low, high = _FIRST_SECOND * per_second, _LAST_SECOND * per_second
     if per_second < _PER_SECOND["ns"]:
         within = pc.and_(pc.greater_equal(counts, low), pc.less_equal(counts, high))
-        return pc.multiply(pc.if_else(within, counts, None), _PER_SECOND["us"] // per_second).cast(TIMESTAMP)
-    return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(TIMESTAMP)
+        return pc.multiply(pc.if_else(within, counts, None), _PER_SECOND["us"] // per_second).cast(kind)
+    return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(kind)
 
 
 def _dates(column: pa.Array) -> pa.Array:
