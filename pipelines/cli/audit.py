@@ -1,13 +1,16 @@
 """The command audit: an independent proof that nothing is lost or duplicated."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import current_settings
 from pipelines.cli.output import print_document, print_line, print_table, print_warning, progress
 from pipelines.errors import KarmalakeError
+
+if TYPE_CHECKING:
+    from pipelines.operate.audit import Audit
 
 _COLUMNS = (
     "topic",
@@ -41,16 +44,25 @@ def audit(
         found = run_audit(current_settings())
     rows = [asdict(partition) for partition in found.partitions]
     if as_json:
-        totals = {"events": found.events, "lost": found.lost, "duplicated": found.duplicated}
+        totals = {
+            "events": found.events, "lost": found.lost, "duplicated": found.duplicated, "changed": found.changed,
+        }  # fmt: skip
         print_document(totals | {"partitions": rows}, indent=None)
     else:
         print_table(
             [name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows]
         )
-        print_line(f"{found.events:,} events in the lake; lost {found.lost:,}, duplicated {found.duplicated:,}")
-    if changed := sum(partition.changed for partition in found.partitions):
-        print_warning(f"{changed:,} records were read while their source had another text: they are not compared")
+        print_line(f"{found.events:,} events in the lake; {_verdict(found)}")
+    if found.changed:
+        print_warning(
+            f"{found.changed:,} records were only read while their source had another text: they are not compared "
+            "until `karmalake replay` reads them by the present one"
+        )
     if not found.passed:
         examples = [f"{row['topic']}-{row['topic_partition']}@{offset}" for row in rows for offset in row["examples"]]
-        counts = f"lost {found.lost:,}, duplicated {found.duplicated:,}"
-        raise KarmalakeError(f"{counts}; examples of lost events: {', '.join(examples) or 'none'}")
+        raise KarmalakeError(f"{_verdict(found)}; examples of lost events: {', '.join(examples) or 'none'}")
+
+
+def _verdict(found: "Audit") -> str:
+    counts = f"lost {found.lost:,}, duplicated {found.duplicated:,}"
+    return f"{counts}; not compared: {found.changed:,} records" if found.changed else counts

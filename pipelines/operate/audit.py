@@ -32,13 +32,15 @@ from pipelines.lake.tombstones import keys_of, tombstone
 from pipelines.operate.audit_values import ReadEvent, read_event
 from pipelines.settings import Settings
 
+_REPLAY = "replay:"
+"""Before the topic of replayed records in the lake."""
 _MAX_EXAMPLES = 5
 _MAX_EMPTY_POLLS = 20
 _MAX_RECORDS = 500
 _MAX_BYTES = 8 << 20
 """Records, and bytes of their values, that are mapped together."""
 _PLACE = ["topic_id", "topic_partition", "offset"]
-_COMMIT = ["batch_id", "ranges", "withdrawn"]
+_COMMIT = ["batch_id", "version", "ranges", "withdrawn"]
 Position = tuple[int, int]
 """(topic partition, offset)"""
 
@@ -78,7 +80,7 @@ class PartitionAudit:
     withdrawn: int = 0
     """Events that a withdrawal removed, and that were not loaded again."""
     changed: int = 0
-    """Records that were read while their source had another text: they are not compared."""
+    """Records that were only read while their source had another text: they are not compared."""
     gaps: int = 0
     """Offsets without a record: control records, and records that were aborted or compacted away."""
     lost: int = 0
@@ -107,8 +109,13 @@ class Audit:
         return sum(partition.lost for partition in self.partitions)
 
     @property
+    def changed(self) -> int:
+        """Records that are not compared, in all topic partitions: `lost` says nothing about their events."""
+        return sum(partition.changed for partition in self.partitions)
+
+    @property
     def passed(self) -> bool:
-        """Whether nothing is lost or duplicated."""
+        """Whether nothing is lost or duplicated, of the records that are compared."""
         return not self.lost and not self.duplicated
 
 
@@ -119,16 +126,19 @@ class _Range(NamedTuple):
     start: int
     end: int
     digest: str | None
-    is_withdrawn: bool
+    version: int
+    withdrawn_at: int | None
+    """The version of the withdrawal that removed its events."""
 
 
 @dataclass(slots=True)
 class _TopicContents:
-    """What the files of the lake contain of one topic."""
+    """What the files of the lake contain of one topic, and of its replays."""
 
     accepted: dict[Position, tuple[str, ...]] = field(default_factory=dict[Position, tuple[str, ...]])
     """The event_ids stored for each position."""
-    rejected: set[Position] = field(default_factory=set[Position])
+    rejected: dict[Position, frozenset[str | None]] = field(default_factory=dict[Position, frozenset[str | None]])
+    """The digests of the source that refused the record at each position."""
     erased: set[Position] = field(default_factory=set[Position])
     """The positions of rows that an erasure removed."""
     ranges: list[_Range] = field(default_factory=list[_Range])
@@ -152,10 +162,15 @@ class _TopicContents:
         return lambda offset: not any(each.start <= offset < each.end for each in same)
 
     def is_withdrawn(self, position: Position) -> bool:
-        """Return whether a position was only read by batches whose events of the topic a withdrawal removed."""
+        """Return whether a withdrawal removed what was read at a position, and no later batch read it again.
+
+        A replay before the withdrawal found its events in the lake, as duplicates: they left with the others.
+        """
         partition, offset = position
         found = [each for each in self.ranges if each.partition == partition and each.start <= offset < each.end]
-        return bool(found) and all(each.is_withdrawn for each in found)
+        withdrawn = [(each.version, each.withdrawn_at) for each in found if each.withdrawn_at is not None]
+        kept = [each.version for each in found if each.withdrawn_at is None]
+        return bool(withdrawn) and all(any(read < at < left for read, left in withdrawn) for at in kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,35 +233,52 @@ def _describe(settings: Settings, name: str) -> Topic:
 
 
 def _read_files(settings: Settings, lake: Lake, topic_ids: set[str]) -> _LakeContents:
-    """Read the files of the newest version; dead letters of uncommitted batches do not count."""
+    """Read the files of the newest version: of each topic, and of the replays of it."""
     topics = {topic_id: _TopicContents() for topic_id in topic_ids}
-    batches = _read_commits(lake, topics)
-    ids, count = _read_events(lake, topics)
-    for table in _tables(lake, "dead_letters", [*_PLACE, "batch_id"]):
-        committed = table.filter(pa.array([batch in batches for batch in table["batch_id"].to_pylist()], pa.bool_()))
-        for topic_id, topic in topics.items():
-            topic.rejected.update(_positions(_of_topic(committed, topic_id)))
+    commits = [row for table in _tables(lake, "commits", _COMMIT) for row in table.to_pylist()]
+    contents = topics | {replay: topics[each] for replay, each in _replayed(commits).items() if each in topics}
+    _add_ranges(commits, contents)
+    ids, count = _read_events(lake, contents)
+    _read_dead_letters(lake, contents, commits)
     for table in _tables(lake, "erased", _PLACE):
-        for topic_id, topic in topics.items():
+        for topic_id, topic in contents.items():
             topic.erased.update(_positions(_of_topic(table, topic_id)))
     tombstones = lake_tombstones(settings.lake_root) | read_tombstones(settings.tombstones_file)
     return _LakeContents(ids, count, topics, tombstones)
 
 
-def _read_commits(lake: Lake, topics: dict[str, _TopicContents]) -> set[str]:
-    """Add the ranges that were read of each topic; return the ids of all batches."""
-    commits = [row for table in _tables(lake, "commits", _COMMIT) for row in table.to_pylist()]
-    withdrawn = {(each["batch_id"], each["topic_id"]) for row in commits for each in row.get("withdrawn") or ()}
+def _replayed(commits: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the id of the topic that each replay read, by the topic id of the replay: the newest before it.
+
+    A topic that is created again has another id, and a replay of the one before says nothing about its records.
+    """
+    newest: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for commit in sorted(commits, key=lambda each: each["version"]):
+        for place in commit["ranges"]:
+            name = place["topic"].removeprefix(_REPLAY)
+            if name == place["topic"]:
+                newest[name] = place["topic_id"]
+            elif name in newest:
+                found.setdefault(place["topic_id"], newest[name])
+    return found
+
+
+def _add_ranges(commits: Sequence[Mapping[str, Any]], topics: Mapping[str, _TopicContents]) -> None:
+    """Add the ranges that were read of each topic."""
+    withdrawn = {
+        (each["batch_id"], each["topic_id"]): row["version"] for row in commits for each in row.get("withdrawn") or ()
+    }
     for commit in commits:
         for place in commit["ranges"]:
             if place["topic_id"] in topics:
                 bounds = (place["topic_partition"], place["start_offset"], place["next_offset"])
-                is_withdrawn = (commit["batch_id"], place["topic_id"]) in withdrawn
-                topics[place["topic_id"]].ranges.append(_Range(*bounds, place.get("source_digest"), is_withdrawn))
-    return {commit["batch_id"] for commit in commits}
+                withdrawn_at = withdrawn.get((commit["batch_id"], place["topic_id"]))
+                read = _Range(*bounds, place.get("source_digest"), commit["version"], withdrawn_at)
+                topics[place["topic_id"]].ranges.append(read)
 
 
-def _read_events(lake: Lake, topics: dict[str, _TopicContents]) -> tuple[set[str], int]:
+def _read_events(lake: Lake, topics: Mapping[str, _TopicContents]) -> tuple[set[str], int]:
     """Add the event_ids at each position of each topic; return the ids of all events, and the number of events."""
     ids: set[str] = set()
     count = 0
@@ -258,6 +290,22 @@ def _read_events(lake: Lake, topics: dict[str, _TopicContents]) -> tuple[set[str
             for position, event_id in zip(_positions(of_topic), of_topic["event_id"].to_pylist(), strict=True):
                 topic.accepted[position] = (*topic.accepted.get(position, ()), event_id)
     return ids, count
+
+
+def _read_dead_letters(lake: Lake, topics: Mapping[str, _TopicContents], commits: Sequence[Mapping[str, Any]]) -> None:
+    """Add the positions of the dead letters of each topic; those of uncommitted batches do not count."""
+    digests = {
+        (commit["batch_id"], place["topic_id"]): place.get("source_digest")
+        for commit in commits
+        for place in commit["ranges"]
+    }
+    for table in _tables(lake, "dead_letters", [*_PLACE, "batch_id"]):
+        for topic_id, topic in topics.items():
+            of_topic = _of_topic(table, topic_id)
+            for position, batch_id in zip(_positions(of_topic), of_topic["batch_id"].to_pylist(), strict=True):
+                if (batch_id, topic_id) in digests:
+                    digest = digests[batch_id, topic_id]
+                    topic.rejected[position] = topic.rejected.get(position, frozenset()) | {digest}
 
 
 def _tables(lake: Lake, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -305,7 +353,8 @@ class _PartitionAuditor:
     def _is_mapped(self, found: PartitionAudit, record: _Record, is_changed: Callable[[int], bool]) -> bool:
         """Count a record, unless a source maps it: return whether it does, since those are counted together."""
         lake, position = self.contents.topics[self.topic_id], (found.topic_partition, record.offset)
-        if position in lake.rejected:
+        refused_by = lake.rejected.get(position, ())
+        if self.topic.digest in refused_by or (refused_by and is_changed(record.offset)):
             found.dead_letters += 1
         elif is_changed(record.offset):
             found.changed += 1

@@ -27,6 +27,7 @@ from pipelines.lake.commit import CommitRecord, append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.dead_letter_rows import batches_by_row_group, read_dead_letter_rows
 from pipelines.lake.tables import FATES, Snapshot, open_lake
+from pipelines.operate.replayed import create_view_of_replays
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.settings import Settings
 
@@ -56,12 +57,6 @@ SELECT DISTINCT batch_id, topic_id, source
 FROM (SELECT batch_id, unnest(ranges, recursive := true) FROM (SELECT batch_id, ranges FROM commits))
 WHERE dead_letters > 0 AND source <> 'contract' AND NOT starts_with(topic, 'file:')
 """
-_REPLAYED_IDS = f"""
-SELECT topic, arg_max(topic_id, version) AS topic_id
-FROM (SELECT version, unnest(ranges, recursive := true) FROM (SELECT version, ranges FROM commits))
-WHERE '{PREFIX}' || topic IN (SELECT topic FROM dead_letters)
-GROUP BY topic
-"""  # noqa: S608 - a constant of ours
 _ACCEPTED_LATER = """
 SELECT dead_letters.topic_id, dead_letters.topic_partition, dead_letters."offset", dead_letters.batch_id
 FROM dead_letters
@@ -184,7 +179,8 @@ def requeue(settings: Settings, selection: Selection) -> Requeued:
     selected = valid = 0
     with _open_views(settings) as connection:
         sources = connection.sql(_SOURCES).pl()
-        topic_ids = dict(connection.execute(_REPLAYED_IDS).fetchall())
+        create_view_of_replays(connection)
+        topic_ids = dict(connection.execute("FROM replays").fetchall())
     for letters in _commit_sized(stream_dead_letters(settings, selection)):
         selected += len(letters)
         for name, of_source in _by_source(letters, sources):
@@ -228,11 +224,8 @@ def _by_source(letters: pa.Table, sources: pl.DataFrame) -> Iterator[tuple[str, 
 
 def _as_read(records: pa.Table, topic_ids: dict[str, str]) -> pa.Table:
     """Return records with the places that they had first: those of a replay have its topic, and its topic id."""
-    places = pl.DataFrame(records.select(["topic_id", "topic"]))
-    original = places.with_columns(topic=pl.col("topic").str.strip_prefix(PREFIX)).with_columns(
-        topic_id=pl.when(places["topic"].str.starts_with(PREFIX))
-        .then(pl.col("topic").replace_strict(topic_ids, default=pl.col("topic_id"), return_dtype=pl.String))
-        .otherwise("topic_id")
+    original = pl.DataFrame(records.select(["topic_id", "topic"])).with_columns(
+        pl.col("topic").str.strip_prefix(PREFIX), pl.col("topic_id").replace(topic_ids)
     )
     arrow = original.to_arrow().cast(records.select(["topic_id", "topic"]).schema)
     return pa.table([arrow[name] if name in arrow.column_names else records[name] for name in RECORD.names], RECORD)

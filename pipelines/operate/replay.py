@@ -21,6 +21,7 @@ from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import is_lake, open_lake
 from pipelines.lake.tombstone_file import append_tombstones, lake_tombstones, read_tombstones
+from pipelines.operate.replayed import create_view_of_replays
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
@@ -106,6 +107,7 @@ def compare_places(settings: Settings, other: Settings, places: Sequence[Range])
         for name, each in (("lake", settings), ("fresh", other)):
             connection.execute(f"CREATE SCHEMA {name}; USE {name}")
             create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))
+        create_view_of_replays(connection, "lake")
         connection.execute(_CREATE_REPLAYED)
         connection.executemany("INSERT INTO replayed VALUES (?, ?, ?, ?)", places)
         [(same, different, missing, extra, examples, *first)] = connection.execute(_COMPARE_SQL).fetchall()

@@ -1,18 +1,26 @@
 -- One row: how the events of the schemas lake and fresh compare, as the columns of Comparison. Of a conflict in the range
 -- either payload may have come first, so it is not a difference.
-WITH conflicting AS (
+-- What an earlier replay added to the lake counts at the places of the topic that it read.
+WITH ranges AS (
+    FROM replayed
+    UNION ALL
+    SELECT replays.replay_id, replayed.topic_partition, replayed.start_offset, replayed.end_offset
+    FROM replayed
+    INNER JOIN lake.replays USING (topic_id)
+),
+conflicting AS (
     SELECT event_id
     FROM lake.conflicts
-    INNER JOIN replayed USING (topic_id, topic_partition)
-    WHERE "offset" >= replayed.start_offset AND "offset" < replayed.end_offset
+    INNER JOIN ranges USING (topic_id, topic_partition)
+    WHERE "offset" >= ranges.start_offset AND "offset" < ranges.end_offset
     UNION
     SELECT event_id FROM fresh.conflicts
 ),
 in_range AS (
     SELECT event_id
     FROM lake.events
-    INNER JOIN replayed USING (topic_id, topic_partition)
-    WHERE "offset" >= replayed.start_offset AND "offset" < replayed.end_offset
+    INNER JOIN ranges USING (topic_id, topic_partition)
+    WHERE "offset" >= ranges.start_offset AND "offset" < ranges.end_offset
 ),
 paired AS (
     SELECT

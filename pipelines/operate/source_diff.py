@@ -20,6 +20,7 @@ from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import checkpoint_id, open_lake
 from pipelines.mapping.source_files import SourceFile
 from pipelines.operate.replay import Comparison, compare_places, fresh, replay
+from pipelines.operate.replayed import create_view_of_replays
 from pipelines.preview import unlimited
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.settings import Settings
@@ -134,6 +135,7 @@ def _fates(settings: Settings, places: Sequence[Range], read: int) -> tuple[int,
     """Return the counts of _FATES of what a lake has at places of `read` records."""
 
     def count(connection: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
+        create_view_of_replays(connection)
         connection.execute(_CREATE_PLACES)
         connection.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", places)
         (found,) = connection.execute(_FATES_SQL).fetchall()
