@@ -126,7 +126,7 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     rules = chosen_policy(policy, known)
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
     warn_of_withdrawn(known)
-    with _lake() as connection:
+    with _lake(asked.user) as connection:
         asked = _by_current_id(connection, asked, known)
         if rater is not None:
             _explain_rater(connection, rules, asked, utf8(rater), end, known)
@@ -170,14 +170,16 @@ def _refuse_parts(options: dict[str, str | None]) -> None:
 
 
 @contextmanager
-def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
-    """Yield a connection with views of the newest snapshot of the lake."""
+def _lake(user: str) -> "Generator[duckdb.DuckDBPyConnection]":
+    """Yield a connection with views of the newest snapshot of the lake; name an erased user as the cause of nothing."""
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.refresh import snapshot_of  # noqa: PLC0415
+    from pipelines.reputation.known_users import naming_erased  # noqa: PLC0415
     from pipelines.reputation.lake_views import open_lake_views  # noqa: PLC0415
 
     settings = current_settings()
-    with open_lake_views(snapshot_of(open_lake(settings.lake_root), settings)) as connection:
+    snapshot = snapshot_of(open_lake(settings.lake_root), settings)
+    with naming_erased(user, lambda: settings), open_lake_views(snapshot) as connection:
         yield connection
 
 
@@ -348,7 +350,7 @@ def _explain_shown(asked: _Asked, since: datetime, until: datetime | None) -> No
     unrecorded = partial(load_policy, settings.reputation.policy)
     if until is not None and until > now:
         raise UsageError(f"--shown-to {_moment(until)} is in the future: nothing has been shown then")
-    with _lake() as connection:
+    with _lake(asked.user) as connection:
         _by_current_id(connection, asked, until)
         change = explain_shown(connection, asked.user, since, until or now, unrecorded, settings, asked.view)
     if change.unread:

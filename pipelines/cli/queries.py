@@ -27,11 +27,21 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
     document = read_reputation(utf8(user), settings)
     info = published(settings)
     if document is None:
+        _refuse_erased(settings, user)
         why = "" if info else ": nothing is published yet, run `karmalake publish`"
         raise KarmalakeError(f"no document for {user!r}{_merged_into(settings, user) or why}")
     print_document(document)
     if info is not None and info.staleness_seconds > settings.reputation.max_staleness_seconds:
         print_warning(f"the document is {info.staleness_seconds:,.0f} s old: is `karmalake stream` running?")
+
+
+def _refuse_erased(settings: "Settings", user: str) -> None:
+    """Raise UsageError if a user was erased, rather than say that nothing was found."""
+    from pipelines.lake.tombstones import is_erased  # noqa: PLC0415
+    from pipelines.reputation.known_users import erased_user  # noqa: PLC0415
+
+    if is_erased(settings, user):
+        raise erased_user(user)
 
 
 def _merged_into(settings: "Settings", user: str) -> str:
@@ -66,6 +76,7 @@ def leaderboard(
         return
     rank = read_rank(utf8(user), view, settings)
     if rank is None:
+        _refuse_erased(settings, user)
         raise KarmalakeError(f"{user!r} is not on the leaderboard of {view}")
     print_line(f"{rank:,}")
 

@@ -30,9 +30,9 @@ from pipelines.contract.values import parse_values
 from pipelines.ingest.sources import CONTRACT, topic_sources
 from pipelines.lake.commit import append_file
 from pipelines.lake.pseudonyms import Replaced, pseudonym, replace_in_value, replace_names, unchanged
-from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done, read_rows
+from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done, is_lake, read_rows
 from pipelines.lake.tokens import tokenize_bytes
-from pipelines.lake.tombstone_file import append_tombstones, qualify, read_tombstones
+from pipelines.lake.tombstone_file import append_tombstones, lake_tombstones, qualify, read_tombstones
 from pipelines.settings import ContractSettings, Settings
 
 _DIGEST_BYTES = 32
@@ -261,6 +261,15 @@ class Tombstones:
         files = data_files(self.lake.table("erasures"))
         tables = (read_rows("erasures", path, ["user_digest"]) for path in files)
         return [row for rows in tables for row in rows["user_digest"].to_pylist()]
+
+
+def is_erased(settings: Settings, user_id: str) -> bool:
+    """Return whether a user was erased, by the tombstones of the lake, if it exists, and those next to it."""
+    entries = read_tombstones(settings.tombstones_file)
+    if is_lake(settings.lake_root):
+        entries |= lake_tombstones(settings.lake_root)
+    digests = {entry for entry in entries if not is_link(entry)}
+    return any(tombstone(user_id.encode(), key) in digests for key in keys_of(digests))
 
 
 def open_tombstones(lake: Lake, settings: Settings) -> Tombstones:

@@ -1,11 +1,18 @@
-"""Whether a user has events at all: a misspelt user_id is a mistake to name, not an empty answer."""
+"""Whether a user has events at all: a misspelt user_id is a mistake to name, not an empty answer.
+
+An erased user is no mistake, and no other user is meant.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import duckdb
 import polars as pl
 
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, UsageError
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.settings import Settings
 
 _HAS_EVENTS = "SELECT 1 FROM events WHERE list_contains($names, user_id) LIMIT 1"
 # A slip of the pen, or another case: one edit in four characters at most.
@@ -22,6 +29,31 @@ _NAMED_BY_EVENTS = """
     SELECT metadata[$key] FROM events WHERE metadata[$key] IN (SELECT unnest($names))
 """
 _USERS_AND_RATERS = "(SELECT user_id FROM events UNION SELECT metadata[$key] AS user_id FROM events)"
+
+
+@contextmanager
+def naming_erased(user_id: str, settings: Callable[[], Settings]) -> Generator[None]:
+    """Raise UsageError in place of a plain KarmalakeError, that nothing was found, if the user was erased.
+
+    settings: of the lake, whose tombstones are read only then.
+    """
+    try:
+        yield
+    except KarmalakeError as error:
+        if type(error) is KarmalakeError and _is_erased(user_id, settings()):
+            raise erased_user(user_id) from None
+        raise
+
+
+def erased_user(user_id: str) -> UsageError:
+    """Return the error of a question about an erased user."""
+    return UsageError(f"user {user_id!r} was erased: nothing is left to show")
+
+
+def _is_erased(user_id: str, settings: Settings) -> bool:
+    from pipelines.lake.tombstones import is_erased  # noqa: PLC0415 - loads the decoders, which readers do not need
+
+    return is_erased(settings, user_id)
 
 
 def require_events(connection: duckdb.DuckDBPyConnection, user_id: str) -> None:

@@ -402,7 +402,7 @@ def _in_one_row(rows: pl.DataFrame) -> pl.DataFrame:
 def _nothing_shown(user_id: str, since: datetime, until: datetime) -> str:
     return (
         f"nothing was shown of user {user_id!r} at {_text(since)} or at {_text(until)}: the lake holds no event of "
-        "this user committed by then; of an erased user nothing is left to explain; check the spelling"
+        "this user committed by then; check the spelling"
     )
 
 

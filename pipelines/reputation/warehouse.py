@@ -5,7 +5,7 @@ neither blocks the pipeline nor sees changes, however many newer ones are publis
 """
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ from pipelines.reputation.activation import activated_in
 from pipelines.reputation.compare import change_between, compare_policies
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
-from pipelines.reputation.known_users import of_known_user, require_events
+from pipelines.reputation.known_users import naming_erased, of_known_user, require_events
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
@@ -138,7 +138,7 @@ class Warehouse:
     ISO 8601 text, and UTC unless they have a zone or offset. A policy may be given by name or file. Notebooks show the
     progress of calls longer than two seconds. Not for use by several threads at once: give each its own
     `snapshot()`. What is asked of one user raises KarmalakeError, with the most similar user_id, if no event is of
-    that user.
+    that user, and UsageError if the user was erased.
     """
 
     def __init__(
@@ -408,8 +408,10 @@ class Warehouse:
 
     def _of_known(self, user_id: str | None, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of an answer. Raises KarmalakeError if there are none, since no event is of this user."""
-        with explained():
-            return rows if user_id is None else of_known_user(self._connection, user_id, rows)
+        if user_id is None:
+            return rows
+        with explained(), naming_erased(user_id, self._settings):
+            return of_known_user(self._connection, user_id, rows)
 
     def user_ids(self, user_id: str) -> list[str]:
         """Return every user_id of the person whom a user_id names, the current one first; itself if none was merged."""
@@ -426,7 +428,7 @@ class Warehouse:
         """
         then = self.info.as_of if moment is None else to_utc(moment)
         known = None if known_at is None else to_utc(known_at)
-        return AsOf(self._connection, then, known, self._policy(known))
+        return AsOf(self._connection, then, known, self._policy(known), self._settings)
 
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Compute the scores of all users as of the warehouse's moment, by another policy if given.
@@ -523,7 +525,7 @@ class Warehouse:
         view: `all_time` or `last_N_days`.
         """
         end = self.info.as_of if until is None else to_utc(until)
-        with _running(f"what changed for {user_id}"):
+        with _running(f"what changed for {user_id}"), naming_erased(user_id, self._settings):
             changes = explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
             return of_known_user(self._connection, user_id, changes)
 
@@ -540,7 +542,7 @@ class Warehouse:
         begin, end = to_utc(since), self.info.as_of if until is None else to_utc(until)
         if end > self.info.as_of:
             raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
-        with _running(f"what was shown of {user_id}"):
+        with _running(f"what was shown of {user_id}"), naming_erased(user_id, self._settings):
             unrecorded = self._unrecorded_policy
             return explain_shown(self._connection, user_id, begin, end, unrecorded, self._settings(), view)
 
@@ -550,7 +552,7 @@ class Warehouse:
         Columns: moment, score (Float64; null while the policy in force lacked the view). The last moment is the
         warehouse's as_of; of more than 60, those of the newest days remain, one for each day.
         """
-        with _running(f"the scores shown of {user_id}"):
+        with _running(f"the scores shown of {user_id}"), naming_erased(user_id, self._settings):
             require_events(self._connection, user_id)
             rules = self._unrecorded_policy()
             return shown_scores(self._connection, user_id, self.info.as_of, rules, self._settings(), view)
@@ -608,6 +610,7 @@ class AsOf:
     known_at: datetime | None
     policy: Policy
     """The policy of this moment, used unless a method is given another one."""
+    _settings: Callable[[], Settings]
 
     def __repr__(self) -> str:
         known = "as known now" if self.known_at is None else f"as known at {self.known_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -637,7 +640,7 @@ class AsOf:
         rule, related_event_id, points, rating, earned (points; they add up to the score), score (points so far) and
         level.
         """
-        with _running(f"the explanation of {user_id}"):
+        with _running(f"the explanation of {user_id}"), naming_erased(user_id, self._settings):
             rules = self._rules(policy)
             rows = explain(self._connection, rules, user_id, self.moment, self.known_at, view, scope)
             return of_known_value(self._connection, scope, of_known_user(self._connection, user_id, rows))
@@ -647,7 +650,7 @@ class AsOf:
 
         Columns: day, weight, part and path. The days are those before this moment.
         """
-        with _running(f"the paths of trust to {rater_id}"):
+        with _running(f"the paths of trust to {rater_id}"), naming_erased(user_id, self._settings):
             rules = self._rules(policy)
             return trust_paths(self._connection, rules, user_id, rater_id, self.moment, self.known_at)
 
