@@ -26,5 +26,17 @@ def to_utc(value: TimeLike) -> datetime:
     raise UsageError(f"{value!r} is not a time: write it like 2026-01-31 or 2026-01-31T12:00:00Z")
 
 
+def require_order(since: datetime | date | None, until: datetime | date | None) -> None:
+    """Raise UsageError unless a period begins before its end; one without a begin or end has no order."""
+    if since is not None and until is not None and since >= until:
+        raise UsageError(f"the period begins at {_text(since)}, which is not before its end, {_text(until)}: swap them")
+
+
+def _text(moment: datetime | date) -> str:
+    if not isinstance(moment, datetime):
+        return moment.isoformat()
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
+
+
 def _as_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -19,6 +19,7 @@ from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import translate_errors
 from pipelines.bus.topics import describe_topic
+from pipelines.contract.time_like import require_order
 from pipelines.errors import UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.decoding import decode_batch
@@ -144,9 +145,11 @@ def find_replay_offsets(
 
     `start` is a time, or offsets by partition number of the only topic; None is the beginning of the log. Without
     `until`, the range ends at the current end of the log. A time selects the first record whose bus_time is not before
-    it. Raises UsageError for an unknown topic partition, an offset outside the log, or offsets without the one topic
-    that they are of.
+    it. Raises UsageError for an unknown topic partition, an offset outside the log, offsets without the one topic that
+    they are of, or a start that is not before `until`.
     """
+    if isinstance(start, datetime):
+        require_order(start, until)
     if isinstance(start, Mapping) and len(source.topics) > 1:
         raise UsageError(f"several topics are ingested ({', '.join(source.topics)}): name the one of the offsets")
     offsets = [_find_offsets(source, name, start, until) for name in source.topics]

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.extras import extra
-from pipelines.contract.time_like import TimeLike, to_utc
+from pipelines.contract.time_like import TimeLike, require_order, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.reputation.activation import activated_in
 from pipelines.reputation.compare import change_between, compare_policies
@@ -361,9 +361,10 @@ class Warehouse:
         event_day, where the event comes from. `.unnest("metadata")` makes a column of each key, as files of CSV need;
         with `separator="."` it calls them `metadata.rating` and so on, where a key is the name of another column.
 
-        Raises UsageError if these events have more than 500 keys.
+        Raises UsageError if these events have more than 500 keys, and unless since is before until.
         """
         begin, end = (None if moment is None else to_utc(moment) for moment in (since, until))
+        require_order(begin, end)
         values = {"user_id": user_id, "action_type": action_type, "since": begin, "until": end}
         return with_fields(self._of_known(user_id, self.sql(_EVENTS, values)))
 
@@ -523,8 +524,10 @@ class Warehouse:
 
         until: None means the warehouse's as_of.
         view: `all_time` or `last_N_days`.
+        Raises UsageError unless since is before until.
         """
         end = self.info.as_of if until is None else to_utc(until)
+        require_order(to_utc(since), end)
         with _running(f"what changed for {user_id}"), naming_erased(user_id, self._settings):
             changes = explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
             return of_known_user(self._connection, user_id, changes)
@@ -562,7 +565,7 @@ class Warehouse:
     ) -> pl.DataFrame:
         """Return the rows of a trend whose UTC day (or first day) lies in [since, until); `trends()` lists the names.
 
-        Raises UsageError for an unknown trend or parameter.
+        Raises UsageError for an unknown trend or parameter, and unless since is before until.
         """
         with _running(f"the trend {name}"):
             return run_trend(self._connection, find_trend(name), since, until, parameters)

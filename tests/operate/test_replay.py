@@ -90,6 +90,13 @@ def test_offsets_outside_the_log_are_refused(bus: Settings, start: dict[int, int
         _replay(bus, start)
 
 
+def test_swapped_times_are_refused(bus: Settings) -> None:
+    """The message says that the times are swapped, rather than that the topic has nothing."""
+    now = datetime.now(UTC)
+    with pytest.raises(UsageError, match="is not before its end"):
+        _replay(bus, now, now - timedelta(days=1))
+
+
 def test_comparison_with_a_fresh_lake(bus: Settings, tmp_path: Path) -> None:
     """It reports no difference, or events that the lake lost, changed or invented."""
     twin = fresh(bus, tmp_path / "twin")

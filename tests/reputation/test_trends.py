@@ -274,6 +274,25 @@ def test_since_may_be_a_moment(diary: Diary, opened: Open) -> None:
     assert warehouse.trend("daily", since=datetime(2024, 2, 5)).height == 1  # noqa: DTZ001 - on purpose
 
 
+def test_a_period_that_ends_before_it_begins_is_refused(diary: Diary, opened: Open) -> None:
+    """Of every question with two moments: no rows would look like an answer."""
+    diary.add(5, "ada")
+    warehouse, later, earlier = opened(diary.events), "2025-07-01", "2025-06-01"
+    swapped = "^the period begins at 2025-07-01.*, which is not before its end, 2025-06-01.*: swap them$"
+    asked: list[Callable[[], object]] = [
+        lambda: warehouse.trend("daily", later, earlier),
+        lambda: warehouse.events(since=later, until=earlier),
+        lambda: warehouse.explain_change("ada", later, earlier),
+    ]
+    for ask in asked:
+        with pytest.raises(UsageError, match=swapped):
+            ask()
+    with pytest.raises(UsageError, match="is not before"):
+        warehouse.change(later, earlier)
+    with pytest.raises(UsageError, match="is not before its end"):
+        warehouse.trend("daily", later, later)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [

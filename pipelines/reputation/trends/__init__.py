@@ -21,7 +21,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from pipelines.contract.time_like import TimeLike, to_utc
+from pipelines.contract.time_like import TimeLike, require_order, to_utc
 from pipelines.errors import UsageError
 from pipelines.reputation.merged_users import Aliases, aliases_in
 from pipelines.reputation.policy import Policy
@@ -129,9 +129,10 @@ def run_trend(
     connection: to a warehouse; the call leaves temporary views and macros in it.
     since, until: restrict the rows returned, not the history that they are computed from.
     given: parameters of the trend by name.
-    Raises UsageError for unknown or invalid parameters, and for text that is not a time.
+    Raises UsageError for unknown or invalid parameters, for text that is not a time, and unless since is before until.
     """
     values: dict[str, Any] = {"since": _day(since), "until": _day(until), **trend.values(given)}
+    require_order(values["since"], values["until"])
     if _SCOPES in trend.query:
         define_scope_days(connection, values["scope"])
     if _GIVEN in trend.query:
