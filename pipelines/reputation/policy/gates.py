@@ -62,7 +62,7 @@ class Completion(ActionRule):
     """An event counts only if another event, of any user and at any time before as_of, completes it."""
 
     by: tuple[Name, ...] = Field(min_length=1)
-    """The actions that complete."""
+    """The actions that complete. They need no rule of their own, so a misspelt one is not refused."""
     key: Name
     """The metadata key with the same value in both events; without it an event is not completed."""
 
