@@ -30,7 +30,7 @@ from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
 from pipelines.operate.merge_users import merge_user
 from pipelines.operate.verify import verify
-from pipelines.refresh import publish_warehouse, rebuild_warehouse, refresh_warehouse
+from pipelines.refresh import open_published, publish_warehouse, rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
 from pipelines.reputation.derive import DerivationResult
@@ -424,6 +424,22 @@ def test_a_load_is_withdrawn_beside_a_live_stream(streamed: Settings, tmp_path: 
         backfill(streamed, path, mapping)
         serves(streamed, "u-3", 9)
     assert query(streamed, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(21, 21)]
+    assert_served(streamed)
+
+
+@pytest.mark.parametrize("derived", [["warehouse.duckdb", "base/*"], ["warehouse.duckdb*", "base/*", "histories/*"]])
+def test_derived_files_that_are_removed_are_made_again(streamed: Settings, derived: list[str]) -> None:
+    """While it runs, without a restart: ingest and scores continue, and a complete warehouse is published."""
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        serves(streamed, "u-6", 3)
+        wait_for("the warehouse", streamed.warehouse_path.exists)
+        for file in [file for pattern in derived for file in streamed.data_dir.glob(pattern)]:
+            if file.is_file() and file.suffix != ".lock":
+                file.unlink(missing_ok=True)
+        send(streamed, valid_records(range(7, 14)))
+        serves(streamed, "u-6", 6)
+        wait_for("a complete warehouse", lambda: open_published(streamed.warehouse_path) and _points(streamed) == [6])
     assert_served(streamed)
 
 

@@ -30,7 +30,7 @@ import pyarrow as pa
 from pipelines.boundary.database import connect
 from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
-from pipelines.errors import NewerFormatError, UsageError
+from pipelines.errors import KarmalakeError, NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.commit_log import with_feed
 from pipelines.lake.files import make_durable
@@ -130,7 +130,7 @@ _FULL_DISK = "max_temp_directory_size"
 """DuckDB reports a disk too full to spill to as an error of memory that names this."""
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
-
+_NO_NEW_BASE = "no new base of the warehouse was written, a later publication tries again: %s"
 
 Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, EffectivePolicy, datetime], None]
 """Creates the tables of a draft whose steps are defined, as of a moment."""
@@ -296,7 +296,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
     ) -> DerivationResult:
         in_force = policy.at(as_of)
-        if self._tables is not None and self._tables.has_failed():
+        if self._tables is not None and (self._tables.has_failed() or self._has_lost_files()):
             self.discard()
         with self._discarded_on_error():  # after a fatal error, DuckDB refuses everything
             reason = self._rebuild_reason(snapshot, in_force, as_of)
@@ -400,7 +400,7 @@ class Draft:
         try:
             base = folding.result()
         except (duckdb.Error, OSError) as error:
-            _LOG.warning("no new base of the warehouse was written, a later publication tries again: %s", error)
+            _LOG.warning(_NO_NEW_BASE, error)
         else:
             self.tables.adopt(base)
 
@@ -418,6 +418,10 @@ class Draft:
         with suppress(duckdb.Error):  # of a damaged warehouse, which the next publication replaces
             remove_other_bases(self._folder, published_base(self.path))
 
+    def _has_lost_files(self) -> bool:
+        """Return whether files that the draft has open were removed: what it publishes could not be read."""
+        return not (self._file.exists() and self.tables.base.exists())
+
     def _close(self) -> None:
         if self._tables is not None:
             self._tables.close()
@@ -432,7 +436,14 @@ class Draft:
         publish_copy(self._file, self.path)
         remove_older_bases(self._folder, base)
         if may_fold and changed_share > _FOLD_THRESHOLD:
+            self._begin_fold()
+
+    def _begin_fold(self) -> None:
+        """Begin a new base, if the published warehouse can be read: without one, the publication is complete, too."""
+        try:
             self._folding = Fold(self.path, new_base(self._folder))
+        except (KarmalakeError, duckdb.Error, OSError) as error:
+            _LOG.warning(_NO_NEW_BASE, error)
 
     def _write_base(self) -> None:
         """Write a base with the rows as they are now, and continue without changes to it, in a new file."""

@@ -3,6 +3,8 @@
 The largest part of it is in another file, its base (`base.py`); the lake's events are views.
 """
 
+import errno
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +31,9 @@ USE_WAREHOUSE = "USE warehouse"
 _METADATA_CACHE = "SET parquet_metadata_cache = true"
 _ATTEMPTS = 3
 """A publication may remove the base of the file that was opened before it: the new file has another one."""
+
+_MACHINE_ERRNOS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT)
+_MACHINE_CAUSES = [os.strerror(number) for number in _MACHINE_ERRNOS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,8 @@ def attach(path: Path, access: Access = NO_FILES) -> duckdb.DuckDBPyConnection:
 
     The file is attached to an empty in-memory database: connecting to the path, DuckDB would reuse the file that this
     process opened there earlier, even if a newer one has replaced it.
-    Raises UsageError when there is no warehouse, it cannot be opened or an earlier release wrote it, NewerFormatError
-    when a newer one did.
+    Raises UsageError when there is no warehouse, it is damaged, not readable to this user or an earlier release wrote
+    it, NewerFormatError when a newer one did, and duckdb.IOException when the machine could not read it now.
     """
     if not path.exists():
         raise UsageError(_describe_missing(path))
@@ -86,6 +91,8 @@ def attach(path: Path, access: Access = NO_FILES) -> duckdb.DuckDBPyConnection:
     try:
         return _attach(path, access)
     except duckdb.Error as error:
+        if _may_pass(error):
+            raise
         raise UsageError(_cannot_open(path, error)) from None
 
 
@@ -107,6 +114,11 @@ def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
         output = [] if access.output is None else [str(access.output)]
         lock_connection(connection, [*files_of_views(path.parent, connection), *output])
     return connection
+
+
+def _may_pass(error: duckdb.Error) -> bool:
+    """Return whether the machine was the reason, so that a retry may help. DuckDB tells it only by the message."""
+    return isinstance(error, duckdb.IOException) and any(cause in str(error) for cause in _MACHINE_CAUSES)
 
 
 def _describe_missing(path: Path) -> str:

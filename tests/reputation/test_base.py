@@ -1,16 +1,18 @@
 """A base and the changes to it: which files exist, readers while they are replaced, and what a failure leaves."""
 
 import errno
+import resource
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import pytest
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, is_transient
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation import export as export_module
 from pipelines.reputation import fold as fold_module
@@ -295,3 +297,52 @@ def test_a_warehouse_of_the_format_before_bases(story: Story) -> None:
     assert derived.rebuild_reason == "the published warehouse has format 2, written by karmalake 0.1.0"
     story.draft.publish()
     story.assert_published()
+
+
+def test_a_fold_that_cannot_begin_fails_no_publication(story: Story, caplog: pytest.LogCaptureFixture) -> None:
+    """It is optional: the publication is complete, and a later one begins another."""
+    story.change(1)
+    failing = [OSError(errno.EIO, "Input/output error"), duckdb.IOException("no"), UsageError("no base")]
+    for number, error in enumerate(failing, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+            patch.setattr(fold_module, "attach", Mock(side_effect=error))
+            story.draft.start_publication().result(PATIENCE_SECONDS)
+        assert caplog.text.count("a later publication tries again") == number - 1
+        story.assert_published()
+        story.change(number)
+    story.publish_and_fold()
+    story.wait_for_the_fold()
+    story.draft.publish()
+    story.assert_published()
+
+
+@pytest.mark.parametrize("removed", ["base/*.duckdb", "base/*", "warehouse.duckdb*", "*"])
+def test_a_draft_whose_files_were_removed_is_rebuilt(story: Story, removed: str) -> None:
+    """They are derived files: the next refresh rebuilds, and what is published can be read."""
+    story.change(1)
+    story.draft.publish()
+    for file in [file for file in story.path.parent.glob(removed) if file.is_file() and file.suffix != ".lock"]:
+        file.unlink()
+    with suppress(FileNotFoundError):  # of the draft, by a publication that began before the next refresh
+        story.draft.start_publication().result(PATIENCE_SECONDS)
+    story.change(2)
+    story.draft.publish()
+    story.assert_published()
+
+
+def test_an_error_of_the_machine_stays_one(story: Story) -> None:
+    """A process at its limit of open files may succeed later; a file that is damaged or lost needs a rebuild."""
+    story.draft.publish()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        with pytest.raises(duckdb.IOException, match="Too many open files") as raised:
+            warehouse_file.attach(story.path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert is_transient(raised.value)
+    damaged = story.folder / "damaged.duckdb"
+    damaged.write_bytes(story.path.read_bytes()[:9_000])
+    with pytest.raises(UsageError, match=r"cannot be opened: .*`karmalake rebuild`"):
+        warehouse_file.attach(damaged)
