@@ -4,6 +4,7 @@ They exclude processes of one machine, on file systems with `flock` (`fenced` co
 """
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Generator
@@ -12,7 +13,10 @@ from pathlib import Path
 
 from pipelines.errors import ConfigurationError
 
+_LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.02
+_SILENT_SECONDS = 0.3
+"""A holder that is done this soon is not worth a message."""
 _PID_BYTES = 20
 
 
@@ -40,12 +44,16 @@ def try_lock(path: Path) -> int | None:
 def exclusive_lock(path: Path, seconds: float = 60.0) -> Generator[int]:
     """Hold the exclusive lock on `path` and yield its descriptor; wait up to `seconds` for another holder.
 
-    Raises TimeoutError with the pid of the holder after `seconds`.
+    A warning names the holder when the wait begins. Raises TimeoutError with the pid of the holder after `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    began, has_warned = time.monotonic(), False
     while (descriptor := try_lock(path)) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{_holder(path)} has held {path} for more than {seconds:g} s")
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise TimeoutError(f"{holder_of(path)} has held {path} for more than {seconds:g} s")
+        if waited > _SILENT_SECONDS and not has_warned:
+            _LOG.warning("waiting for %s, which holds %s, for up to %g s", holder_of(path), path, seconds)
+            has_warned = True
         time.sleep(_POLL_SECONDS)
     try:
         yield descriptor
@@ -77,6 +85,7 @@ def _write_pid(descriptor: int) -> None:
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
-def _holder(path: Path) -> str:
+def holder_of(path: Path) -> str:
+    """Return a name of the process that holds the lock on `path`: by its pid, which a folder does not tell."""
     pid = "" if path.is_dir() else path.read_text(encoding="ascii", errors="replace")[:_PID_BYTES]
     return f"process {pid}" if pid else "another process"

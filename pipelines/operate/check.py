@@ -13,6 +13,7 @@ class Advice(StrEnum):
 
     PUBLISH = "run `karmalake publish`"
     REFRESH = "run `karmalake refresh`, then `karmalake publish`"
+    WAIT = "wait {seconds:g} s and verify again: {holder} holds the warehouse, and replaces it at that interval"
     PUBLISH_FULL = "run `karmalake publish --full`: it writes every document and deletes all others"
     REPLACE_NEWER = "if this lake replaces that one, delete {note} and run `karmalake publish --full`"
     FINISH_ERASURE = "run `karmalake erase` to finish"

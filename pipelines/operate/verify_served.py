@@ -11,6 +11,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.check import Advice, Check
+from pipelines.reputation.derive import draft_holder
 from pipelines.reputation.documents import ORIGIN, documents, documents_before_decay
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse_file import attach, stored_info
@@ -59,7 +60,7 @@ def _with_warehouse(settings: Settings, name: str, compare: _Compare) -> Check:
         if info is None:
             return Check(name, "fresh", passed=None, evidence="nothing is published yet")
         if not settings.warehouse_path.exists():
-            return Check(name, "fresh", passed=None, evidence=f"there is no warehouse: {Advice.REFRESH}")
+            return Check(name, "fresh", passed=None, evidence=f"there is no warehouse: {_replacing(settings)}")
         with attach(settings.warehouse_path) as connection:
             evidence = _state_mismatch(connection, settings, info)
             if evidence:
@@ -84,10 +85,18 @@ def _state_mismatch(connection: duckdb.DuckDBPyConnection, settings: Settings, i
     if served.order < derived_order:
         return f"{evidence}: {Advice.PUBLISH}"
     if served.lake_version <= take_snapshot(open_lake(settings.lake_root)).version:
-        return f"{evidence}: {Advice.REFRESH}"
+        return f"{evidence}: {_replacing(settings)}"
     return (
         f"{evidence}, and the lake itself is older: {Advice.REPLACE_NEWER.format(note=_publication_record(settings))}"
     )
+
+
+def _replacing(settings: Settings) -> str:
+    """Return the advice that leads to a newer warehouse: a refresh, or to wait for the process that makes it."""
+    holder = draft_holder(settings.warehouse_path)
+    if holder is None:
+        return Advice.REFRESH
+    return Advice.WAIT.format(seconds=settings.reputation.derive_interval_seconds, holder=holder)
 
 
 def _publication_record(settings: Settings) -> str:

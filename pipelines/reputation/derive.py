@@ -28,7 +28,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.database import connect
-from pipelines.boundary.file_lock import is_locked
+from pipelines.boundary.file_lock import holder_of, is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import KarmalakeError, NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
@@ -190,6 +190,11 @@ def derive_in_duckdb(
 def is_draft_open(path: Path) -> bool:
     """Return whether a process has a draft of the warehouse at `path` open."""
     return is_locked(_lock(path))
+
+
+def draft_holder(path: Path) -> str | None:
+    """Return the process that has a draft of the warehouse at `path` open, such as process 17; None if none has."""
+    return holder_of(_lock(path)) if is_draft_open(path) else None
 
 
 def _complete(snapshot: Snapshot) -> Snapshot:

@@ -52,6 +52,18 @@ def test_one_process_at_a_time_until_it_dies(place: Path) -> None:
     os.close(descriptor)
 
 
+def test_a_wait_names_the_holder_when_it_begins(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and not for one that is over at once."""
+    named = "another process" if place.is_dir() else f"process {os.getpid()}"
+    with exclusive_lock(place), pytest.raises(TimeoutError), exclusive_lock(place, 1):
+        pass
+    assert caplog.messages == [f"waiting for {named}, which holds {place}, for up to 1 s"]
+    caplog.clear()
+    with exclusive_lock(place), pytest.raises(TimeoutError), exclusive_lock(place, 0.1):
+        pass
+    assert caplog.messages == []
+
+
 def test_checking_a_lock_has_no_side_effects(tmp_path: Path) -> None:
     """It creates no file and takes no lock."""
     path = tmp_path / "lock"

@@ -22,7 +22,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.operate import verify, verify_served
 from pipelines.operate.check import Advice, Check
 from pipelines.operate.erase import erase
-from pipelines.refresh import publish_everything, publish_views, publish_warehouse, refresh_warehouse
+from pipelines.refresh import publish_everything, publish_views, publish_warehouse, refresh_draft, refresh_warehouse
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.export import export_warehouse
 from pipelines.reputation.policy_file import load_policy
@@ -178,6 +178,23 @@ def test_each_advice_makes_verify_pass(served: Settings, monkeypatch: pytest.Mon
     assert what == "an erasure that was cut off" or read_reputation(_USER, served) is not None
 
 
+@pytest.mark.parametrize("spoil", [_restore_an_old_warehouse, _lose_the_warehouse])
+def test_the_process_that_holds_the_warehouse_is_waited_for(
+    served: Settings, monkeypatch: pytest.MonkeyPatch, spoil: Spoil
+) -> None:
+    """Beside `stream`, a refresh would wait for a minute, and be refused: that process replaces the warehouse."""
+    spoil(served, monkeypatch)
+    advice = Advice.WAIT.format(seconds=served.reputation.derive_interval_seconds, holder=f"process {os.getpid()}")
+    with open_draft(served.warehouse_path) as draft:
+        failed = _failed_checks(served)
+        assert failed
+        assert [each.evidence for each in failed if not each.evidence.endswith(f": {advice}")] == []
+        refresh_draft(draft, open_lake(served.lake_root), served)
+        draft.publish()
+        publish_warehouse(served)
+        assert _failed_checks(served) == []
+
+
 @pytest.mark.parametrize("what", list(_SPOILED_IN_REDIS))
 def test_each_advice_repairs_redis(world: Settings, what: str) -> None:
     """Whatever is wrong with a key, in one line with advice; after following it, every check passes."""
@@ -233,7 +250,8 @@ def _assert_repaired_by(served: Settings, advice: Advice | None) -> None:
 
 def test_every_advice_is_tested() -> None:
     """A new advice needs a case above; the checks contain no other advice to run a command."""
-    assert {advice for advice, _ in (_SPOILED | _SPOILED_IN_REDIS).values() if advice} == set(Advice)
+    followed = {advice for advice, _ in (_SPOILED | _SPOILED_IN_REDIS).values() if advice}
+    assert followed | {Advice.WAIT} == set(Advice)
     for module in (verify, verify_served):
         source = Path(module.__file__).read_text(encoding="utf-8")
         texts = [str(node.value) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
