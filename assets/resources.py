@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets.partitions import DAYS
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.tables import Snapshot, create_lake
+from pipelines.lake.tables import Snapshot, is_lake, open_lake
 from pipelines.local.services import with_local_endpoints
 from pipelines.settings import Settings, load_settings
 
@@ -32,8 +32,12 @@ class Karmalake:
         return with_local_endpoints(self.read())
 
     def snapshot(self) -> Snapshot:
-        """Return a snapshot of the newest state of the lake; creates an empty lake if there is none."""
-        return take_snapshot(create_lake(self.settings.lake_root))
+        """Return a snapshot of the newest state of the lake. Raises UsageError if there is none."""
+        return take_snapshot(open_lake(self.settings.lake_root))
+
+    def has_lake(self) -> bool:
+        """Return whether there is a lake."""
+        return is_lake(self.settings.lake_root)
 
     def key(self, asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetKey:
         """Return the key of an asset in this graph."""

@@ -17,6 +17,7 @@ from pipelines.lake.tables import COUNTS
 from pipelines.serving.read import published
 
 _EVERY_FIVE_MINUTES = 300
+_NO_LAKE = dg.SkipReason("there is no lake yet: the first drain creates it")
 
 
 def sensors(karmalake: Karmalake) -> list[dg.SensorDefinition]:
@@ -35,12 +36,16 @@ def sensors(karmalake: Karmalake) -> list[dg.SensorDefinition]:
     ]
 
 
-def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
+def commits(
+    context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]
+) -> dg.SensorResult | dg.SkipReason:
     """Report commits made outside Dagster, by `karmalake stream` or `drain`, as one materialization.
 
     The cursor is the last reported lake version. Commits up to the last run of `events` are covered by its own
     materialization.
     """
+    if not karmalake.has_lake():
+        return _NO_LAKE
     key = karmalake.key(events)
     last = max(int(context.cursor or 0), _version_of_last_run(context.instance, key))
     rows = commits_after(karmalake.snapshot(), last)
@@ -52,13 +57,17 @@ def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Kar
     return dg.SensorResult(asset_events=[dg.AssetMaterialization(key, metadata=metadata)], cursor=str(version))
 
 
-def updated_days(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
+def updated_days(
+    context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]
+) -> dg.SensorResult | dg.SkipReason:
     """Report the days to which commits have added events since the last tick, each once.
 
     The cursor is the last lake version processed, and the days that are no partition yet: one that has not begun, or
     one before the first day, which a reload of the code location adds. They wait there. Without a cursor, all days are
     reported, which causes a backfill.
     """
+    if not karmalake.has_lake():
+        return _NO_LAKE
     last, *waiting = (context.cursor or "0").split()
     rows = commits_after(karmalake.snapshot(), int(last))
     version = rows["version"].to_list()[-1] if rows.height else int(last)

@@ -9,7 +9,7 @@ from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, events
 from assets.resources import NO_CONFIG, Karmalake
 from pipelines.lake.feed_retention import drop_old_changes
-from pipelines.lake.tables import create_lake
+from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit as compare
 
@@ -34,7 +34,7 @@ def compacted_files(context: dg.AssetExecutionContext, karmalake: dg.ResourcePar
     Removes changes of the feed that are older than the setting feed.keep_days.
     """
     settings = karmalake.settings
-    lake = create_lake(settings.lake_root)
+    lake = open_lake(settings.lake_root)
     done = compact(lake, settings.lake.compact_after_files, lambda step: context.log.info("merged %s", step))
     dropped = drop_old_changes(lake, settings.feed)
     removed = vacuum(lake, settings.lake.vacuum_retention_hours)

@@ -18,6 +18,7 @@ from pipelines.ingest.sample import RecordSample
 from pipelines.inputs import UNNAMED, InputFile, find_files, local_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.run_lake import OpenLake, RunLake
 from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import DAY, SourceFile, find_source
 from pipelines.reputation.lake_views import open_lake_views
@@ -120,14 +121,20 @@ def backfill(
     exceed a limit; files before it stay committed.
     """
     files = find_files([data]) if isinstance(data, str | Path) else [data]
-    return sum(_backfill_one(settings, each, rows, report, name) for each in files)
+    lake = RunLake(settings.lake_root)
+    return sum(_backfill_one(settings, lake.open, each, rows, report, name) for each in files)
 
 
 def _backfill_one(
-    settings: Settings, data: Any, rows: ColumnMapping | SourceFile, report: Callable[[CommitRecord], None], name: str
+    settings: Settings,
+    opening: OpenLake,
+    data: Any,
+    rows: ColumnMapping | SourceFile,
+    report: Callable[[CommitRecord], None],
+    name: str,
 ) -> int:
     with local_file(data, name) as file:
-        return load(settings, open_input(file, rows, settings), report)
+        return load(settings, open_input(file, rows, settings), report, opening)
 
 
 def open_input(file: InputFile, rows: ColumnMapping | SourceFile, settings: Settings) -> FileSource:
@@ -135,9 +142,14 @@ def open_input(file: InputFile, rows: ColumnMapping | SourceFile, settings: Sett
     return open_file(file.path, rows, settings, file.name, file.content)
 
 
-def load(settings: Settings, source: FileSource, report: Callable[[CommitRecord], None]) -> int:
-    """Commit the rows of a source from its checkpoint on; return the number of commits. Raises like `backfill`."""
-    with closing(source), open_ingest_from(source, settings) as ingest:
+def load(
+    settings: Settings, source: FileSource, report: Callable[[CommitRecord], None], opening: OpenLake | None = None
+) -> int:
+    """Commit the rows of a source from its checkpoint on; return the number of commits. Raises like `backfill`.
+
+    opening: as in `open_ingest`.
+    """
+    with closing(source), open_ingest_from(source, settings, opening=opening) as ingest:
         return drain(ingest, report)
 
 

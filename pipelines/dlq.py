@@ -28,7 +28,8 @@ from pipelines.emit.producer import Record
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.dead_letter_outbox import DeadLetterOutbox, PendingBatch, init_checkpoint
-from pipelines.lake.tables import CachedLake, create_lake
+from pipelines.lake.run_lake import OpenLake
+from pipelines.lake.tables import CachedLake, Lake, create_lake
 from pipelines.settings import KafkaSettings, Settings
 
 _LOG = logging.getLogger(__name__)
@@ -126,9 +127,13 @@ class DeadLetterTopics:
         return CopyProgress(written, sum(batch.dead_letters for batch in pending), since)
 
 
-def open_dead_letter_topics(settings: Settings) -> DeadLetterTopics:
-    """Return the dead letter topics of a lake, after setting the checkpoints that do not exist yet."""
-    return DeadLetterTopics(tuple(_open_dead_letter_topic(settings, name) for name in _bus_names(settings)))
+def open_dead_letter_topics(settings: Settings, opening: OpenLake | None = None) -> DeadLetterTopics:
+    """Return the dead letter topics of a lake, after setting the checkpoints that do not exist yet.
+
+    opening: opens the lake; None creates that of the settings if there is none.
+    """
+    lake = opening() if opening else create_lake(settings.lake_root)
+    return DeadLetterTopics(tuple(_open_dead_letter_topic(settings, lake, name) for name in _bus_names(settings)))
 
 
 def _bus_names(settings: Settings) -> list[str]:
@@ -141,8 +146,8 @@ def describe_copies(settings: Settings) -> str:
     return f"copying dead letters to {', '.join(f'{name}.dlq' for name in _bus_names(settings))}"
 
 
-def _open_dead_letter_topic(settings: Settings, topic: str) -> DeadLetterTopic:
-    lake, name, queue = create_lake(settings.lake_root), f"dlq:{topic}", settings.queue.kind
+def _open_dead_letter_topic(settings: Settings, lake: Lake, topic: str) -> DeadLetterTopic:
+    name, queue = f"dlq:{topic}", settings.queue.kind
     init_checkpoint(lake, name)
 
     def is_from_bus(other: str) -> bool:
@@ -158,13 +163,13 @@ def dead_letter_topic(settings: Settings, topic: str) -> KafkaSettings:
     return settings.kafka.model_copy(update={"topic": f"{topic}.dlq"})
 
 
-def ensure_copy_checkpoints(settings: Settings) -> None:
+def ensure_copy_checkpoints(settings: Settings, opening: OpenLake) -> None:
     """Set the checkpoints before ingest begins; log a failure: dead letters until the next start are not copied."""
-    best_effort(open_dead_letter_topics, "preparing the copies of dead letters")(settings)
+    best_effort(open_dead_letter_topics, "preparing the copies of dead letters")(settings, opening)
 
 
 @contextmanager
-def copying_on_exit(settings: Settings) -> Generator[None]:
+def copying_on_exit(settings: Settings, opening: OpenLake) -> Generator[None]:
     """Set the checkpoints on entry; on exit, also by a KarmalakeError, copy the pending dead letters.
 
     Raises only what the block raises: a failed copy is logged and repeated by the next run.
@@ -172,18 +177,18 @@ def copying_on_exit(settings: Settings) -> Generator[None]:
     if not settings.ingest.publish_dead_letters:
         yield
         return
-    ensure_copy_checkpoints(settings)
+    ensure_copy_checkpoints(settings, opening)
     copy = best_effort(_copy_once, describe_copies(settings))
     try:
         yield
     except KarmalakeError:
-        copy(settings)
+        copy(settings, opening)
         raise
-    copy(settings)
+    copy(settings, opening)
 
 
-def _copy_once(settings: Settings) -> None:
-    with closing(open_dead_letter_topics(settings)) as topics:
+def _copy_once(settings: Settings, opening: OpenLake) -> None:
+    with closing(open_dead_letter_topics(settings, opening)) as topics:
         topics.copy_pending(_log_progress)
 
 

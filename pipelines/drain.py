@@ -54,6 +54,7 @@ from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.commit_log import complete_commits, topic_ids
 from pipelines.lake.halted import save_halted
 from pipelines.lake.index import CONFLICT, NEW, Classification, DedupIndex, open_index
+from pipelines.lake.run_lake import OpenLake, RunLake
 from pipelines.lake.staging import Staging, staging
 from pipelines.lake.tables import CachedLake, Lake, checkpoint_id, create_lake
 from pipelines.lake.tombstones import Filtered, Tombstones, open_tombstones
@@ -258,20 +259,25 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 @contextmanager
 def open_ingest(
-    settings: Settings, accepted: Collection[TopicPartition] = (), stopping: threading.Event = NEVER
+    settings: Settings,
+    accepted: Collection[TopicPartition] = (),
+    stopping: threading.Event = NEVER,
+    opening: OpenLake | None = None,
 ) -> Generator[Ingest]:
     """Connect the topics or the queue, the lake and the index, after completing what a crash left unfinished.
 
     With `accepted`, read only these topic partitions, and exempt them from the rejection limits. Once `stopping` is
     set, nothing more is read, and what was read is committed only if its commit has begun.
+    opening: opens the lake; None creates that of the settings if there is none. One that ingests several times in a run
+    gives `RunLake.open`.
     """
     if settings.queue.kind:
-        with open_queue(settings, stopping) as source, open_ingest_from(source, settings, stopping) as ingest:
+        with open_queue(settings, stopping) as source, open_ingest_from(source, settings, stopping, opening) as ingest:
             yield ingest
         return
     with (
         open_source(settings, accepted, stopping=stopping) as source,
-        open_ingest_from(source, settings, stopping) as ingest,
+        open_ingest_from(source, settings, stopping, opening) as ingest,
     ):
         source.committed = ingest.last_read
         ingest.guard.accepted = frozenset(accepted)
@@ -287,14 +293,20 @@ def open_drain(settings: Settings, accepted: Collection[TopicPartition] = ()) ->
     """
     if not settings.queue.kind:
         settings = without_waiting(settings)
-    with copying_on_exit(settings), open_ingest(settings, accepted) as opened:
+    lake = RunLake(settings.lake_root)
+    with copying_on_exit(settings, lake.open), open_ingest(settings, accepted, opening=lake.open) as opened:
         yield opened
 
 
 @contextmanager
-def open_ingest_from(source: Source, settings: Settings, stopping: threading.Event = NEVER) -> Generator[Ingest]:
-    """Connect a source, the lake and the index, after completing what a crash left unfinished."""
-    lake = create_lake(settings.lake_root)
+def open_ingest_from(
+    source: Source, settings: Settings, stopping: threading.Event = NEVER, opening: OpenLake | None = None
+) -> Generator[Ingest]:
+    """Connect a source, the lake and the index, after completing what a crash left unfinished.
+
+    opening: as in `open_ingest`.
+    """
+    lake = opening() if opening else create_lake(settings.lake_root)
     events = lake.table("events")
     complete_commits(lake, events.version())
     with (

@@ -20,7 +20,7 @@ from pipelines.errors import SQLITE_DAMAGES, FencedError, TransientError, sqlite
 from pipelines.feed_causes import causes_in_lake, merge_count, with_causes
 from pipelines.feed_state import FeedState
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
-from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, create_lake
+from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, open_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.reputation.recent_events import SINCE, RecentEvents
 from pipelines.reputation.steps import epoch_us
@@ -155,11 +155,11 @@ class Feed:
 
 @contextmanager
 def open_feed(settings: Settings) -> Generator[Feed | None]:
-    """Yield the feed of a lake; None if `feed.enabled` is not set."""
+    """Yield the feed of a lake; None if `feed.enabled` is not set. Raises UsageError if there is no lake."""
     if not settings.feed.enabled:
         yield None
         return
-    lake = CachedLake(create_lake(settings.lake_root).root)
+    lake = CachedLake(open_lake(settings.lake_root).root)
     with closing(FeedState(settings.feed_path)) as state:
         yield Feed(lake, state, open_tombstones(lake, settings))
 

@@ -30,8 +30,9 @@ from pipelines.delivery import delivering
 from pipelines.emit.producer import BulkProducer, Record, produce_records
 from pipelines.errors import ConfigurationError
 from pipelines.ingest.sources import topic_sources
+from pipelines.lake.run_lake import OpenLake
 from pipelines.lake.score_changes import mark_relayed, read_in_order, read_position, read_relayed
-from pipelines.lake.tables import CachedLake, create_lake
+from pipelines.lake.tables import CachedLake, Lake, open_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.retries import OnIteration
 from pipelines.settings import Format, KafkaSettings, Settings
@@ -114,14 +115,16 @@ class FeedTopic:
             self.producer.flush()
 
 
-def open_feed_topic(settings: Settings) -> FeedTopic:
-    """Return the topic of the feed of a lake."""
-    lake = CachedLake(create_lake(settings.lake_root).root)
-    return FeedTopic(lake, open_tombstones(lake, settings), _feed_kafka(settings), settings.feed.format)
+def open_feed_topic(settings: Settings, lake: Lake | None = None) -> FeedTopic:
+    """Return the topic of the feed of a lake; None is that of the settings."""
+    cached = CachedLake((lake or open_lake(settings.lake_root)).root)
+    return FeedTopic(cached, open_tombstones(cached, settings), _feed_kafka(settings), settings.feed.format)
 
 
 @contextlib.contextmanager
-def relayed_feed(settings: Settings, on_relayed: OnRelayed, on_iteration: OnIteration) -> Generator[Callable[[], None]]:
+def relayed_feed(
+    settings: Settings, opening: OpenLake, on_relayed: OnRelayed, on_iteration: OnIteration
+) -> Generator[Callable[[], None]]:
     """Relay the feed in a thread, if enabled, a last time on exit; yield the function to call after a publication.
 
     Raises ConfigurationError if the topic is one that is ingested, or packages for the format are not installed.
@@ -136,7 +139,7 @@ def relayed_feed(settings: Settings, on_relayed: OnRelayed, on_iteration: OnIter
 
     with delivering(
         "feed",
-        lambda: open_feed_topic(settings),
+        lambda: open_feed_topic(settings, opening()),
         lambda topic: topic.relay_pending(report),
         f"relaying the feed to {settings.feed.topic}",
         report_outage,

@@ -18,6 +18,7 @@ from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import is_transient
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.commit import CommitRecord
+from pipelines.lake.run_lake import RunLake
 from pipelines.retries import OnIteration, Retries
 from pipelines.settings import Settings
 
@@ -39,17 +40,19 @@ def ingest(
     Temporary errors are retried (`is_transient`); any other is raised. Callbacks run in the threads of the loops;
     errors that they raise are logged.
     """
-    with copied_dead_letters(settings, on_copied, on_iteration) as letters_committed:
+    lake = RunLake(settings.lake_root)
+    with copied_dead_letters(settings, lake, on_copied, on_iteration) as letters_committed:
 
         def report(record: CommitRecord) -> None:
             on_commit(record)
             letters_committed(record)
 
-        ingest_until(settings, stopping, report, on_iteration, on_halted)
+        ingest_until(settings, lake, stopping, report, on_iteration, on_halted)
 
 
 def ingest_until(
     settings: Settings,
+    lake: RunLake,
     stopping: threading.Event,
     on_commit: OnCommit,
     on_iteration: OnIteration,
@@ -62,8 +65,13 @@ def ingest_until(
     with ending_all(stopping):
         while not stopping.is_set():
             try:
-                with open_ingest(settings, stopping=stopping) as opened, ending_all(stopping, unless=is_transient):
+                with (
+                    open_ingest(settings, stopping=stopping, opening=lake.open) as opened,
+                    ending_all(stopping, unless=is_transient),
+                    lake.explained(),
+                ):
                     while not stopping.is_set():
+                        lake.check()
                         record = drain_once(opened)
                         if record is not None:
                             on_commit(record)
@@ -75,18 +83,18 @@ def ingest_until(
 
 @contextmanager
 def copied_dead_letters(
-    settings: Settings, on_copied: dlq.OnProgress, on_iteration: OnIteration
+    settings: Settings, lake: RunLake, on_copied: dlq.OnProgress, on_iteration: OnIteration
 ) -> Generator[OnCommit]:
     """Copy dead letters in a thread, if enabled, a last time on exit; yield the function to call after each commit."""
     if not settings.ingest.publish_dead_letters:
         yield lambda _record: None
         return
-    dlq.ensure_copy_checkpoints(settings)
+    dlq.ensure_copy_checkpoints(settings, lake.open)
     on_copied = best_effort(on_copied, "reporting copies of dead letters")
     on_iteration = best_effort(on_iteration, "reporting a turn of the copies")
     with delivering(
         "dlq",
-        lambda: dlq.open_dead_letter_topics(settings),
+        lambda: dlq.open_dead_letter_topics(settings, lake.open),
         lambda topics: topics.copy_pending(on_copied),
         dlq.describe_copies(settings),
         partial(on_iteration, "dlq"),

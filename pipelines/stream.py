@@ -33,7 +33,8 @@ from pipelines.feed_relay import OnRelayed, relayed_feed
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.feed_retention import drop_old_changes
-from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
+from pipelines.lake.run_lake import RunLake, await_lake
+from pipelines.lake.tables import CachedLake, Lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
 from pipelines.live_publisher import LivePublisher, OnRefresh, documents_connection
 from pipelines.live_uploader import LiveUploader
@@ -74,13 +75,15 @@ def stream(
 
     Brokers, lake and cache may become unavailable, and the clock may be set back: each loop retries temporary errors
     (`is_transient`). Any other error of ingest or of the refresh ends the loops: a newer publisher, corrupt state, an
-    invalid setting. Callbacks run in the threads of the loops; errors that they raise are logged.
+    invalid setting, another lake in the place of the one that this run began with. Callbacks run in the threads of the
+    loops; errors that they raise are logged.
     """
+    lake = RunLake(settings.lake_root)
     with (
         _switching_often(),
-        copied_dead_letters(settings, on_copied, on_iteration) as letters_committed,
-        relayed_feed(settings, on_relayed, on_iteration) as changed,
-        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as (committed, refreshing),
+        copied_dead_letters(settings, lake, on_copied, on_iteration) as letters_committed,
+        relayed_feed(settings, lake.open, on_relayed, on_iteration) as changed,
+        _refreshed(settings, lake, stopping, _followed(on_refresh, changed), on_iteration) as (committed, refreshing),
     ):
 
         def report(record: CommitRecord) -> None:
@@ -88,7 +91,7 @@ def stream(
             committed()
             letters_committed(record)
 
-        ingest_until(settings, stopping, report, on_iteration, on_halted)
+        ingest_until(settings, lake, stopping, report, on_iteration, on_halted)
     return refreshing.result()
 
 
@@ -101,20 +104,25 @@ def serve(
 ) -> bool:
     """Refresh and publish what others commit, until `stopping` is set; then publish it a last time, and return.
 
-    Result, errors and callbacks as in `stream`.
+    Waits until there is a lake: it never creates one. Result, errors and callbacks as in `stream`.
     """
+    lake = RunLake(settings.lake_root, await_lake)
     with (
         _switching_often(),
-        relayed_feed(settings, on_relayed, on_iteration) as changed,
-        _refreshed(settings, stopping, _followed(on_refresh, changed), on_iteration) as (committed, refreshing),
+        relayed_feed(settings, lake.open, on_relayed, on_iteration) as changed,
+        _refreshed(settings, lake, stopping, _followed(on_refresh, changed), on_iteration) as (committed, refreshing),
         ending_all(stopping),
     ):
         retries = Retries("follow", stopping, on_iteration)
-        lake, seen = CachedLake(create_lake(settings.lake_root).root), -1
+        followed: Lake | None = None
+        seen = -1
         while not stopping.wait(_FOLLOW_SECONDS):
             try:
-                newest = lake.table("events").version()
+                lake.check()
+                followed = followed or CachedLake(lake.open().root)
+                newest = followed.table("events").version()
             except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
+                followed = None
                 retries.failed(error)
             else:
                 retries.succeeded()
@@ -147,7 +155,7 @@ def _switching_often() -> Generator[None]:
 
 @contextmanager
 def _refreshed(
-    settings: Settings, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
+    settings: Settings, lake: RunLake, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
 ) -> Generator[tuple[Callable[[], None], "Future[bool]"]]:
     """Refresh in a thread, a last time on exit; yield the function to call after each commit, and the thread's result.
 
@@ -161,7 +169,7 @@ def _refreshed(
 
     def refresh() -> bool:
         with ending_all(stopping):
-            return _refresh_loop(settings, ended, committed, on_refresh, on_iteration)
+            return _refresh_loop(settings, lake, ended, committed, on_refresh, on_iteration)
 
     with ThreadPoolExecutor(1, "refresh") as pool:
         refreshing = pool.submit(refresh)
@@ -175,6 +183,7 @@ def _refreshed(
 
 def _refresh_loop(
     settings: Settings,
+    lake: RunLake,
     ended: threading.Event,
     committed: threading.Event,
     on_refresh: OnRefresh,
@@ -182,6 +191,8 @@ def _refresh_loop(
 ) -> bool:
     """Refresh until `ended` is set, and then a last time if it has before; return whether everything is published."""
     retries = Retries("refresh", ended, on_iteration)
+    if not _has_opened(lake, ended, retries):
+        return False
     with (
         open_draft(settings.warehouse_path, settings.reputation) as draft,
         open_digest_cache(settings.published_dir) as digests,
@@ -193,7 +204,7 @@ def _refresh_loop(
         ThreadPoolExecutor(1, "canary") as beside,
     ):
         publisher = LivePublisher(settings, digests, serving, connection, on_refresh, committed.set, feed)
-        refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool, beside)
+        refreshing = _RefreshLoop(settings, lake, draft, publisher, LiveUploader(settings, uploading), pool, beside)
         last = is_current = False
         while not last:
             committed.wait(refreshing.seconds_left())
@@ -202,7 +213,8 @@ def _refresh_loop(
             if last and not refreshing.has_derived:
                 break
             try:
-                refreshing.turn(last=last)
+                with lake.explained():
+                    refreshing.turn(last=last)
             except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
                 is_current = False
                 committed.set()
@@ -213,12 +225,25 @@ def _refresh_loop(
     return is_current
 
 
+def _has_opened(lake: RunLake, ended: threading.Event, retries: Retries) -> bool:
+    """Open the lake, trying again until `ended` is set; return whether it is open."""
+    while not ended.is_set():
+        try:
+            lake.open()
+        except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
+            retries.failed(error)
+        else:
+            return True
+    return False
+
+
 class _RefreshLoop:
     """The state of the refresh loop between its turns; a failed turn may be followed by another one."""
 
     def __init__(
         self,
         settings: Settings,
+        lake: RunLake,
         draft: Draft,
         publisher: LivePublisher,
         uploader: LiveUploader,
@@ -230,7 +255,9 @@ class _RefreshLoop:
         self._settings, self._draft, self._publisher, self._uploader = settings, draft, publisher, uploader
         self.has_derived = False
         self._clock, self._knows_published = MonotonicClock(), False
+        self._run_lake = lake
         self._lake: Lake | None = None
+        """Open until a refresh fails."""
         self._upkeep_due = self._due
         """Monotonic time, in seconds, from which a turn may begin upkeep."""
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
@@ -277,11 +304,13 @@ class _RefreshLoop:
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
-        self._lake = self._lake or CachedLake(create_lake(self._settings.lake_root).root)
         self._derived = None
         try:
+            self._run_lake.check()
+            self._lake = self._lake or CachedLake(self._run_lake.open().root)
             derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
         except BaseException as error:
+            self._lake = None
             self._publisher.add(None)  # the affected users are unknown
             if isinstance(error, PolicyError | ConfigurationError) and self.has_derived:  # an edit ends no ingest
                 raise TransientError(f"{error}; scores stay as they are until it is corrected") from error

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_committed_dead_letters_are_copied_when_ingest_ends_with_an_error(publis
     """The error of ingest is raised, and what was committed before it is copied nevertheless (`isolated`)."""
 
     def ingest() -> None:
-        with copying_on_exit(publishing):
+        with copying_on_exit(publishing, partial(create_lake, publishing.lake_root)):
             batch_of(publishing, range(2))
             raise TransientError("no broker answers")
 

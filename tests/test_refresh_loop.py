@@ -33,7 +33,9 @@ def test_the_work_of_a_replacement_is_spread_over_turns(settings: Settings, monk
     draft, replacements, upkeep = MagicMock(), _Pool(), _Pool()
     draft.deferred_users.return_value = 0
     draft.start_publication.side_effect = replacements.submit
-    loop = loop_type(settings, draft, MagicMock(), MagicMock(), cast("ThreadPoolExecutor", upkeep), MagicMock())
+    loop = loop_type(
+        settings, MagicMock(), draft, MagicMock(), MagicMock(), cast("ThreadPoolExecutor", upkeep), MagicMock()
+    )
 
     def begun(moment: float) -> str:
         """Return what a turn at a moment, in intervals, began."""
@@ -64,7 +66,9 @@ def test_the_end_refreshes_before_it_repeats_a_publication(settings: Settings, m
     draft = MagicMock()
     draft.deferred_users.return_value = 0
     draft.start_publication.side_effect = [failed, done]
-    loop = loop_type(settings, draft, MagicMock(), MagicMock(), cast("ThreadPoolExecutor", _Pool()), MagicMock())
+    loop = loop_type(
+        settings, MagicMock(), draft, MagicMock(), MagicMock(), cast("ThreadPoolExecutor", _Pool()), MagicMock()
+    )
     loop._lake, loop._derived = MagicMock(), MagicMock()  # pyright: ignore[reportPrivateUsage]
     loop.turn(last=False)
     loop.turn(last=True)

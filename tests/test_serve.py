@@ -1,5 +1,6 @@
 """`karmalake serve`: it follows the commits of others, and a pinned policy is served beside the one in force."""
 
+import shutil
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -80,6 +81,37 @@ def test_commits_of_others_are_served(served: Settings) -> None:
         add(served, "e-5")
     assert score(served, "u-0") == 9
     assert [check for check in verify(served) if check.passed is False] == []
+
+
+def test_a_lake_is_waited_for(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Without one, also at a mistyped place, it creates nothing, and says so until another process creates one."""
+    with serving(settings):
+        wait_for("the warning", lambda: f"follow: there is no lake in {settings.lake_root} yet" in caplog.text)
+        assert not Path(settings.lake_root).exists()
+        lake = create_lake(settings.lake_root)
+        activate(lake, parse_policy(POINTS.format(name="three", points=3)))
+        commit(lake, lake.table("events"), "b-1", make_events(["e-1"]))
+        wait_for("its document", lambda: score(settings, "u-0") == 3)
+
+
+def test_it_ends_cleanly_without_a_lake(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is published, and nothing is created."""
+    with serving(settings) as done:
+        wait_for("the warning", lambda: "there is no lake" in caplog.text)
+    assert not done.result()
+    assert not Path(settings.lake_root).exists()
+
+
+def test_a_lake_that_disappears_is_reported(
+    served: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the loop that follows it, without a commit; nothing is created in its place."""
+    monkeypatch.setattr("pipelines.lake.run_lake._CHECK_SECONDS", 0.0)
+    with serving(served):
+        wait_for("the documents of what was there", lambda: score(served, "u-2") == 3)
+        shutil.move(served.lake_root, tmp_path / "unmounted")
+        wait_for("the warning", lambda: f"follow: the lake in {served.lake_root} is gone" in caplog.text)
+        assert not Path(served.lake_root).exists()
 
 
 def test_a_pinned_policy_is_served_beside_the_one_in_force(served: Settings, pinned: Settings) -> None:

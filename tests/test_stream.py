@@ -1,12 +1,13 @@
 """The long-lived process: it keeps what is served current through outages around it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +23,13 @@ from pydantic import SecretStr
 from pipelines import drain
 from pipelines.backfill import backfill
 from pipelines.boundary.stopping import Stopping
+from pipelines.emit.producer import Record
 from pipelines.errors import CommitUnknownError, CorruptionError, FencedError, TransientError, UsageError
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tables import create_lake, is_lake, open_lake
 from pipelines.live_publisher import OnRefresh
 from pipelines.operate.erase import erase
+from pipelines.operate.lag.measure import measure_lag
 from pipelines.operate.loads import loads_of_file, withdraw_loads
 from pipelines.operate.merge_users import merge_user
 from pipelines.operate.verify import verify
@@ -116,6 +119,57 @@ def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
     send(settings, valid_records(range(7)))
     with streaming(with_ingest(settings)):
         wait_for("the documents", lambda: (info := published(settings)) and info.documents == 7)
+
+
+@pytest.fixture
+def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loops look for the lake in each turn, and retry at once."""
+    monkeypatch.setattr("pipelines.lake.run_lake._CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.retries._INITIAL_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr("pipelines.retries._MAX_DELAY_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("quick_checks")
+def test_a_lake_that_disappears_is_waited_for(
+    streamed: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`nothing-lost`: no new one is created, with or without events; when it is back, they are counted."""
+    root, away = Path(streamed.lake_root), tmp_path / "unmounted"
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        serves(streamed, "u-6", 3)
+        shutil.move(root, away)
+        wait_for("ingest to notice it", lambda: f"ingest: the lake in {root} is gone" in caplog.text)
+        wait_for("the refresh to notice it", lambda: f"refresh: the lake in {root} is gone" in caplog.text)
+        send(streamed, [*valid_records(range(7, 14)), Record(b"u", b"not an event")])
+        caplog.clear()
+        wait_for("further tries", lambda: caplog.text.count("ingest: the lake in") > 3)
+        assert measure_lag(streamed).lag_records == 15
+        assert not is_lake(root)
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.move(away, root)
+        serves(streamed, "u-6", 6)
+    assert_served(streamed)
+
+
+@pytest.mark.usefixtures("quick_checks")
+@pytest.mark.parametrize("events", [0, 7])
+def test_another_lake_in_its_place_ends_the_stream(streamed: Settings, tmp_path: Path, events: int) -> None:
+    """Nothing is committed to it, also if it has as many commits."""
+    root, other = Path(streamed.lake_root), streamed.model_copy(update={"data_dir": tmp_path / "other"})
+
+    def replace_lake_and_wait(done: "Future[None]") -> None:
+        serves(streamed, "u-6", 3)
+        shutil.move(root, tmp_path / "unmounted")
+        shutil.move(other.lake_root, root)
+        send(streamed, valid_records(range(7, 7 + events)))
+        wait([done], PATIENCE_SECONDS)
+
+    send(streamed, valid_records(range(7)))
+    drain_all(other)
+    with pytest.raises(CorruptionError, match=f"another lake is in {root}"), streaming(streamed) as done:
+        replace_lake_and_wait(done)
+    assert query(streamed, "SELECT count(*) FROM events") == [(7,)]
 
 
 def test_the_end_repeats_a_publication_that_fails_meanwhile(
@@ -606,7 +660,7 @@ def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot_without_feed", "pipelines.drain.create_lake"])
+@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot_without_feed", "pipelines.lake.run_lake.open_lake"])
 def test_temporary_errors_end_nothing(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str, outage: Exception
 ) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelines.backfill import FileSummary
     from pipelines.ingest.file import FileSource
     from pipelines.lake.commit import CommitRecord
+    from pipelines.lake.run_lake import OpenLake
     from pipelines.mapping.source_files import SourceFile
     from pipelines.settings import Settings
     from pipelines.sources.files import ColumnMapping
@@ -96,19 +97,22 @@ def backfill(
     file does not stop the others. Exits 0 if every file is loaded and has at least one event.
     The next `karmalake refresh` updates the scores.
     """
+    from pipelines.lake.run_lake import RunLake  # noqa: PLC0415
+
     settings = bare_settings()
     rows, addresses = _inputs(settings, files, mapping, source)
     name = utf8(name)
     if dry_run:
         preview_files(settings, addresses, rows, name)
         return
+    lake = RunLake(settings.lake_root)
     records: list[CommitRecord] = []
     sources: dict[str, FileSource] = {}
     refused: dict[str, KarmalakeError] = {}
     for address in addresses:
         title = _title(address, name)
         try:
-            _load(settings, (address, name), rows, records, sources)
+            _load(settings, lake.open, (address, name), rows, records, sources)
         except (UsageError, RejectedError) as error:
             refused[title] = error
     if records or not refused:
@@ -147,6 +151,7 @@ def _title(address: str, name: str) -> str:
 
 def _load(
     settings: "Settings",
+    opening: "OpenLake",
     named: tuple[str, str],
     rows: "ColumnMapping | SourceFile",
     records: "list[CommitRecord]",
@@ -172,7 +177,7 @@ def _load(
             advance(record.total("read"))
 
         sources[title] = source
-        load(settings, source, report)
+        load(settings, source, report, opening)
 
 
 def _loaded_otherwise(loads: list[str], source: "FileSource") -> str:

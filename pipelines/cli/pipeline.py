@@ -167,7 +167,8 @@ def stream(metrics_port: MetricsPort = None) -> None:
 def serve(metrics_port: MetricsPort = None) -> None:
     """Derive and publish continuously what others ingest. SIGTERM or Ctrl-C stops it cleanly.
 
-    Beside `karmalake ingest`, or for another policy than the one in force (the setting reputation.pinned).
+    Beside `karmalake ingest`, or for another policy than the one in force (the setting reputation.pinned). Waits for
+    the lake if there is none yet: it never creates one.
     """
     stopping = stop_on_signals()
     import pipelines.stream as streaming  # noqa: PLC0415

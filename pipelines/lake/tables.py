@@ -356,18 +356,39 @@ def create_lake(root: str | PathLike[str]) -> Lake:
     NewerFormatError, with nothing changed, for a lake that a newer release wrote.
     """
     lake = Lake(absolute(root))
-    events = lake.table("events") if is_lake(lake.root) else None
+    if is_lake(lake.root):
+        return _complete_lake(lake)
     with translate_store_errors(lake.root):
         ensure_parent_folder(lake.folder("events"))
-        missing = [name for name in TABLES if not is_table(lake.folder(name))]
-        for name in reversed(missing):  # `events` last: where it is, readers find the others
-            _create_table(lake.folder(name), TABLES[name])
-    if missing:
-        make_durable([lake.root, *(lake.entry_path(name, 0) for name in missing)])
-    if events is not None and not is_current(events, EVENTS):
+    _create_missing(lake, _UPGRADE_ORDER)  # `events` last: where it is, readers find the others
+    return lake
+
+
+def open_lake(root: str | PathLike[str]) -> Lake:
+    """Open an existing lake like `create_lake`. Raises UsageError if none exists."""
+    lake = Lake(absolute(root))
+    if not is_lake(lake.root):
+        raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `karmalake demo` first")
+    return _complete_lake(lake)
+
+
+def _complete_lake(lake: Lake) -> Lake:
+    """Create the tables that an older release did not have, and upgrade the others; never create `events`."""
+    events = lake.table("events")
+    _create_missing(lake, _UPGRADE_ORDER[:-1])
+    if not is_current(events, EVENTS):
         for name in _UPGRADE_ORDER:
             upgrade(partial(lake.table, name), TABLES[name])
     return lake
+
+
+def _create_missing(lake: Lake, names: Iterable[str]) -> None:
+    with translate_store_errors(lake.root):
+        missing = [name for name in names if not is_table(lake.folder(name))]
+        for name in missing:
+            _create_table(lake.folder(name), TABLES[name])
+    if missing:
+        make_durable([lake.root, *(lake.entry_path(name, 0) for name in missing)])
 
 
 def _create_table(folder: str, schema: pa.Schema) -> None:
@@ -415,10 +436,3 @@ def _has_files(log: str) -> bool:
         return bool(list_log(log))
     except FileNotFoundError:
         return False
-
-
-def open_lake(root: str | PathLike[str]) -> Lake:
-    """Open an existing lake like `create_lake`. Raises UsageError if none exists."""
-    if not is_lake(root):
-        raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `karmalake demo` first")
-    return create_lake(root)

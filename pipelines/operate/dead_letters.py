@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
@@ -204,7 +205,8 @@ def _requeue(
     valid = records.filter(is_valid)
     if len(valid):
         _record_fate(settings, letters.filter(is_valid), "requeued", "", requeue_id)
-        with open_ingest_from(DeadLetterSource(valid, requeue_id, source), settings) as ingest:
+        valid_source, opening = DeadLetterSource(valid, requeue_id, source), partial(open_lake, settings.lake_root)
+        with open_ingest_from(valid_source, settings, opening=opening) as ingest:
             drain(ingest, report)
     return len(valid)
 

@@ -26,7 +26,8 @@ from pipelines.ingest.kafka import KafkaSource, open_source, open_unchecked_sour
 from pipelines.ingest.record_batches import NO_RECORDS, Polled
 from pipelines.ingest.sources import IngestedTopic, topic_sources
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import checkpoint_id, create_lake
+from pipelines.lake.run_lake import RunLake
+from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
 from pipelines.settings import Settings
 
 _PARTITION = re.compile(r"(?P<topic>.+)-(?P<partition>[0-9]{1,9})")
@@ -58,16 +59,17 @@ def skip(settings: Settings, place: str, why: str) -> Skipped:
         raise UsageError("give the reason (--why) for skipping the record; it is recorded with the dead letter")
     tp, offset = _topic_partition(named), int(named["offset"])
     topic_id, log = _readable_log(settings, tp, offset, place)
+    lake = RunLake(settings.lake_root)
     drained_commits: list[CommitRecord] = []
     skipped_commits: list[CommitRecord] = []
     with open_source(settings, {tp}) as source:
         preceding = _BoundedSource(source, topic_id, log, offset, _batch_before(offset))
-        with open_ingest_from(preceding, settings) as ingest:
+        with open_ingest_from(preceding, settings, opening=lake.open) as ingest:
             source.committed = ingest.last_read
             drain(ingest, drained_commits.append)
     with open_unchecked_source(settings, tp) as source:
         skipped = _BoundedSource(source, topic_id, log, offset + 1, _dead_letter_batch(log, offset, why))
-        with open_ingest_from(skipped, settings) as ingest:
+        with open_ingest_from(skipped, settings, opening=lake.open) as ingest:
             drain(ingest, skipped_commits.append)
     if not skipped_commits:
         raise UsageError(f"there is no record at {place}: that offset is a control record, or was compacted away")
@@ -81,8 +83,10 @@ def _readable_log(settings: Settings, tp: TopicPartition, offset: int, place: st
     if topic is None or not found:
         raise UsageError(f"{tp.topic} has no topic partition {tp.partition}")
     log = found[0]
-    events = create_lake(settings.lake_root).table("events")
-    at = events.transaction_version(checkpoint_id(topic.topic_id, tp.partition))
+    at = None
+    if is_lake(settings.lake_root):
+        events = open_lake(settings.lake_root).table("events")
+        at = events.transaction_version(checkpoint_id(topic.topic_id, tp.partition))
     if at is not None and offset < at:
         raise UsageError(
             f"ingest has passed {place}: the checkpoint is {at}, so that record already is an event, a duplicate, "

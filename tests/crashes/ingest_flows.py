@@ -48,7 +48,7 @@ _FILTERING = {
     "pipelines.lake.runs:make_durable": 2,
 }
 _CREATING = {
-    "pipelines.drain:create_lake": 1,
+    "pipelines.lake.run_lake:RunLake.open": 1,
     "pipelines.lake.tables:_create_table": 2,
     "pipelines.lake.tables:make_durable": 1,
 }
@@ -99,7 +99,7 @@ FLOWS = {
     "recovery from a commit without its record": Flow(
         ingest,
         {
-            "pipelines.drain:create_lake": 1,
+            "pipelines.lake.run_lake:RunLake.open": 1,
             "pipelines.lake.commit_log:write_file": 1,
             "pipelines.lake.commit_log:commit_actions": 1,
             "pipelines.lake.commit_log:make_durable": 1,

@@ -18,7 +18,7 @@ from pipelines.bus.topics import Topic, TopicPartitionState, describe_topic
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.sources import explain_missing_topic, topic_sources
-from pipelines.lake.tables import checkpoint_id, create_lake
+from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
 from pipelines.settings import KafkaSettings, Settings
 
 _POLL_MS = 100
@@ -110,6 +110,7 @@ class Pace:
 def measure_lag(settings: Settings, name: str | None = None) -> Measurement:
     """Return the current lag of every topic partition of a topic; None is the topic of our own contract.
 
+    Without a lake, nothing is read yet.
     Raises UsageError if the topic does not exist, TransientError if the brokers do not answer or the lake cannot be
     read.
     """
@@ -142,7 +143,9 @@ def longest_lag_seconds(measurements: Sequence[Measurement]) -> float | None:
 
 def _checkpoints(settings: Settings, topic: Topic) -> list[int | None]:
     try:
-        events = create_lake(settings.lake_root).table("events")
+        if not is_lake(settings.lake_root):
+            return [None] * len(topic.partitions)
+        events = open_lake(settings.lake_root).table("events")
         return [
             events.transaction_version(checkpoint_id(topic.topic_id, state.partition)) for state in topic.partitions
         ]

@@ -13,6 +13,7 @@ from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
 from pipelines.errors import TransientError, UsageError
+from pipelines.lake.tables import is_lake
 from pipelines.monitoring.metrics import StreamMetrics
 from pipelines.operate.doctor import diagnose
 from pipelines.operate.lag.history import append, recent
@@ -32,6 +33,7 @@ def test_lag_counts_undrained_records(settings: Settings) -> None:
     before = measure_lag(settings)
     elapsed = (datetime.now(UTC) - began).total_seconds()
     assert before.lag_records == 50
+    assert not is_lake(settings.lake_root)
     assert {p.next_offset for p in before.partitions} == {None}
     assert all(0 < p.lag_seconds <= elapsed for p in before.partitions if p.lag_records)
     drain_all(with_ingest(settings))
