@@ -33,6 +33,8 @@ from pipelines.errors import ConfigurationError
 
 _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"
+_MAX_IDLE_MS = 9 * 60 * 1000
+"""The default of kafka-python, which requires more than the timeout of a request."""
 _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What the lake's library takes for a separator or an escape in a path, and DuckDB for the end of one."""
 
@@ -64,6 +66,21 @@ _TopicOrNone = Annotated[
         r"[A-Za-z0-9._-]{0,249}", "has to be the name of a topic: at most 249 letters, digits, ., _ and -, or empty"
     ),
 ]
+# A number without an upper bound would be accepted, and fail where a clock, a thread or a client converts it.
+_Seconds = Annotated[float, Field(le=366 * 86_400)]
+"""At most a year: threads wait for less than 2**63 nanoseconds."""
+_TimeoutSeconds = Annotated[float, Field(le=86_400)]
+"""At most a day: clients take milliseconds as an int32, some of them of two timeouts together."""
+_AheadSeconds = Annotated[int, Field(le=10_000 * 366 * 86_400)]
+"""At most the years that a time can have."""
+_Hours = Annotated[int, Field(le=100 * 366 * 24)]
+"""At most a century, as `_Days`."""
+_Days = Annotated[int, Field(le=100 * 366)]
+"""At most a century: the moment so many days ago must be one of the calendar."""
+_Bytes = Annotated[int, Field(le=2**31 - 1)]
+"""At most what a value of an Arrow column can have."""
+_Count = Annotated[int, Field(le=2**31 - 1)]
+"""At most an int32, as in Kafka's protocol."""
 
 Format = Literal["protobuf", "avro", "json"]
 """The formats of the contract, and of foreign values that have a schema."""
@@ -90,11 +107,11 @@ class KafkaSettings(_Section):
     """The topic with the events, keyed by user_id."""
     group_id: str = "karmalake"
     """The consumer group to which offsets are committed after the lake commit: for lag tools only, never read."""
-    partitions: int = Field(default=4, ge=1)
+    partitions: _Count = Field(default=4, ge=1)
     """The number of topic partitions that `karmalake topics ensure` creates."""
-    replication_factor: int = Field(default=1, ge=1)
+    replication_factor: int = Field(default=1, ge=1, le=32_767)
     """The replication factor of a topic that `karmalake topics ensure` creates."""
-    retention_hours: int = Field(default=168, ge=-1)
+    retention_hours: _Hours = Field(default=168, ge=-1)
     """The retention of a topic that `karmalake topics ensure` creates; -1 retains records indefinitely."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, to match the listener of the brokers."""
@@ -114,7 +131,7 @@ class KafkaSettings(_Section):
     """The user name for PLAIN and SCRAM."""
     sasl_password: SecretStr | None = None
     """The password for PLAIN and SCRAM."""
-    request_timeout_seconds: float = Field(default=30.0, gt=0)
+    request_timeout_seconds: _TimeoutSeconds = Field(default=30.0, gt=0)
     """The timeout of a request to the brokers."""
 
     def client_config(self) -> dict[str, Any]:
@@ -129,6 +146,7 @@ class KafkaSettings(_Section):
             "client_id": "karmalake",
             "security_protocol": self.security_protocol,
             "request_timeout_ms": int(self.request_timeout_seconds * 1000),
+            "connections_max_idle_ms": max(_MAX_IDLE_MS, int(self.request_timeout_seconds * 2000)),
         }
         if "SSL" in self.security_protocol:
             config |= {
@@ -175,7 +193,7 @@ class RedisSettings(_Section):
     a password."""
     prefix: _Prefix = "reputation"
     """The document of a user is at `{prefix}:{user_id}`; keys for bookkeeping start with `{prefix}.`."""
-    socket_timeout_seconds: float = Field(default=10.0, gt=0)
+    socket_timeout_seconds: _TimeoutSeconds = Field(default=10.0, gt=0)
     """The timeout of a command to Redis."""
     ssl_cafile: Path | None = None
     """The CA certificates that verify a rediss:// server."""
@@ -212,7 +230,7 @@ class CassandraSettings(_Section):
     """The password of the user; set it in the environment rather than in a file."""
     ssl_cafile: Path | None = None
     """The CA certificates that verify the nodes; if set, connections are encrypted."""
-    request_timeout_seconds: float = Field(default=10.0, gt=0)
+    request_timeout_seconds: _TimeoutSeconds = Field(default=10.0, gt=0)
     """The timeout of a statement."""
 
     @property
@@ -235,9 +253,9 @@ class NotifySettings(_Section):
     """The TOML file with the notification rules, described in docs/notifications.md."""
     group_id: str = "karmalake.notify"
     """The prefix of the consumer groups `{group_id}.{destination}`, whose offsets are the notifier's checkpoints."""
-    max_in_flight: int = Field(default=1_000, ge=1)
+    max_in_flight: _Count = Field(default=1_000, ge=1)
     """The maximum number of notifications in memory, divided equally among the destinations."""
-    stop_seconds: float = Field(default=10.0, ge=0)
+    stop_seconds: _Seconds = Field(default=10.0, ge=0)
     """How long a stopping notifier waits for requests in flight; those still unanswered are delivered again."""
 
 
@@ -251,17 +269,17 @@ class ContractSettings(_Section):
     schema_registry_url: SecretStr | None = None
     """The URL of a schema registry (Confluent's HTTP API) for other schema ids; may contain a password."""
 
-    max_event_id_bytes: int = Field(default=256, ge=1)
+    max_event_id_bytes: _Bytes = Field(default=256, ge=1)
     """The maximum size of an event_id."""
-    max_user_id_bytes: int = Field(default=256, ge=1)
+    max_user_id_bytes: _Bytes = Field(default=256, ge=1)
     """The maximum size of a user_id."""
-    max_action_type_bytes: int = Field(default=128, ge=1)
+    max_action_type_bytes: _Bytes = Field(default=128, ge=1)
     """The maximum size of an action_type."""
-    max_metadata_bytes: int = Field(default=65_536, ge=0)
+    max_metadata_bytes: _Bytes = Field(default=65_536, ge=0)
     """The maximum total size of the metadata keys and values of an event."""
     earliest: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
     """The earliest valid event_time."""
-    max_ahead_seconds: int = Field(default=86_400, ge=0)
+    max_ahead_seconds: _AheadSeconds = Field(default=86_400, ge=0)
     """How far event_time may be ahead of the record time or of the clock of this machine, whichever is earlier."""
     strict_keys: bool = False
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
@@ -289,9 +307,9 @@ class IngestSettings(_Section):
     """The approximate maximum of records per commit; with `max_batch_bytes` it bounds memory (for two batches)."""
     max_batch_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
     """The maximum of decompressed bytes per commit; the last record batch may exceed it by up to 128 MiB."""
-    max_wait_seconds: float = Field(default=0.5, gt=0)
+    max_wait_seconds: _TimeoutSeconds = Field(default=0.5, gt=0)
     """How long `stream`, `ingest` or a poll of a queue waits for the first record."""
-    linger_seconds: float = Field(default=0.4, ge=0)
+    linger_seconds: _TimeoutSeconds = Field(default=0.4, ge=0)
     """How long they then fill the batch before it is committed: longer means fewer commits, files and refreshes. The
     default leaves the rest of 0.6 s to commit, refresh and publish an event that comes alone; with 0 they wait for
     nothing."""
@@ -301,9 +319,9 @@ class IngestSettings(_Section):
     """Whether several ingesters share the topic partitions through the consumer group; requires Apache Kafka."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)
     """The maximum share of rejected records in a batch; above it, the topic partition halts."""
-    min_records_for_share: int = Field(default=5_000, ge=1)
+    min_records_for_share: _Count = Field(default=5_000, ge=1)
     """The smallest batch for which `max_dead_letter_share` is checked."""
-    max_dead_letter_run: int = Field(default=5_000, ge=1)
+    max_dead_letter_run: _Count = Field(default=5_000, ge=1)
     """The maximum of consecutive rejected records; above it, the topic partition halts and the others continue."""
 
 
@@ -377,7 +395,7 @@ class LakeSettings(_Section):
     uri: _LakeUri | None = None
     """s3://bucket/folder, or the absolute path of a folder, instead of lake/ in data_dir. Credentials and endpoint of
     S3 come from the AWS_* variables."""
-    compact_after_files: int = Field(default=8, ge=2)
+    compact_after_files: _Count = Field(default=8, ge=2)
     """`karmalake compact` merges files that belong together, once there are this many: small ones, large ones of a day,
     large ones whose days overlap."""
     vacuum_retention_hours: float = Field(default=24.0, ge=1, le=168)
@@ -416,17 +434,17 @@ class ReputationSettings(_Section):
     pinned: bool = False
     """Whether `policy` is served whatever is activated: beside the policy in force of a lake, by a configuration with a
     data_dir and a prefix of its own, and with `lake.uri` for the lake of the other one."""
-    derive_interval_seconds: float = Field(default=30.0, gt=0)
+    derive_interval_seconds: _Seconds = Field(default=30.0, gt=0)
     """How often `karmalake stream` refreshes warehouse.duckdb and moves the time windows. Its end replaces the file
     only after an erasure; the next start does, and `karmalake refresh`."""
-    upload_interval_seconds: float = Field(default=300.0, ge=0)
+    upload_interval_seconds: _Seconds = Field(default=300.0, ge=0)
     """How often at most `karmalake stream` uploads the warehouse to a lake on S3, for readers on other machines: what
     changed since its base, and the base when it is a new one. `refresh`, `rebuild` and an erasure always do."""
     max_memory_share: float = Field(default=0.25, ge=0.001, le=1)
     """The share of the memory of the machine, or of its control group, that DuckDB may use for a rebuild or refresh,
     and `stream` as much again for documents; what exceeds it is written to a folder beside the warehouse. Other memory
     of the process comes on top."""
-    max_staleness_seconds: float = Field(default=900.0, gt=0)
+    max_staleness_seconds: _Seconds = Field(default=900.0, gt=0)
     """The maximum staleness; above it, served scores are reported as stale."""
 
 
@@ -441,7 +459,7 @@ class FeedSettings(_Section):
     format: Format = "json"
     """The format of the changes on that topic: json, avro or protobuf, by the schemas of `karmalake contract show
     score-change`."""
-    keep_days: int | None = Field(default=None, ge=1)
+    keep_days: _Days | None = Field(default=None, ge=1)
     """How many days changes stay in the lake. The newest change of each user always does, so a replay from zero still
     gives every score. Unset: indefinitely."""
 
@@ -449,11 +467,11 @@ class FeedSettings(_Section):
 class LagSettings(_Section):
     """The lag of the lake behind the bus: `karmalake stream` measures it and stores its history."""
 
-    interval_seconds: float = Field(default=15.0, gt=0)
+    interval_seconds: _Seconds = Field(default=15.0, gt=0)
     """How often `karmalake stream`, `ingest`, `relay`, `notify` and `lag --watch` measure lag."""
-    keep_days: int = Field(default=14, ge=1)
+    keep_days: _Days = Field(default=14, ge=1)
     """How many days of measurements lag/ retains; one `stream` writes a few megabytes a day."""
-    max_seconds: float = Field(default=300.0, gt=0)
+    max_seconds: _Seconds = Field(default=300.0, gt=0)
     """The maximum time a record may wait for its commit; above it, the Dagster check of lag warns."""
 
 
@@ -466,7 +484,7 @@ class MetricsSettings(_Section):
     """The address to listen on. There is no authentication: expose it only to networks that may read metrics."""
     allowed_hosts: _Names = ()
     """Accepted host names besides IP addresses, localhost and `host`, such as that of a Kubernetes service."""
-    stalled_after_seconds: float = Field(default=600.0, gt=0)
+    stalled_after_seconds: _Seconds = Field(default=600.0, gt=0)
     """A loop without an iteration for this long makes /healthz return 503. Set it above the duration of a rebuild."""
 
 
@@ -498,7 +516,7 @@ class DagsterSettings(PageSettings):
 class DashboardSettings(PageSettings):
     """Access to `karmalake dashboard`, where readers change nothing."""
 
-    query_seconds: float = Field(default=60.0, gt=0)
+    query_seconds: _Seconds = Field(default=60.0, gt=0)
     """The maximum time for computing a section of the page. `karmalake sql` and Python have no limit of time: Ctrl-C
     ends their queries."""
 

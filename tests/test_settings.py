@@ -1,12 +1,19 @@
 """Settings: unknown keys are rejected, secrets are never shown, and each error names its source."""
 
-from datetime import UTC, datetime
+import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
+from annotated_types import Le
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigurationError
-from pipelines.settings import KafkaSettings, RedisSettings, Settings, load_settings
+from pipelines.ingest.kafka import consumer_options
+from pipelines.settings import IngestSettings, KafkaSettings, RedisSettings, Settings, load_settings
 
 
 def test_nothing_set_gives_the_defaults(tmp_path: Path) -> None:
@@ -92,6 +99,10 @@ def test_a_file_elsewhere_is_named_by_a_variable(tmp_path: Path) -> None:
         ),
         ("KARMALAKE_INGEST_MAX_WAIT_SECONDS", "0", "ingest.max_wait_seconds: has to be above 0"),
         ("KARMALAKE_INGEST_MAX_WAIT_SECONDS", "inf", "ingest.max_wait_seconds: has to be a finite number"),
+        ("KARMALAKE_INGEST_MAX_WAIT_SECONDS", "1e10", "ingest.max_wait_seconds: has to be at most 86400"),
+        ("KARMALAKE_REDIS_SOCKET_TIMEOUT_SECONDS", "1e10", "redis.socket_timeout_seconds: has to be at most 86400"),
+        ("KARMALAKE_LAG_INTERVAL_SECONDS", "1e10", "lag.interval_seconds: has to be at most 31622400"),
+        ("KARMALAKE_FEED_KEEP_DAYS", "99999999999", "feed.keep_days: has to be at most 36600"),
         ("KARMALAKE_CONTRACT_EARLIEST", "yesterday", "contract.earliest: has to be a time with its zone"),
         ("KARMALAKE_CONTRACT_EARLIEST", "2020-01-01T00:00:00", "contract.earliest: has no time zone"),
         ("KARMALAKE_LAKE_VACUUM_RETENTION_HOURS", "0.5", "lake.vacuum_retention_hours: has to be at least 1"),
@@ -197,3 +208,75 @@ def test_a_folder_that_libraries_misread(name: str, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=r"KARMALAKE_DATA_DIR: data_dir: .* rename that folder"):
             load_settings({"KARMALAKE_DATA_DIR": folder}, tmp_path)
     assert load_settings({"KARMALAKE_DATA_DIR": "100% [a] b*"}, tmp_path).data_dir == Path("100% [a] b*")
+
+
+def _numeric_settings() -> dict[str, FieldInfo]:
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    fields = {
+        f"{name}.{inner}": field
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, BaseModel)
+        for inner, field in section.model_fields.items()
+    }
+    return {name: field for name, field in fields.items() if _kinds(field.annotation) & {int, float}}
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types that an annotation consists of, without those within lists."""
+    if get_origin(annotation) in {Union, UnionType, Annotated}:
+        return set().union(*map(_kinds, get_args(annotation)))
+    return {annotation}
+
+
+@pytest.mark.parametrize("name", sorted(_numeric_settings()))
+@pytest.mark.parametrize("number", ["99999999999999999999999", "1e300"])
+def test_every_number_has_an_upper_bound(tmp_path: Path, name: str, number: str) -> None:
+    """Else it would fail where it is converted, with a traceback that does not name the setting."""
+    variable = f"KARMALAKE_{name.replace('.', '_').upper()}"
+    with pytest.raises(ConfigurationError, match=f"^{variable}: {name}: has to be (at most|below|a whole number)"):
+        load_settings({variable: number}, tmp_path)
+
+
+def test_numbers_are_found() -> None:
+    """Those without bounds of their own, of each kind."""
+    found = _numeric_settings()
+    assert len(found) > 30
+    assert {"feed.keep_days", "kafka.request_timeout_seconds", "metrics.port", "lake.compact_after_files"} <= set(found)
+
+
+@pytest.mark.parametrize("name", sorted(_numeric_settings()))
+def test_every_largest_number_is_accepted(tmp_path: Path, name: str) -> None:
+    """And converts to what its consumers need: a time limit, milliseconds as an int32, a moment in the past."""
+    (largest,) = {limit.le for limit in _limits(_numeric_settings()[name]) if isinstance(limit, Le)}
+    variable = f"KARMALAKE_{name.replace('.', '_').upper()}"
+    settings = load_settings({variable: str(largest)}, tmp_path)
+    section, _, field = name.partition(".")
+    value = getattr(getattr(settings, section), field)
+    assert value == largest
+    if field.endswith("_seconds"):
+        assert timedelta(seconds=value)
+    if field.endswith("_seconds") and name != "contract.max_ahead_seconds":
+        ready = threading.Event()
+        threading.Timer(0.01, ready.set).start()
+        assert ready.wait(10 * value)
+    if "timeout" in field:
+        assert 2 * 1000 * value < 2**31
+    if field.endswith("_days"):
+        assert datetime.now(UTC) - timedelta(days=value)
+
+
+def _limits(field: FieldInfo) -> list[Any]:
+    """Return the constraints of a field, also of a type in a union."""
+    nested = [each for kind in get_args(field.annotation) if get_origin(kind) is Annotated for each in get_args(kind)]
+    inner = [limit for each in nested if isinstance(each, FieldInfo) for limit in each.metadata]
+    return [*field.metadata, *inner]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 149.0, 151.0, 600.0, 86_400.0])
+def test_timeouts_fit_together(seconds: float) -> None:
+    """kafka-python requires of its options that a fetch waits less than a request, and that less than a connection."""
+    settings = Settings(ingest=IngestSettings(max_wait_seconds=seconds), kafka=KafkaSettings(bootstrap_servers="b:1"))
+    slow = settings.kafka.model_copy(update={"request_timeout_seconds": seconds})
+    for each in (settings, settings.model_copy(update={"kafka": slow})):
+        options = each.kafka.client_config() | consumer_options(each)
+        assert options["fetch_max_wait_ms"] < options["request_timeout_ms"] < options["connections_max_idle_ms"]

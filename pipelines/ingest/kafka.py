@@ -374,11 +374,15 @@ def open_unchecked_source(settings: Settings, tp: TopicPartition) -> Generator[K
 
 @contextmanager
 def _open_consumer(settings: Settings, options: dict[str, Any]) -> Generator[Any]:
-    with translate_errors(settings.kafka, "connecting"), consumer(settings.kafka, **_options(settings), **options) as c:
+    with (
+        translate_errors(settings.kafka, "connecting"),
+        consumer(settings.kafka, **consumer_options(settings), **options) as c,
+    ):
         yield c
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def consumer_options(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of a consumer beside `client_config`."""
     return {
         "group_id": None,  # so that reading needs no permission on the group
         "enable_auto_commit": False,
@@ -386,7 +390,9 @@ def _options(settings: Settings) -> dict[str, Any]:
         "isolation_level": "read_committed",
         "max_partition_fetch_bytes": _FETCH_BYTES,
         # A fifth of a poll's wait: a poll leaves a fetch with the broker, which answers no other request on that
-        # connection until the fetch ends.
-        "fetch_max_wait_ms": int(settings.ingest.max_wait_seconds * 200),
+        # connection until the fetch ends. The client requires less than the timeout of a request.
+        "fetch_max_wait_ms": int(
+            min(settings.ingest.max_wait_seconds * 200, settings.kafka.request_timeout_seconds * 500)
+        ),
         "kafka_client": in_place_client,
     }

@@ -88,8 +88,8 @@ def read_state(client: Client | Pipeline, prefix: str) -> PublicationState:
     Raises ConfigurationError for a hash that karmalake did not write.
     """
     key = publication_key(prefix)
+    fields = cast("dict[bytes, bytes]", client.hgetall(key))
     try:
-        fields = cast("dict[bytes, bytes]", client.hgetall(key))
         return _parse_state({name.decode(): value.decode() for name, value in fields.items()})
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"has fields that karmalake does not write ({type(error).__name__}: {one_line(error)})"

@@ -169,6 +169,19 @@ def test_an_invalid_document_is_reported(settings: Settings, client: redis.Redis
         read_reputation("ann", settings)
 
 
+def test_an_error_of_the_client_is_not_blamed_on_the_fields(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the fields that were read are parsed: an error before that has another cause."""
+
+    def fail(*_: object) -> None:
+        raise OverflowError("timestamp out of range")
+
+    monkeypatch.setattr("redis.Redis.hgetall", fail)
+    with pytest.raises(OverflowError, match="timestamp out of range"):
+        published(settings)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
