@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 from playwright.sync_api import Page as Tab
 
+from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from tests.assets.graphql import Page
 from tests.commands import KARMALAKE, Started, run
@@ -112,6 +113,7 @@ def test_it_ends_with_its_code_servers(settings: Settings, tmp_path: Path) -> No
 
 def test_a_run_is_followed_in_a_browser(settings: Settings, tmp_path: Path, browser: Browser) -> None:
     """The page works under our headers: assets are drawn, and the log of a run comes over a websocket."""
+    create_lake(settings.lake_root)
     with _serving(settings, tmp_path) as (_, address):
         wait_for("its code", _page_at(address).is_ready)
         tab = browser.new_page()
