@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -143,7 +142,7 @@ def test_the_command_prints_them(
 ) -> None:
     """As a table and as rows; options that select a part of a score are refused."""
     (tmp_path / "p.toml").write_text(POLICY, encoding="utf-8")
-    monkeypatch.setattr("pipelines.cli.explain._lake", partial(open_lake_views, snapshot))
+    monkeypatch.setattr("pipelines.cli.explain._lake", lambda _user: open_lake_views(snapshot))
     arguments = ["explain", "ann", "--policy", str(tmp_path / "p.toml"), "--as-of", AS_OF.isoformat(), *options]
     monkeypatch.setattr(sys, "argv", ["karmalake", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -17,7 +17,7 @@ import redis
 from pipelines.errors import FencedError, TransientError
 from pipelines.feed import Feed, open_feed
 from pipelines.lake.score_changes import read_changes
-from pipelines.lake.tables import open_lake
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.live_publisher import LivePublisher, documents_connection
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.policy_file import load_policy
@@ -324,6 +324,7 @@ def test_an_error_of_the_feed_costs_no_document(
 ) -> None:
     """Before anything of a publication is written: its users are published by the next one."""
     fed = settings.model_copy(update={"data_dir": tmp_path / "data", "feed": FeedSettings(enabled=True)})
+    create_lake(fed.lake_root)
     with open_feed(fed) as feed, publishing(fed, tmp_path / "published", feed) as world:
         world.refresh(documents(ann=1, bob=1))
         world.finish(documents(ann=1, bob=1))
@@ -339,6 +340,7 @@ def test_an_error_of_the_feed_costs_no_document(
 def test_the_feed_has_every_change_once(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`feed-equals-reputation`: also if a publication fails before it is recorded, or before it is complete."""
     fed = settings.model_copy(update={"data_dir": tmp_path / "data", "feed": FeedSettings(enabled=True)})
+    create_lake(fed.lake_root)
     with open_feed(fed) as feed, publishing(fed, tmp_path / "published", feed) as world:
         fail_to_publish_ann(world, monkeypatch)
         with pytest.raises(TransientError):
