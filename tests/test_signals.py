@@ -17,6 +17,7 @@ import pytest
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.bus.topics import ensure_topic
+from pipelines.lake.tables import create_lake
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, Started
@@ -162,9 +163,9 @@ def test_a_signal_while_the_broker_hangs(settings: Settings, tmp_path: Path, nam
 def test_a_signal_while_another_process_has_the_warehouse(variables: Environment, tmp_path: Path, name: str) -> None:
     """The wait for its lock does not delay the end: the command is ended while it waits."""
     folder = Path(variables["KARMALAKE_DATA_DIR"])
-    folder.mkdir(parents=True, exist_ok=True)
+    create_lake(folder / "lake")
     with exclusive_lock(folder / "warehouse.duckdb.lock"), _started(name, variables, tmp_path) as command:
-        wait_for("the loops", lambda: "metrics at" in command.output)
+        wait_for("the wait", lambda: "waiting for process" in command.output)
         command.terminate_in_a_wait()
 
 
