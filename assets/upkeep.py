@@ -65,9 +65,7 @@ def audit(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """
     found = compare(karmalake.settings)
     partitions = [asdict(partition) for partition in found.partitions]
-    totals = {
-        "events": found.events, "lost": found.lost, "duplicated": found.duplicated, "changed": found.changed,
-    }  # fmt: skip
+    totals = found.totals
     check = dg.AssetCheckResult(check_name="nothing_is_lost_or_duplicated", passed=found.passed, metadata=totals)
     metadata = {"dagster/row_count": found.events, **totals, "audit": totals | {"partitions": partitions}}
     return dg.MaterializeResult(metadata=metadata, check_results=[check])

@@ -44,10 +44,7 @@ def audit(
         found = run_audit(current_settings())
     rows = [asdict(partition) for partition in found.partitions]
     if as_json:
-        totals = {
-            "events": found.events, "lost": found.lost, "duplicated": found.duplicated, "changed": found.changed,
-        }  # fmt: skip
-        print_document(totals | {"partitions": rows}, indent=None)
+        print_document(found.totals | {"partitions": rows}, indent=None)
     else:
         print_table(
             [name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows]

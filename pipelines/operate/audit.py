@@ -114,6 +114,11 @@ class Audit:
         return sum(partition.changed for partition in self.partitions)
 
     @property
+    def totals(self) -> dict[str, int]:
+        """The counts of the verdict by name."""
+        return {name: getattr(self, name) for name in ("events", "lost", "duplicated", "changed")}
+
+    @property
     def passed(self) -> bool:
         """Whether nothing is lost or duplicated, of the records that are compared."""
         return not self.lost and not self.duplicated
