@@ -11,7 +11,7 @@ from unittest import mock
 import duckdb
 import pyarrow as pa
 
-from pipelines.bus.clients import producer
+from pipelines.bus.clients import admin_client, producer
 from pipelines.bus.topics import ensure_topic, topic_exists
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
@@ -23,7 +23,8 @@ from pipelines.lake.tables import open_lake
 from pipelines.operate.verify import verify_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.serving.read import read_reputation
-from pipelines.settings import Settings
+from pipelines.settings import KafkaSettings, Settings
+from tests.services.waiting import wait_for
 
 _LINGER_MS = 60_000
 _SENDING = threading.Lock()
@@ -45,6 +46,14 @@ GROUP BY source
 ORDER BY source
 """
 """The account of each source."""
+
+
+def recreate_topic(kafka: KafkaSettings) -> None:
+    """Delete a topic with its records, and create it again: another one of the same name."""
+    with admin_client(kafka) as admin:
+        admin.delete_topics([kafka.topic])
+    wait_for("the topic to be gone", lambda: not topic_exists(kafka))
+    ensure_topic(kafka)
 
 
 def with_ingest(settings: Settings, **changes: object) -> Settings:

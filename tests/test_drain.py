@@ -16,7 +16,6 @@ from deltalake import DeltaTable
 from kafka.errors import KafkaError
 
 from pipelines import drain as drain_module
-from pipelines.bus.clients import admin_client
 from pipelines.bus.topics import ensure_topic
 from pipelines.contract.rejection import Reason
 from pipelines.drain import accept_loss, drain, drain_once, open_ingest
@@ -36,7 +35,18 @@ from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
-from tests.draining import NOON, assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
+from tests.draining import (
+    NOON,
+    assert_verified,
+    contents,
+    drain_all,
+    drained,
+    query,
+    recreate_topic,
+    send,
+    valid_records,
+    with_ingest,
+)
 from tests.services.waiting import wait_for
 
 _MANY_FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
@@ -231,7 +241,7 @@ def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.
     send(bus, valid_records(range(20)))
     drain_all(bus)
     first = ensure_topic(bus.kafka).topic_id
-    _recreate(bus)
+    recreate_topic(bus.kafka)
     second = ensure_topic(bus.kafka).topic_id
     send(bus, valid_records(range(10, 40)))
     with caplog.at_level(logging.WARNING, "pipelines.drain"):
@@ -254,7 +264,7 @@ def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.Lo
     with open_ingest(bus) as ingest, caplog.at_level(logging.WARNING, "pipelines.drain"):
         drain(ingest, lambda _: None)
         assert _notices(caplog) == []
-        _recreate(bus)
+        recreate_topic(bus.kafka)
         send(bus, valid_records(range(15, 25)))
         record = wait_for("the new topic's records", lambda: drain_once(ingest))
         drain(ingest, lambda _: None)
@@ -273,7 +283,7 @@ def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.Monke
     def recreate_and_fetch(source: KafkaSource, starts: dict[int, int]) -> pa.Table:
         monkeypatch.undo()
         records = fetch(source, starts)
-        _recreate(bus)
+        recreate_topic(bus.kafka)
         send(bus, valid_records(range(15, 25)))
         return records
 
@@ -589,13 +599,6 @@ def _raise(error: Exception) -> Callable[..., None]:
         raise error
 
     return function
-
-
-def _recreate(settings: Settings) -> None:
-    before = ensure_topic(settings.kafka).topic_id
-    with admin_client(settings.kafka) as admin:
-        admin.delete_topics([settings.kafka.topic])
-    wait_for("the topic to be recreated", lambda: ensure_topic(settings.kafka).topic_id != before)
 
 
 def _notices(caplog: pytest.LogCaptureFixture) -> list[str]:

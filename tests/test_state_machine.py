@@ -16,8 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from pipelines.bus.clients import admin_client
-from pipelines.bus.topics import ensure_topic, topic_exists
+from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.drain import Ingest, drain, open_ingest
@@ -37,7 +36,7 @@ from pipelines.serving.client import connect
 from pipelines.serving.keys import key_pattern
 from pipelines.settings import Settings
 from tests.crashes.kills import find_function
-from tests.draining import NOON, answers, send, with_ingest
+from tests.draining import NOON, answers, recreate_topic, send, with_ingest
 from tests.services.waiting import wait_for
 from tests.share import count
 
@@ -195,10 +194,7 @@ class Story(RuleBasedStateMachine):
         """Delete the topic with its unread records, and resend its records from any offset on."""
         lost_log, read = self.log, self._read()
         self.past, self.log, self.passed = self._history()[:read], [], 0
-        with admin_client(self.settings.kafka) as admin:
-            admin.delete_topics([self.settings.kafka.topic])
-        wait_for("the topic to be gone", lambda: not topic_exists(self.settings.kafka))
-        ensure_topic(self.settings.kafka)
+        recreate_topic(self.settings.kafka)
         self._send(lost_log[data.draw(st.integers(0, len(lost_log)), "offset") :])
 
     @rule()

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from kafka.structs import TopicPartition
 
-from pipelines.bus.clients import admin_client
-from pipelines.bus.topics import ensure_topic, topic_exists
+from pipelines.bus.topics import topic_exists
 from pipelines.drain import drain, drain_once, open_drain, open_ingest
 from pipelines.errors import ConfigurationError, RejectedError, UsageError
 from pipelines.lake.commit_log import take_snapshot
@@ -35,12 +34,12 @@ from tests.draining import (
     contents,
     drain_all,
     query,
+    recreate_topic,
     send,
     valid_records,
     with_ingest,
 )
 from tests.rides import both, edit_source, raw, ride, rides, rides_source, rides_topic, to_rides
-from tests.services.waiting import wait_for
 
 __all__ = ["both"]
 
@@ -119,10 +118,7 @@ def test_a_recreated_topic_is_read_from_its_start(both: Settings, caplog: pytest
     drain_all(both)
     before = query(both, "SELECT count(*) FROM events")
     topic = to_rides(both).kafka
-    with admin_client(topic) as admin:
-        admin.delete_topics([topic.topic])
-    wait_for("the topic to be gone", lambda: not topic_exists(topic))
-    ensure_topic(topic)
+    recreate_topic(topic)
     send(to_rides(both), [ride(n, id=f"i-{n}") for n in range(12)])
     with caplog.at_level(logging.WARNING, "pipelines.drain"):
         records = drain_all(both)

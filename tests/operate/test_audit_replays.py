@@ -5,8 +5,6 @@ import json
 import pytest
 
 from pipelines.boundary.database import connect
-from pipelines.bus.clients import admin_client
-from pipelines.bus.topics import ensure_topic, topic_exists
 from pipelines.cli import audit as command
 from pipelines.mapping.source_files import read_source
 from pipelines.operate.audit import PartitionAudit, audit
@@ -15,9 +13,8 @@ from pipelines.operate.replay import open_replay, replay
 from pipelines.operate.replayed import create_view_of_replays
 from pipelines.operate.source_diff import diff_source
 from pipelines.settings import Settings
-from tests.draining import assert_verified, drain_all, query, send
+from tests.draining import assert_verified, drain_all, query, recreate_topic, send
 from tests.rides import both, edit_source, ride, rides, rides_source, rides_topic, to_rides
-from tests.services.waiting import wait_for
 
 __all__ = ["both"]
 
@@ -111,11 +108,7 @@ def test_the_replay_of_a_deleted_topic_says_nothing_of_the_next(both: Settings) 
     send(to_rides(both), [ride(n, id=f"old-{n}") for n in range(10)])
     drain_all(both)
     _replay(both)
-    topic = to_rides(both).kafka
-    with admin_client(topic) as admin:
-        admin.delete_topics([topic.topic])
-    wait_for("the topic to be gone", lambda: not topic_exists(topic))
-    ensure_topic(topic)
+    recreate_topic(to_rides(both).kafka)
     send(to_rides(both), [ride(n, id=f"new-{n}") for n in range(10)])
     drain_all(both)
     edit_source(both, "'ride': ride", "'trip': ride")
