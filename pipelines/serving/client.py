@@ -6,6 +6,7 @@ Owns the connection settings, and the promise that no error contains a password.
 """
 
 import contextlib
+import traceback
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, one_line
 from pipelines.serving.address import Address, parse_address
 from pipelines.serving.redis_errors import Client, to_karmalake_error
 from pipelines.settings import RedisSettings
@@ -74,8 +75,9 @@ def scan_keys(client: Client, pattern: str, count: int) -> Iterator[pl.Series]:
 def translate_errors(client: Client, doing: str, types: Mapping[bytes, str]) -> Generator[None]:
     """Translate errors of redis-py inside the block into ConfigurationError or TransientError, without any password.
 
-    TransientError: a retry may help (no response, starting up, memory full, a replica). ConfigurationError: it will
-    not. `types` maps each key that the block uses to its type (`keys.py`), to name the key of a WRONGTYPE error.
+    TransientError: a retry may help (no response, or not one of Redis; starting up, memory full, a replica).
+    ConfigurationError: it will not. `types` maps each key that the block uses to its type (`keys.py`), to name the key
+    of a WRONGTYPE error.
     """
     try:
         yield
@@ -84,6 +86,17 @@ def translate_errors(client: Client, doing: str, types: Mapping[bytes, str]) -> 
     except MemoryError:
         endless = InvalidResponse("the response is larger than memory: the server may not be Redis")
         raise to_karmalake_error(endless, client, doing, types) from None
+    except Exception as error:
+        if not _is_raised_by_library(error):
+            raise
+        other = InvalidResponse(f"its response cannot be read ({one_line(error)}): it may not be Redis")
+        raise to_karmalake_error(other, client, doing, types) from None
+
+
+def _is_raised_by_library(error: Exception) -> bool:
+    """Return whether redis-py raised an error: its parsers raise what Python raises for a value of another type."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == redis.__name__
 
 
 class _SentinelRedis(redis.Redis):

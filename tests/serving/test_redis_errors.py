@@ -169,6 +169,16 @@ def test_an_invalid_document_is_reported(settings: Settings, client: redis.Redis
         read_reputation("ann", settings)
 
 
+@pytest.mark.parametrize("line", [":1", "+OK", "*2\r\n%1\r\n+a\r\n+b\r\n+c", "*2\r\n*0\r\n+a"])
+def test_a_response_of_another_shape_is_no_traceback(line: str) -> None:
+    """The client's parsers raise what Python raises for a value of another type: the server is not Redis."""
+    reads = (published, lambda settings: read_leaderboard("all_time", settings))
+    with _answering(f"{line}\r\n".encode()) as cache:
+        for read in reads:
+            with pytest.raises((TransientError, ConfigurationError), match=r"may not be Redis|does not write"):
+                read(Settings(redis=cache))
+
+
 def test_an_error_of_the_client_is_not_blamed_on_the_fields(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

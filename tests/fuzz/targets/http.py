@@ -81,7 +81,7 @@ def generate(rng: random.Random, body: Callable[[random.Random], bytes]) -> byte
         case 3:
             data = b"HTTP/1.1 100 Continue\r\n\r\n" * rng.choice((1, 1_000)) + data
         case 4 if rng.random() < 0.4:
-            data = byte_by_byte(data[:400])
+            data = byte_by_byte(data)
         case _:
             pass
     return data
