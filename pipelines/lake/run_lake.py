@@ -38,20 +38,18 @@ class RunLake:
         """
         with self._lock:
             self._check_due = -inf
-            if self._id is not None and not is_lake(self._root):
-                raise TransientError(
-                    f"the lake in {self._root} is gone: mount its disk or restore it from a copy, and the work "
-                    "continues; to create a new lake there, start again"
-                )
+            self._require_same()
             lake = self._first(self._root) if self._id is None else open_lake(self._root)
-            self._require_same(table_id(lake.table("events")))
+            self._id = table_id(lake.table("events"))
             self._check_due = time.monotonic() + _CHECK_SECONDS
             return lake
 
     def check(self) -> None:
-        """Open the lake if that was not done in the last 10 s; raises like `open`."""
+        """Require that an opened lake is still there, if nobody looked in the last 10 s; raises like `open`."""
         if time.monotonic() >= self._check_due:
-            self.open()
+            with self._lock:
+                self._require_same()
+                self._check_due = time.monotonic() + _CHECK_SECONDS
 
     @contextmanager
     def explained(self) -> Generator[None]:
@@ -67,18 +65,26 @@ class RunLake:
 
     def _find_cause(self) -> KarmalakeError | None:
         try:
-            self.open()
+            with self._lock:
+                self._require_same()
         except KarmalakeError as error:
             return error
         return None
 
-    def _require_same(self, found: str) -> None:
-        if self._id not in {None, found}:
+    def _require_same(self) -> None:
+        if self._id is None:
+            return
+        if not is_lake(self._root):
+            raise TransientError(
+                f"the lake in {self._root} is gone: mount its disk or restore it from a copy, and the work continues; "
+                "to create a new lake there, start again"
+            )
+        found = table_id(Lake(self._root).table("events"))
+        if found != self._id:
             raise CorruptionError(
                 f"another lake is in {self._root}: its id is {found}, and this process began with {self._id}; put that "
                 "one back, or start again to continue with the lake that is there"
             )
-        self._id = found
 
 
 def await_lake(root: str) -> Lake:
