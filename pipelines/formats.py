@@ -6,6 +6,7 @@ the module that owns the data.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -57,6 +58,7 @@ HALTED = Format("halted partitions", 1, "ignored")
 FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, FEED_STATE, LAG, HALTED)
 
 
+@cache
 def release() -> str:
     """Return the version of the installed karmalake."""
     try:
