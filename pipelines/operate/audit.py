@@ -241,7 +241,7 @@ def _read_files(settings: Settings, lake: Lake, topic_ids: set[str]) -> _LakeCon
     """Read the files of the newest version: of each topic, and of the replays of it."""
     topics = {topic_id: _TopicContents() for topic_id in topic_ids}
     commits = [row for table in _tables(lake, "commits", _COMMIT) for row in table.to_pylist()]
-    contents = topics | {replay: topics[each] for replay, each in _replayed(commits).items() if each in topics}
+    contents = topics | {replay: topics[each] for replay, each in replayed_topics(commits).items() if each in topics}
     _add_ranges(commits, contents)
     ids, count = _read_events(lake, contents)
     _read_dead_letters(lake, contents, commits)
@@ -252,20 +252,26 @@ def _read_files(settings: Settings, lake: Lake, topic_ids: set[str]) -> _LakeCon
     return _LakeContents(ids, count, topics, tombstones)
 
 
-def _replayed(commits: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def replayed_topics(commits: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the id of the topic that each replay read, by the topic id of the replay: the newest before it.
 
-    A topic that is created again has another id, and a replay of the one before says nothing about its records.
+    A topic that is created again has another id, and a replay of the one before says nothing about its records. A topic
+    that was read only after the replay is the one that it read.
     """
     newest: dict[str, str] = {}
+    unread: dict[str, list[str]] = defaultdict(list)
     found: dict[str, str] = {}
     for commit in sorted(commits, key=lambda each: each["version"]):
         for place in commit["ranges"]:
             name = place["topic"].removeprefix(_REPLAY)
             if name == place["topic"]:
                 newest[name] = place["topic_id"]
+                for replay in unread.pop(name, ()):
+                    found[replay] = place["topic_id"]
             elif name in newest:
                 found.setdefault(place["topic_id"], newest[name])
+            else:
+                unread[name].append(place["topic_id"])
     return found
 
 

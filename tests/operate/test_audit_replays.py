@@ -2,12 +2,13 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from pipelines.boundary.database import connect
 from pipelines.cli import audit as command
 from pipelines.mapping.source_files import read_source
-from pipelines.operate.audit import PartitionAudit, audit
+from pipelines.operate.audit import PartitionAudit, audit, replayed_topics
 from pipelines.operate.loads import list_loads, withdraw_loads
 from pipelines.operate.replay import open_replay, replay
 from pipelines.operate.replayed import create_view_of_replays
@@ -134,15 +135,17 @@ def test_a_source_is_compared_with_what_a_replay_read(both: Settings) -> None:
 
 def test_a_replay_is_of_the_topic_before_it() -> None:
     """A topic that was created again has another id; a replay before the first drain is of the topic drained later."""
+    places = [("replay:a", "r-0"), ("a", "one"), ("replay:a", "r-1"), ("a", "two"), ("replay:a", "r-2"), ("b", "b")]
+    commits = [
+        {"version": version, "ranges": [{"topic": topic, "topic_id": topic_id}]}
+        for version, (topic, topic_id) in enumerate(places)
+    ]
     with connect() as connection:
-        connection.execute("CREATE TABLE commits (version BIGINT, ranges STRUCT(topic VARCHAR, topic_id VARCHAR)[])")
-        ranges = [("replay:a", "r-0"), ("a", "one"), ("replay:a", "r-1"), ("a", "two"), ("replay:a", "r-2"), ("b", "b")]
-        for version, (topic, topic_id) in enumerate(ranges):
-            place = {"topic": topic, "topic_id": topic_id}
-            connection.execute("INSERT INTO commits VALUES (?, ?)", [version, [place]])
+        connection.register("rows", pa.Table.from_pylist(commits))
+        connection.execute("CREATE TABLE commits AS FROM rows")
         create_view_of_replays(connection)
-        found = connection.execute("FROM replays ORDER BY ALL").fetchall()
-    assert found == [("r-0", "one"), ("r-1", "one"), ("r-2", "two")]
+        by_sql = dict(connection.execute("FROM replays").fetchall())
+    assert by_sql == replayed_topics(commits) == {"r-0": "one", "r-1": "one", "r-2": "two"}
 
 
 def test_the_verdict_names_what_is_not_compared(
