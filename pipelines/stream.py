@@ -118,9 +118,10 @@ def serve(
         seen = -1
         while not stopping.wait(_FOLLOW_SECONDS):
             try:
-                lake.check()
-                followed = followed or CachedLake(lake.open().root)
-                newest = followed.table("events").version()
+                with lake.explained():
+                    lake.check()
+                    followed = followed or CachedLake(lake.open().root)
+                    newest = followed.table("events").version()
             except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
                 followed = None
                 retries.failed(error)

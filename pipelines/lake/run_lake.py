@@ -29,14 +29,14 @@ class RunLake:
         """The lake's `table_id`; None until it was opened."""
         self._check_due = -inf
         """Monotonic time of the next check, in seconds."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def open(self) -> Lake:
         """Open the lake; only the first success of a run may create it.
 
         Raises TransientError when the lake of this run is missing, CorruptionError when another one is in its place.
         """
-        with self._lock:
+        with self._lock, self.explained():
             self._check_due = -inf
             self._require_same()
             lake = self._first(self._root) if self._id is None else open_lake(self._root)
@@ -47,7 +47,7 @@ class RunLake:
     def check(self) -> None:
         """Require that an opened lake is still there, if nobody looked in the last 10 s; raises like `open`."""
         if time.monotonic() >= self._check_due:
-            with self._lock:
+            with self._lock, self.explained():
                 self._require_same()
                 self._check_due = time.monotonic() + _CHECK_SECONDS
 

@@ -1,6 +1,7 @@
 """The lake of a run: it is created at most once, and is the same one until the run ends."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,27 @@ def test_a_check_looks_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.Mon
     shutil.rmtree(opened.root)
     with pytest.raises(TransientError, match="is gone"):
         lake.check()
+
+
+@pytest.mark.parametrize("look", [RunLake.open, RunLake.check])
+def test_a_lake_that_disappears_during_a_look_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[RunLake], object]
+) -> None:
+    """Also between the question whether it is there and the first read: no permanent error, and nothing is created."""
+    root = tmp_path / "lake"
+    lake = RunLake(str(root))
+    monkeypatch.setattr("pipelines.lake.run_lake._CHECK_SECONDS", -1.0)
+    lake.open()
+
+    def found_and_gone(place: str) -> bool:
+        found = is_lake(place)
+        shutil.rmtree(root, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr("pipelines.lake.run_lake.is_lake", found_and_gone)
+    with pytest.raises(TransientError, match=f"the lake in {root} is gone"):
+        look(lake)
+    assert not root.exists()
 
 
 def test_what_a_missing_lake_causes_is_explained(tmp_path: Path) -> None:
