@@ -45,7 +45,7 @@ class RunLake:
             return lake
 
     def check(self) -> None:
-        """Require that an opened lake is still there, if nobody looked in the last 10 s; raises like `open`."""
+        """Require that an opened lake is still there, if no one looked in the last 10 s; raises like `open`."""
         if time.monotonic() >= self._check_due:
             with self._lock, self.explained():
                 self._require_same()
