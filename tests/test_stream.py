@@ -154,19 +154,34 @@ def test_a_lake_that_disappears_is_waited_for(
 
 @pytest.mark.usefixtures("quick_checks")
 @pytest.mark.parametrize("events", [0, 7])
-def test_another_lake_in_its_place_ends_the_stream(streamed: Settings, tmp_path: Path, events: int) -> None:
-    """Nothing is committed to it, also if it has as many commits."""
+def test_another_lake_in_its_place_ends_the_stream(
+    streamed: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: int
+) -> None:
+    """Nothing is committed to it from the next look on, also if it has as many commits."""
     root, other = Path(streamed.lake_root), streamed.model_copy(update={"data_dir": tmp_path / "other"})
+    pausing, paused, replaced = threading.Event(), threading.Event(), threading.Event()
+
+    def drain_or_pause(opened: drain.Ingest) -> CommitRecord | None:
+        if not pausing.is_set():
+            return drain.drain_once(opened)
+        paused.set()
+        replaced.wait(PATIENCE_SECONDS)
+        return None
 
     def replace_lake_and_wait(done: "Future[None]") -> None:
         serves(streamed, "u-6", 3)
+        pausing.set()
+        assert paused.wait(PATIENCE_SECONDS)
         shutil.move(root, tmp_path / "unmounted")
         shutil.move(other.lake_root, root)
         send(streamed, valid_records(range(7, 7 + events)))
+        pausing.clear()
+        replaced.set()
         wait([done], PATIENCE_SECONDS)
 
     send(streamed, valid_records(range(7)))
     drain_all(other)
+    monkeypatch.setattr("pipelines.ingester.drain_once", drain_or_pause)
     with pytest.raises(CorruptionError, match=f"another lake is in {root}"), streaming(streamed) as done:
         replace_lake_and_wait(done)
     assert query(streamed, "SELECT count(*) FROM events") == [(7,)]
