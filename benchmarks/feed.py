@@ -64,7 +64,7 @@ def _refresh(lake: Lake, draft: Draft, feed: Feed, size: int, minute: int) -> tu
     warm = time.process_time()
     (documents,) = draft.tables.document_parts(users)
     made = time.process_time()
-    _, shown = draft.tables.current_rows().documents_and_shown(draft.tables.connection, users)
+    _, shown = draft.tables.documents_and_shown(users)
     recent = draft.tables.recent_events(feed.since(users))
     gathered = time.process_time()
     feed.record(_made(draft, shown, recent), users, draft.tables.info)

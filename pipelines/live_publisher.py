@@ -1,6 +1,6 @@
-"""Publishing beside refreshes: while one publication is made and written to the store, the next refresh is computed.
+"""Publishing beside refreshes: while one publication is written to the store, the next refresh is computed.
 
-Documents are made of the rows as the refresh left them, in the thread that writes them to the store.
+Documents are built from the tables of the draft, in the thread that refreshes; another thread writes them to the store.
 A user whose document may differ is noted until it is published, whatever fails in between. A step of decay changes the
 documents of all users: they are published in a round, some with each publication, so that events do not wait for them.
 """
@@ -10,16 +10,12 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
 
-import duckdb
 import polars as pl
 
-from pipelines.boundary.database import connect
 from pipelines.feed import Feed, Record, Shown
 from pipelines.refresh import publish_views
 from pipelines.reputation.derive import DerivationResult
-from pipelines.reputation.draft_rows import DraftRows
 from pipelines.reputation.draft_tables import DraftTables
-from pipelines.reputation.query_limits import limit_memory, spill_beside
 from pipelines.reputation.user_rows import HASHES
 from pipelines.reputation.warehouse_file import Info
 from pipelines.serving.digest_cache import DigestCache
@@ -37,19 +33,10 @@ class _AllNeededError(Exception):
     """The store does not hold the last publication, so the documents of all users have to be published."""
 
 
-def documents_connection(settings: Settings) -> duckdb.DuckDBPyConnection:
-    """Return a connection to a database in memory, whose statements make documents beside those of a refresh."""
-    connection = connect(threads=1)
-    limit_memory(connection, settings.reputation.max_memory_share)
-    spill_beside(connection, settings.warehouse_path.parent)
-    return connection
-
-
 class LivePublisher:
     """Publishes the documents that refreshes of one draft change, one publication at a time. Not thread-safe.
 
-    pool: one thread, which makes documents and writes them to the store.
-    connection: for that thread (`documents_connection`).
+    pool: writes to the store.
     on_published: called after each publication, in the thread that wrote it.
     on_failure: called in the thread of `pool` if a publication fails; the next `publish` or `finish` raises its error.
     feed: records what each publication changes.
@@ -60,12 +47,11 @@ class LivePublisher:
         settings: Settings,
         digests: DigestCache,
         pool: Executor,
-        connection: duckdb.DuckDBPyConnection,
         on_published: OnRefresh,
         on_failure: Callable[[], None],
         feed: Feed | None = None,
     ) -> None:
-        self._settings, self._digests, self._pool, self._connection = settings, digests, pool, connection
+        self._settings, self._digests, self._pool = settings, digests, pool
         self._on_published, self._on_failure, self._feed = on_published, on_failure, feed
         self._unpublished: pl.Series | None = None  # None: any document may differ
         self._writing: Future[None] | None = None
@@ -96,28 +82,52 @@ class LivePublisher:
         `refresh.publish_warehouse`.
         """
         self._add_of_round(tables)
-        self._wait()
         users = self._unpublished
-        if users is None:
+        made, made_shown = self._make(users, tables)
+        self._wait()
+        if made is None or self._unpublished is None:
             shown = Shown(tables.shown_users, tables.shown_rows, tables.recent_events)
             record = self._feed and partial(self._feed.record, shown)
             self._write(derived, tables.info, tables.document_parts, None, record)
             self._unpublished, self._round_left = _NO_USERS, 0
-            return
-        recent = self._feed and tables.recent_events(self._feed.since(users))  # after `_wait`: nothing else uses it
-        self._writing = self._pool.submit(self._write_some, derived, tables.current_rows(), users, recent)
-        self._written, self._unpublished = users, _NO_USERS
-        self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
-        if self._has_failed:
-            self.finish(derived, tables)
+        else:
+            record = self._record(users, made_shown, tables)
+            self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users, record)
+            self._written, self._unpublished = users, _NO_USERS
+            self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
+            if self._has_failed:
+                self.finish(derived, tables)
 
     def _add_of_round(self, tables: DraftTables) -> None:
         if self._unpublished is None or self._has_failed or not self.is_in_round():
             return  # after a failure, only its users are tried again: more each time would not fit in memory
-        users, after = tables.current_rows().users_from(self._round_at, _ROUND_USERS)
+        users, after = tables.users_from(self._round_at, _ROUND_USERS)
         self.add(users)
         self._round_left = max(0, self._round_left - (after - self._round_at))
         self._round_at = after % HASHES
+
+    def _make(
+        self, users: pl.Series | None, tables: DraftTables
+    ) -> tuple[Sequence[pl.DataFrame] | None, pl.DataFrame | None]:
+        """Return the documents of some users and, for a feed, what is shown of them; of all (None) nothing."""
+        ranked = self._settings.document_store.leaderboards
+        if users is None:
+            return None, None
+        if self._feed is None:
+            return [*tables.document_parts(users, ranked)], None
+        documents, shown = tables.documents_and_shown(users, ranked)
+        return [documents], shown
+
+    def _record(self, users: pl.Series | None, shown: pl.DataFrame | None, tables: DraftTables) -> Record | None:
+        """Return what records the changes of users whose rows were made; nothing without a feed."""
+        if self._feed is None or shown is None or users is None:
+            return None
+        recent = tables.recent_events(self._feed.since(users))  # after `_wait`: nothing else uses the feed
+
+        def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
+            return recent
+
+        return partial(self._feed.record, Shown(_users_of_all, partial(_rows_among, shown), recent_events))
 
     def settle(self) -> None:
         """Wait for the publication in progress; if it failed, the next `publish` repeats it, without raising its error.
@@ -152,21 +162,6 @@ class LivePublisher:
             self.add(self._written)
             raise
 
-    def _write_some(
-        self, derived: DerivationResult, rows: DraftRows, users: pl.Series, recent: pl.DataFrame | None
-    ) -> None:
-        """Make the documents of some users, and write them.
-
-        recent: what happened to them since the feed last spoke of them; None without a feed.
-        """
-        ranked = self._settings.document_store.leaderboards
-        if self._feed is None or recent is None:
-            documents, record = [*rows.document_parts(self._connection, users, ranked)], None
-        else:
-            made, shown = rows.documents_and_shown(self._connection, users, ranked)
-            documents, record = [made], partial(self._feed.record, _shown_among(shown, recent))
-        self._write(derived, rows.info, _among(documents), users, record)
-
     def _write(
         self,
         derived: DerivationResult,
@@ -189,19 +184,12 @@ def _among(documents: Sequence[pl.DataFrame]) -> _DocumentsOf:
     return documents_of
 
 
-def _shown_among(rows: pl.DataFrame, recent: pl.DataFrame) -> Shown:
-    """Return what is shown of some users, and what happened to them; of all users it cannot be asked."""
+def _users_of_all() -> pl.Series:
+    raise _AllNeededError
 
-    def all_users() -> pl.Series:
-        raise _AllNeededError
 
-    def rows_of(users: pl.Series) -> pl.DataFrame:
-        return rows.join(users.to_frame(), on="user_id", how="semi")
-
-    def recent_events(_since: pl.DataFrame) -> pl.DataFrame:
-        return recent
-
-    return Shown(all_users, rows_of, recent_events)
+def _rows_among(rows: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
+    return rows.join(users.to_frame(), on="user_id", how="semi")
 
 
 def _union(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:

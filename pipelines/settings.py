@@ -441,9 +441,8 @@ class ReputationSettings(_Section):
     """How often at most `karmalake stream` uploads the warehouse to a lake on S3, for readers on other machines: what
     changed since its base, and the base when it is a new one. `refresh`, `rebuild` and an erasure always do."""
     max_memory_share: float = Field(default=0.25, ge=0.001, le=1)
-    """The share of the memory of the machine, or of its control group, that DuckDB may use for a rebuild or refresh,
-    and `stream` as much again for documents; what exceeds it is written to a folder beside the warehouse. Other memory
-    of the process comes on top."""
+    """The share of the memory of the machine, or of its control group, that DuckDB may use for a rebuild or refresh;
+    what exceeds it is written to a folder beside the warehouse. Other memory of the process comes on top."""
     max_staleness_seconds: _Seconds = Field(default=900.0, gt=0)
     """The maximum staleness; above it, served scores are reported as stale."""
 

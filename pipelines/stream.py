@@ -2,11 +2,11 @@
 
 They run concurrent loops; ingest is `ingester.py`. The refresh recomputes the users affected since its last turn,
 publishes them to Redis, and replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because
-windows move with time. A thread makes documents and writes them to Redis (`live_publisher.py`), another one makes the
-new file, and one uploads it to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very many events
-are computed just before that, so that the scores of the others do not wait for them. Ingest never waits for Redis, and
-each loop retries errors that may be temporary (`retries.py`, `isolated`). Small files are merged halfway between two
-replacements of the warehouse, so that they do not accumulate, and scores do not wait for both at once.
+windows move with time. A thread writes to Redis (`live_publisher.py`), another one makes the new file, and one uploads
+it to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very many events are computed just before
+that, so that the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors
+that may be temporary (`retries.py`, `isolated`). Small files are merged halfway between two replacements of the
+warehouse, so that they do not accumulate, and scores do not wait for both at once.
 
 The end publishes to Redis what is committed. It replaces the warehouse only after an erasure: the first refresh of the
 next start does it, and `karmalake refresh`.
@@ -36,7 +36,7 @@ from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.run_lake import RunLake, await_lake
 from pipelines.lake.tables import CachedLake, Lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
-from pipelines.live_publisher import LivePublisher, OnRefresh, documents_connection
+from pipelines.live_publisher import LivePublisher, OnRefresh
 from pipelines.live_uploader import LiveUploader
 from pipelines.refresh import RefreshMethod, derive_draft, reflects_lake
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
@@ -198,13 +198,12 @@ def _refresh_loop(
         open_draft(settings.warehouse_path, settings.reputation) as draft,
         open_digest_cache(settings.published_dir) as digests,
         open_feed(settings) as feed,
-        documents_connection(settings) as connection,
         ThreadPoolExecutor(1, "upkeep") as pool,
         ThreadPoolExecutor(1, "serving") as serving,
         ThreadPoolExecutor(1, "upload") as uploading,
         ThreadPoolExecutor(1, "canary") as beside,
     ):
-        publisher = LivePublisher(settings, digests, serving, connection, on_refresh, committed.set, feed)
+        publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set, feed)
         refreshing = _RefreshLoop(settings, lake, draft, publisher, LiveUploader(settings, uploading), pool, beside)
         last = is_current = False
         while not last:

@@ -171,7 +171,7 @@ def published_in_turn(draft: Draft, derived: DerivationResult) -> Iterator[pl.Se
     yield derived.changed_users
     position = 0 if derived.has_decayed and derived.changed_users is not None else HASHES
     while position < HASHES:
-        users, position = draft.tables.current_rows().users_from(position, 2)
+        users, position = draft.tables.users_from(position, 2)
         yield users
 
 

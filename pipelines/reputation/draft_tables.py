@@ -7,20 +7,22 @@ has everything up to that publication, and the events do.
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
-from pipelines.reputation.documents import documents_of, shown_users
-from pipelines.reputation.draft_rows import DraftRows
+from pipelines.reputation.documents import SHOWN, documents_of, shown_rows, shown_users
 from pipelines.reputation.recent_events import RecentEvents, recent_in_warehouse
 from pipelines.reputation.refresh_steps import Counts, Replaced, set_threads_for
-from pipelines.reputation.sql import one_row, statement
+from pipelines.reputation.scopes import scope_query, scope_table
+from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.unwritten import Unwritten, changed_share
 from pipelines.reputation.user_rows import (
     Columns,
@@ -28,12 +30,16 @@ from pipelines.reputation.user_rows import (
     StoredRows,
     UserRows,
     columns_of,
+    load_rows,
     open_base_rows,
     read_rows,
     stored_form,
+    table_form,
     write_base_rows,
 )
+from pipelines.reputation.views import reputation_query
 from pipelines.reputation.warehouse_file import Info, stored_info
+from pipelines.reputation.warehouse_tables import SUMS
 
 _NO_USERS = pl.DataFrame(schema={"user_id": pl.String})
 _MANY_ROWS = 200_000
@@ -89,10 +95,6 @@ class DraftTables:
             self._unwritten.add(replaced.user_ids.to_frame())
             self._newer.add(replaced.user_ids.to_frame())
 
-    def current_rows(self) -> DraftRows:
-        """Return the rows of the users as they are now: for any thread, beside later refreshes."""
-        return DraftRows(self.info, self.rows.stored())
-
     def document_parts(
         self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
     ) -> Generator[pl.DataFrame]:
@@ -101,17 +103,68 @@ class DraftTables:
             self.write_changes()
             set_threads_for(self.connection, self.counts.users)
             yield from documents_of(self.connection, self.info, "reputation", None, leaderboards)
-        else:
-            yield from self.current_rows().document_parts(self.connection, users, leaderboards)
+            return
+        with self._loaded(users) as (source, scopes):
+            yield from documents_of(self.connection, self.info, source, users, leaderboards, scopes)
+
+    def documents_and_shown(
+        self, users: pl.Series, leaderboards: Sequence[str] = ()
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the documents of users, and what is shown of them like `documents.shown_rows`."""
+        with self._loaded(users) as (source, scopes):
+            rows = pl.concat(documents_of(self.connection, self.info, source, users, leaderboards, scopes, SHOWN))
+        return rows.drop("shown"), rows.select("user_id", "shown")
 
     def shown_rows(self, users: pl.Series) -> pl.DataFrame:
         """Return what is shown of users like `documents.shown_rows`, at the cost of these."""
-        return self.current_rows().shown_rows(self.connection, users)
+        with self._loaded(users) as (source, _):
+            return shown_rows(self.connection, source, users)
+
+    def users_from(self, position: int, count: int) -> tuple[pl.Series, int]:
+        """Return about `count` users (String), the next from a position on, and the position after them.
+
+        The order and the positions are those of `StoredRows.users_from`.
+        """
+        table, stored = self._table_of_scores(), self.rows.stored()
+        hashes, after = stored.users_from(table, position, count)
+        return pl.Series("user_id", stored.rows_of(table, hashes)["user_id"], pl.String), after
 
     def shown_users(self) -> pl.Series:
         """Return the users like `documents.shown_users`."""
         self.write_changes()
         return shown_users(self.connection)
+
+    @contextmanager
+    def _loaded(self, users: pl.Series) -> Generator[tuple[str, dict[str, str]]]:
+        """Make the stored rows of users readable; yield the sources of their scores, and of each scope."""
+        hashes = self._hashes_of(users)
+        scopes = self._shown_scopes(hashes)
+        with arrow_rows(self.connection, self.rows.rows_of(self._table_of_scores(), hashes)):
+            yield self._shown_scores(), scopes
+
+    def _hashes_of(self, users: pl.Series) -> np.ndarray:
+        with arrow_rows(self.connection, users.to_frame("user_id").to_arrow()):
+            hashes = self.connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
+        return np.sort(hashes)
+
+    def _shown_scopes(self, users: np.ndarray) -> dict[str, str]:
+        """Load the rows of users (sorted hashes) in the tables of scopes; return a query or table of each scope."""
+        policy = self.info.policy.at(self.info.as_of)
+        shown = dict[str, str]()
+        for scope in policy.rules.scopes:
+            name = scope_table(policy, scope)
+            loaded = load_rows(self.connection, self.rows.stored(), name, users)
+            shown[scope] = f"({scope_query(policy, scope, loaded)})" if policy.decays else loaded
+        return shown
+
+    def _shown_scores(self) -> str:
+        """Return a query of `reputation` over the stored rows of some users."""
+        policy, table = self.info.policy.at(self.info.as_of), self._table_of_scores()
+        rows = statement("user_rows_read", columns=table_form(self._columns[table]), rows="arrow_rows")
+        return f"({reputation_query(policy, f'({rows})') if policy.decays else rows})"
+
+    def _table_of_scores(self) -> str:
+        return SUMS if SUMS in self._columns else "reputation"
 
     def write_changes(self) -> None:
         """Write what changed since the last call, so that SQL over the draft sees it."""

@@ -7,14 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from polars.testing import assert_frame_equal
 
-from pipelines.boundary.database import connect
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import database_file, user_rows
@@ -22,8 +19,6 @@ from pipelines.reputation import derive as derive_module
 from pipelines.reputation import histories as histories_module
 from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import derive, open_draft
-from pipelines.reputation.documents import documents
-from pipelines.reputation.draft_rows import DraftRows
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.scopes import is_scope_table
 from pipelines.reputation.sql import one_row, statement
@@ -106,19 +101,12 @@ def stories(
     return list(zip(commits, chosen, strict=True))
 
 
-def assert_documents_of_rows(then: DraftRows, published: pl.DataFrame) -> None:
-    """Check that the rows of a draft, of any age, give the documents of then, without its tables and steps."""
-    with connect() as beside:
-        made = then.document_parts(beside, published["user_id"])
-        assert_frame_equal(pl.concat(made).sort("user_id"), published)
-
-
 def assert_refreshes_equal_rebuilds(
     story: list[tuple[list[Event], int]], rules: Policy, pairs: Sequence[Pair] = (), first: int = 0
 ) -> None:
     """Refresh after each of four commits, publish after the last three of them, and compare at the end.
 
-    The third refresh is beside the first publication. The documents are those of the rows as of each publication.
+    The third refresh is beside the first publication.
 
     Histories of more than two events are in files, and the thread merges those of more than four; so it is with rows of
     changed users. If half of the users changed, the first publication begins a new base in a thread, which the second
@@ -135,8 +123,6 @@ def assert_refreshes_equal_rebuilds(
         commits: list[list[Event]] = []
         path = folder / "warehouse.duckdb"
         publication: Future[None] | None = None
-        kept: list[DraftRows] = []
-        served: list[pl.DataFrame] = []
         with open_draft(path) as draft:
             for number, (events, as_of) in enumerate(story):
                 commits.append(events)
@@ -145,24 +131,15 @@ def assert_refreshes_equal_rebuilds(
                 derived = draft.refresh(snapshot, rules, at(as_of))
                 if publication is not None:
                     publication.result(PATIENCE_SECONDS)
-                    served.append(documents(path))
                 if draft._folding is not None:
                     wait_for("the new base", draft._folding.is_done)
                 if number % 2:
                     draft.tables.write_changes()
                 if number in {1, 2}:
-                    kept.append(draft.tables.current_rows())
                     publication = draft.start_publication()
                 if number == 2:
                     draft.discard()
-            if len(served) < len(kept) and publication is not None:  # the story ended beside it
-                publication.result(PATIENCE_SECONDS)
-                served.append(documents(path))
-            kept.append(draft.tables.current_rows())
             draft.publish()
-            served.append(documents(path))
-        for then, published in zip(kept, served, strict=True):
-            assert_documents_of_rows(then, published)
         assert rows(path) == rebuilt(folder, snapshot, rules, as_of)
         with Warehouse(path) as warehouse:
             counted = warehouse.sql(statement("count_users_and_events")).row(0)

@@ -201,7 +201,7 @@ def refreshed(draft: Draft, folder: Path, rules: str, *commits: list[Event]) -> 
 
 def assert_both_by_one_statement(draft: Draft, users: pl.Series, boards: Sequence[str]) -> None:
     """Check that documents, and what is shown, are the same computed together as each alone."""
-    both = draft.tables.current_rows().documents_and_shown(draft.tables.connection, users, boards)
+    both = draft.tables.documents_and_shown(users, boards)
     alone = (pl.concat(draft.tables.document_parts(users, boards)), draft.tables.shown_rows(users))
     for together, expected in zip(both, alone, strict=True):
         assert_frame_equal(together.sort("user_id"), expected.sort("user_id"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import duckdb
 import polars as pl
 import pytest
 import redis
@@ -18,7 +17,7 @@ from pipelines.errors import FencedError, TransientError
 from pipelines.feed import Feed, open_feed
 from pipelines.lake.score_changes import read_changes
 from pipelines.lake.tables import create_lake, open_lake
-from pipelines.live_publisher import LivePublisher, documents_connection
+from pipelines.live_publisher import LivePublisher
 from pipelines.reputation.derive import DerivationResult
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.recent_events import RECENT
@@ -38,9 +37,6 @@ class World:
     def __init__(self, publisher: LivePublisher, failures: list[None], results: list[PublishResult]) -> None:
         self.publisher, self.failures, self.results, self.version = publisher, failures, results, 0
         self.asked: list[set[str] | None] = []
-        self.may_make = threading.Event()
-        """Whether documents of some users are made, or wait."""
-        self.may_make.set()
 
     def refresh(self, frame: pl.DataFrame, *changed: str) -> None:
         """Publish the documents of the draft, of which those of some users changed."""
@@ -68,13 +64,7 @@ class World:
             events = {"user_id": since["user_id"], "t": 0, "cause": "new event", "event_id": since["user_id"] + "-1"}
             return pl.DataFrame(events, RECENT)
 
-        def parts_of_rows(_: duckdb.DuckDBPyConnection, users: pl.Series, ranked: object) -> Iterable[pl.DataFrame]:
-            assert self.may_make.wait(60)
-            return document_parts(users, ranked)
-
-        def documents_and_shown(
-            _: duckdb.DuckDBPyConnection, users: pl.Series, ranked: object
-        ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        def documents_and_shown(users: pl.Series, ranked: object) -> tuple[pl.DataFrame, pl.DataFrame]:
             return pl.concat(document_parts(users, ranked)), shown_rows(users)
 
         def users_from(position: int, count: int) -> tuple[pl.Series, int]:
@@ -84,13 +74,11 @@ class World:
             end = min(frame.height, start + count)
             return users[start:end], HASHES if end == frame.height else end * distance
 
-        rows = SimpleNamespace(
-            info=info, users_from=users_from, document_parts=parts_of_rows, documents_and_shown=documents_and_shown
-        )
         return SimpleNamespace(
             info=info,
-            current_rows=lambda: rows,
+            users_from=users_from,
             document_parts=document_parts,
+            documents_and_shown=documents_and_shown,
             shown_rows=shown_rows,
             shown_users=lambda: frame["user_id"],
             recent_events=recent_events,
@@ -101,16 +89,12 @@ class World:
 def publishing(settings: Settings, folder: Path, feed: Feed | None = None) -> Generator[World]:
     failures: list[None] = []
     results: list[PublishResult] = []
-    with (
-        open_digest_cache(folder) as digests,
-        documents_connection(settings) as connection,
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with open_digest_cache(folder) as digests, ThreadPoolExecutor(1) as pool:
 
         def published(_derived: DerivationResult, result: PublishResult) -> None:
             results.append(result)
 
-        publisher = LivePublisher(settings, digests, pool, connection, published, lambda: failures.append(None), feed)
+        publisher = LivePublisher(settings, digests, pool, published, lambda: failures.append(None), feed)
         yield World(publisher, failures, results)
 
 
@@ -170,18 +154,6 @@ def test_the_next_refresh_does_not_wait_for_the_store(
     assert world.asked == [None, {"ann"}, {"ann"}]
 
 
-def test_the_next_refresh_does_not_wait_for_documents(world: World, client: redis.Redis, settings: Settings) -> None:
-    """`publish` returns before the documents are made; they are those of its refresh, whatever comes after it."""
-    world.refresh(documents(ann=1, bob=1))
-    world.may_make.clear()
-    world.refresh(documents(ann=2, bob=1), "ann")
-    assert world.asked == [None]
-    world.may_make.set()
-    world.refresh(documents(ann=3, bob=1), "bob")
-    world.finish(documents(ann=3, bob=1))
-    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=1))
-
-
 def test_users_of_a_failed_publication_are_published_by_the_next(
     world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,8 +209,8 @@ def test_a_round_adds_some_users_to_each_publication(world: World, client: redis
     world.refresh(documents(ann=1, bob=1, cid=1, dan=1, eve=1))
     world.publisher.begin_round()
     after = documents(ann=2, bob=2, cid=2, dan=2, eve=2)
-    for turn, changed in enumerate((["eve"], [], [], [])):
-        assert world.publisher.is_in_round() == (turn < 3)
+    for changed in (["eve"], [], [], []):
+        assert world.publisher.is_in_round() == (changed == ["eve"] or len(world.asked) < 4)
         world.refresh(after, *changed)
     world.finish(after)
     assert world.asked == [None, {"ann", "bob", "eve"}, {"cid", "dan"}, {"eve"}, set()]
@@ -274,7 +246,7 @@ def test_a_failure_in_a_round_costs_no_document(world: World, client: redis.Redi
     with pytest.raises(TransientError, match="no answer"):
         world.refresh(after)
     assert world.publisher.is_in_round()
-    assert world.asked == [None, {"ann", "bob"}]
+    assert world.asked == [None, {"ann", "bob"}, {"cid", "dan"}]
     while world.publisher.is_in_round():
         world.refresh(after)
     world.finish(after)
