@@ -38,9 +38,8 @@ class RunLake:
         """
         with self._lock, self.explained():
             self._check_due = -inf
-            self._require_same()
             lake = self._first(self._root) if self._id is None else open_lake(self._root)
-            self._id = table_id(lake.table("events"))
+            self._require_same(table_id(lake.table("events")))
             self._check_due = time.monotonic() + _CHECK_SECONDS
             return lake
 
@@ -48,7 +47,7 @@ class RunLake:
         """Require that an opened lake is still there, if no one looked in the last 10 s; raises like `open`."""
         if time.monotonic() >= self._check_due:
             with self._lock, self.explained():
-                self._require_same()
+                self._look()
                 self._check_due = time.monotonic() + _CHECK_SECONDS
 
     @contextmanager
@@ -66,12 +65,13 @@ class RunLake:
     def _find_cause(self) -> KarmalakeError | None:
         try:
             with self._lock:
-                self._require_same()
+                self._look()
         except KarmalakeError as error:
             return error
         return None
 
-    def _require_same(self) -> None:
+    def _look(self) -> None:
+        """Require that the lake is there, if it was opened, and the same one."""
         if self._id is None:
             return
         if not is_lake(self._root):
@@ -79,12 +79,15 @@ class RunLake:
                 f"the lake in {self._root} is gone: mount its disk or restore it from a copy, and the work continues; "
                 "to create a new lake there, start again"
             )
-        found = table_id(Lake(self._root).table("events"))
-        if found != self._id:
+        self._require_same(table_id(Lake(self._root).table("events")))
+
+    def _require_same(self, found: str) -> None:
+        if self._id not in {None, found}:
             raise CorruptionError(
                 f"another lake is in {self._root}: its id is {found}, and this process began with {self._id}; put that "
                 "one back, or start again to continue with the lake that is there"
             )
+        self._id = found
 
 
 def await_lake(root: str) -> Lake:

@@ -9,7 +9,7 @@ import pytest
 from pipelines.errors import CorruptionError, LostRecordsError, TransientError
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.run_lake import RunLake, await_lake
-from pipelines.lake.tables import create_lake, is_lake, open_lake, table_id
+from pipelines.lake.tables import Lake, create_lake, is_lake, open_lake, table_id
 
 
 def _id(root: Path) -> str:
@@ -50,6 +50,24 @@ def test_another_lake_in_its_place_is_an_error(tmp_path: Path) -> None:
     assert lake.open().root == str(root)
 
 
+def test_another_lake_that_comes_while_it_is_opened_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened is compared, and not what was there before; the process does not go over to it."""
+    root = tmp_path / "lake"
+    lake = RunLake(str(root))
+    lake.open()
+
+    def replaced_and_opened(place: str) -> Lake:
+        shutil.rmtree(root)
+        return create_lake(place)
+
+    monkeypatch.setattr("pipelines.lake.run_lake.open_lake", replaced_and_opened)
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match=f"another lake is in {root}"):
+            lake.open()
+
+
 def test_a_check_looks_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two of them it costs nothing, so a loop may call it in each turn."""
     lake = RunLake(str(tmp_path / "lake"))
@@ -81,7 +99,8 @@ def test_a_lake_that_disappears_during_a_look_is_an_outage(
         shutil.rmtree(root, ignore_errors=True)
         return found
 
-    monkeypatch.setattr("pipelines.lake.run_lake.is_lake", found_and_gone)
+    for module in ("run_lake", "tables"):  # the latter opens it
+        monkeypatch.setattr(f"pipelines.lake.{module}.is_lake", found_and_gone)
     with pytest.raises(TransientError, match=f"the lake in {root} is gone"):
         look(lake)
     assert not root.exists()
