@@ -41,7 +41,7 @@ from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.read_ahead import ReadAhead, Source, open_read_ahead
 from pipelines.lake.account import count_fates
-from pipelines.lake.checkpoints import last_record
+from pipelines.lake.checkpoints import checkpoint, last_record
 from pipelines.lake.commit import (
     CommitRecord,
     ConcurrentCommitError,
@@ -56,7 +56,7 @@ from pipelines.lake.halted import save_halted
 from pipelines.lake.index import CONFLICT, NEW, Classification, DedupIndex, open_index
 from pipelines.lake.run_lake import OpenLake, RunLake
 from pipelines.lake.staging import Staging, staging
-from pipelines.lake.tables import CachedLake, Lake, checkpoint_id, create_lake
+from pipelines.lake.tables import CachedLake, Lake, create_lake
 from pipelines.lake.tombstones import Filtered, Tombstones, open_tombstones
 from pipelines.settings import Settings
 
@@ -82,19 +82,10 @@ class Ingest:
     """Every halt by the guard, oldest first; `halted()` returns those still in effect."""
     split_batches: list[Batch] = field(default_factory=list[Batch])
     """The uncommitted parts of a batch that was split, in order."""
-    checkpoint_cache: dict[int, dict[str, int | None]] = field(default_factory=dict[int, dict[str, int | None]])
-    """Checkpoints by version of the handle: each lookup in the log takes up to 2 ms."""
 
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
         """Return the next_offset at the version of the handle; None for a topic partition never read."""
-        version, app_id = self.events.version(), checkpoint_id(topic_id, topic_partition)
-        if version not in self.checkpoint_cache:
-            self.checkpoint_cache.clear()
-            self.checkpoint_cache[version] = {}
-        checkpoints = self.checkpoint_cache[version]
-        if app_id not in checkpoints:
-            checkpoints[app_id] = self.events.transaction_version(app_id)
-        return checkpoints[app_id]
+        return checkpoint(self.events, topic_id, topic_partition)
 
     def last_read(self, topic_id: str, topic_partition: int) -> LastRead | None:
         """Return the last record before the checkpoint at the version of the handle; None if unknown."""

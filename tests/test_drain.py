@@ -294,23 +294,6 @@ def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.Monke
     assert_verified(bus)
 
 
-def test_a_checkpoint_is_looked_up_twice_per_version(bus: Settings) -> None:
-    """Once by ingest and once by the commit, which does its own check: each lookup takes up to 2 ms."""
-    for start in range(0, 60, 20):
-        send(bus, valid_records(range(start, start + 20)))
-    lookups: Counter[tuple[int, str]] = Counter()
-
-    class CountingTable(DeltaTable):
-        def transaction_version(self, app_id: str) -> int | None:
-            lookups[self.version(), app_id] += 1
-            return super().transaction_version(app_id)
-
-    with open_ingest(with_ingest(bus, max_batch_records=1)) as ingest:
-        ingest.events.__class__ = CountingTable
-        assert drain(ingest, lambda _: None) > 2
-    assert {times for (_, name), times in lookups.items() if name.startswith("ingest:")} == {1, 2}
-
-
 def test_a_batch_opens_no_table(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tables stay open from batch to batch: opening one reads every log entry since the last checkpoint."""
     opened: list[str] = []

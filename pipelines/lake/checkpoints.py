@@ -9,30 +9,55 @@ from collections.abc import Iterable
 from deltalake import DeltaTable
 
 from pipelines.ingest.batch import LastRead, OffsetRange
-from pipelines.lake.tables import checkpoint_id, last_record_ids
+from pipelines.lake.transactions import transactions
 
+_CHECKPOINT = "ingest:"
 _UNKNOWN = -1
+
+
+def checkpoint(events: DeltaTable, topic_id: str, topic_partition: int) -> int | None:
+    """Return the next_offset of a topic partition at a handle's version; None if it was never read."""
+    return transactions(events).get(_checkpoint_id(topic_id, topic_partition))
+
+
+def checkpoints(events: DeltaTable) -> dict[tuple[str, int], int]:
+    """Return the next_offset of all that was ever read at a handle's version, by (topic_id, topic_partition)."""
+    found: dict[tuple[str, int], int] = {}
+    for app_id, next_offset in transactions(events).items():
+        if app_id.startswith(_CHECKPOINT):
+            topic_id, _, topic_partition = app_id.removeprefix(_CHECKPOINT).rpartition(":")
+            found[topic_id, int(topic_partition)] = next_offset
+    return found
 
 
 def checkpoint_transactions(events: DeltaTable, ranges: Iterable[OffsetRange]) -> dict[str, int]:
     """Return the application transactions, version by app_id, of a commit that reads to the end of each range."""
-    transactions: dict[str, int] = {}
+    found: dict[str, int] = {}
     for offsets in ranges:
-        transactions[checkpoint_id(offsets.topic_id, offsets.topic_partition)] = offsets.next_offset
-        transactions |= _last_record_transactions(events, offsets)
-    return transactions
-
-
-def _last_record_transactions(events: DeltaTable, offsets: OffsetRange) -> dict[str, int]:
-    names, last = last_record_ids(offsets.topic_id, offsets.topic_partition), offsets.last
-    if last:
-        return dict(zip(names, (last.offset, last.digest, last.epoch), strict=True))
-    return {names[0]: _UNKNOWN} if events.transaction_version(names[0]) is not None else {}
+        found[_checkpoint_id(offsets.topic_id, offsets.topic_partition)] = offsets.next_offset
+        found |= _last_record_transactions(events, offsets)
+    return found
 
 
 def last_record(events: DeltaTable, topic_id: str, topic_partition: int) -> LastRead | None:
     """Return the last record read before the checkpoint at a handle's version; None if unknown."""
-    offset, digest, epoch = map(events.transaction_version, last_record_ids(topic_id, topic_partition))
+    offset, digest, epoch = map(transactions(events).get, _last_record_ids(topic_id, topic_partition))
     if offset is None or digest is None or epoch is None or offset <= _UNKNOWN:
         return None
     return LastRead(offset, digest, epoch)
+
+
+def _last_record_transactions(events: DeltaTable, offsets: OffsetRange) -> dict[str, int]:
+    names, last = _last_record_ids(offsets.topic_id, offsets.topic_partition), offsets.last
+    if last:
+        return dict(zip(names, (last.offset, last.digest, last.epoch), strict=True))
+    return {names[0]: _UNKNOWN} if names[0] in transactions(events) else {}
+
+
+def _checkpoint_id(topic_id: str, topic_partition: int) -> str:
+    return f"{_CHECKPOINT}{topic_id}:{topic_partition}"
+
+
+def _last_record_ids(topic_id: str, topic_partition: int) -> tuple[str, str, str]:
+    place = f"{topic_id}:{topic_partition}"
+    return f"last:{place}", f"digest:{place}", f"epoch:{place}"

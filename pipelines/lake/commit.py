@@ -20,13 +20,13 @@ from deltalake.transaction import AddAction
 
 from pipelines.errors import CommitUnknownError, FencedError, TransientError, one_line
 from pipelines.ingest.batch import OffsetRange
-from pipelines.lake.checkpoints import checkpoint_transactions
+from pipelines.lake.checkpoints import checkpoint, checkpoint_transactions
 from pipelines.lake.commit_log import commit_rows
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable
 from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.table_files import write_rows
-from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_uncommitted
+from pipelines.lake.tables import COMMIT_METADATA, Lake, discard_uncommitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _find_version(lake: Lake, events: DeltaTable, base: int, batch_id: str, erro
 
 def _checkpoints(events: DeltaTable, record: CommitRecord) -> list[int | None]:
     """Return the next_offset of the topic partition of each range at a handle's version; None if never read."""
-    return [events.transaction_version(checkpoint_id(r.topic_id, r.topic_partition)) for r in record.ranges]
+    return [checkpoint(events, r.topic_id, r.topic_partition) for r in record.ranges]
 
 
 def _format_ranges(record: CommitRecord) -> str:

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from pipelines.lake.checkpoints import checkpoints
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable, write_file
 from pipelines.lake.lake_format import has_mixed_files
@@ -26,7 +26,6 @@ from pipelines.lake.tables import (
     TABLES,
     Lake,
     Snapshot,
-    checkpoint_id,
     data_files,
     discard_uncommitted,
     erasures_done,
@@ -34,6 +33,7 @@ from pipelines.lake.tables import (
     table_id,
     withdrawals_done,
 )
+from pipelines.lake.transactions import transactions
 
 _FEED = "score_changes"
 _COMPLETE_UPTO = "commits"
@@ -64,9 +64,8 @@ def take_snapshot_without_feed(lake: Lake) -> Snapshot:
     tables = {"events": events} | {name: lake.table(name) for name in TABLES if name not in {"events", _FEED}}
     files = {name: data_files(table) for name, table in tables.items()}
     mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
-    checkpoints = _checkpoints(files["commits"], events)
     removals = erasures_done(events) + withdrawals_done(events)
-    return Snapshot(events.version(), files, checkpoints, table_id(events), mixed, removals, lake.root)
+    return Snapshot(events.version(), files, checkpoints(events), table_id(events), mixed, removals, lake.root)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:
@@ -77,7 +76,7 @@ def complete_commits(lake: Lake, upto: int) -> None:
     """
     while True:
         commits = lake.table("commits")
-        known = commits.transaction_version(_COMPLETE_UPTO) or 0
+        known = transactions(commits).get(_COMPLETE_UPTO, 0)
         if known >= upto:
             return
         rows = [row for version, actions in lake.read_log(known, upto) for row in commit_rows(version, actions)]
@@ -126,11 +125,6 @@ def _total(ranges: list[dict[str, Any]], count: str) -> int | None:
     if not all(count in offsets for offsets in ranges):
         return None
     return sum(int(offsets[count]) for offsets in ranges)
-
-
-def _checkpoints(commit_files: tuple[str, ...], events: DeltaTable) -> dict[tuple[str, int], int]:
-    places = {(topic_id, partition) for topic_id, _, partition in _places(commit_files)}
-    return {place: events.transaction_version(checkpoint_id(*place)) or 0 for place in sorted(places)}
 
 
 def _places(commit_files: tuple[str, ...]) -> set[tuple[str, str, int]]:

@@ -23,6 +23,7 @@ from pipelines.lake.commit_log import commit_rows, complete_commits
 from pipelines.lake.dead_letter_rows import RowGroup, batches_by_row_group, read_dead_letter_rows, row_groups
 from pipelines.lake.marks import raise_mark, save_mark
 from pipelines.lake.tables import CachedLake, Lake, data_files, read_rows
+from pipelines.lake.transactions import transactions
 
 _TABLE = "dead_letters"
 _MAX_PENDING_BATCHES = 10_000
@@ -48,7 +49,7 @@ def init_checkpoint(lake: Lake, name: str) -> None:
     """
     while True:
         letters = lake.table(_TABLE)
-        known, newest = letters.transaction_version(name), lake.table("events").version()
+        known, newest = transactions(letters).get(name), lake.table("events").version()
         if known is not None and known <= newest:
             return
         if save_mark(lake, _TABLE, letters, name, newest):
@@ -100,7 +101,7 @@ class DeadLetterOutbox:
             self.pending.popleft()
 
     def _checkpoint(self, letters: DeltaTable) -> int:
-        return letters.transaction_version(self.name) or 0
+        return transactions(letters).get(self.name, 0)
 
     def _records(self, newest: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (version, record) of the commits not read yet: from the log, or from `commits` if it is too short."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pipelines.formats import HALTED
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
+from pipelines.lake.checkpoints import checkpoint
+from pipelines.lake.tables import is_lake, open_lake
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def load_halted(settings: Settings) -> list[HaltedPartition]:
     if not places or not is_lake(settings.lake_root):
         return []
     events = open_lake(settings.lake_root).table("events")
-    at = {place: events.transaction_version(checkpoint_id(place.topic_id, place.topic_partition)) for place in places}
+    at = {place: checkpoint(events, place.topic_id, place.topic_partition) for place in places}
     return [place for place in places if at[place] in {place.next_offset, None}]
 
 

@@ -10,11 +10,14 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from pipelines.errors import CorruptionError, one_line
 from pipelines.lake.files import make_durable
-from pipelines.lake.stores import is_remote, read_text, resolve_store
+from pipelines.lake.stores import is_remote, read_text, resolve_store, translate_store_errors
 
 RETAINED_ENTRIES = 2_000
 _FILE = re.compile(r"(?P<version>[0-9]{20})\.(?P<kind>json|checkpoint\.parquet)")
@@ -37,12 +40,13 @@ def flush_checkpoint(table: DeltaTable) -> None:
     make_durable([f"{folder}/{table.version():020}.checkpoint.parquet", f"{folder}/_last_checkpoint"])
 
 
-def checkpoint_actions(table: DeltaTable) -> int:
-    """Return how many actions the newest checkpoint of a table's log has; 0 without one."""
+def last_checkpoint(table: DeltaTable) -> tuple[int, int]:
+    """Return version and number of actions of the newest checkpoint of a table's log; (0, 0) without one."""
     try:
-        return int(json.loads(read_text(f"{log_folder(table)}/_last_checkpoint"))["size"])
+        newest = json.loads(read_text(f"{log_folder(table)}/_last_checkpoint"))
+        return int(newest["version"]), int(newest["size"])
     except (OSError, ValueError, KeyError):  # it is a hint: other writers may leave it out, or a power cut tear it
-        return 0
+        return 0, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,34 @@ def list_log(folder: str) -> list[LogFile]:
         (LogFile(int(match["version"]), match[0], match["kind"] != "json") for match in found),
         key=lambda file: (file.version, file.name),
     )
+
+
+def read_checkpoint(folder: str, columns: list[str], upto: int | None = None) -> tuple[int, pa.Table] | None:
+    """Return the version of a log's newest checkpoint, up to a version, and columns of its actions; None without one.
+
+    Raises FileNotFoundError when another process has removed it meanwhile, TransientError when an object store does not
+    answer, CorruptionError when it cannot be read.
+    """
+    with translate_store_errors(folder):
+        checkpoints = [file for file in list_log(folder) if file.is_checkpoint]
+    newest = max((file for file in checkpoints if upto is None or file.version <= upto), key=_version, default=None)
+    if newest is None:
+        return None
+    store, path = resolve_store(f"{folder}/{newest.name}")
+    try:
+        with translate_store_errors(folder):
+            return newest.version, pq.ParquetFile(path, filesystem=store).read(columns)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptionError(
+            f"the checkpoint {folder}/{newest.name} of a log cannot be read ({one_line(error)}): restore the lake from "
+            "a copy"
+        ) from error
+
+
+def _version(file: LogFile) -> int:
+    return file.version
 
 
 def remove_old_entries(table: DeltaTable, retained: int = RETAINED_ENTRIES) -> int:

@@ -6,6 +6,7 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable
 from pipelines.lake.tables import Lake
+from pipelines.lake.transactions import transactions
 
 
 def save_mark(lake: Lake, table: str, handle: DeltaTable, mark: str, number: int) -> bool:
@@ -21,5 +22,5 @@ def save_mark(lake: Lake, table: str, handle: DeltaTable, mark: str, number: int
 def raise_mark(lake: Lake, table: str, mark: str, number: int) -> None:
     """Raise a mark of a table durably to a number, unless it is there already; an absent one is 0."""
     handle = lake.table(table)
-    while (handle.transaction_version(mark) or 0) < number and not save_mark(lake, table, handle, mark, number):
+    while transactions(handle).get(mark, 0) < number and not save_mark(lake, table, handle, mark, number):
         handle = lake.table(table)

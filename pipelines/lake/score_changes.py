@@ -24,6 +24,7 @@ from pipelines.lake.files import make_durable
 from pipelines.lake.marks import raise_mark
 from pipelines.lake.table_files import write_rows
 from pipelines.lake.tables import Lake, data_files, discard_uncommitted, erasures_done, read_rows
+from pipelines.lake.transactions import transactions
 
 _TABLE = "score_changes"
 _NUMBER, _VERSION, _AS_OF = "feed:number", "feed:lake_version", "feed:as_of_us"
@@ -62,9 +63,9 @@ class FeedMovedError(Exception):
 def read_position(table: DeltaTable) -> FeedPosition:
     """Return the position at the version of a handle of `score_changes`."""
     marks = (_NUMBER, _AS_OF, _REMOVALS, _MERGES)
-    number, as_of_us, removals, merges = (table.transaction_version(name) or 0 for name in marks)
-    version = table.transaction_version(_VERSION)
-    return FeedPosition(number, -1 if version is None else version, as_of_us, erasures_done(table), removals, merges)
+    number, as_of_us, removals, merges = (transactions(table).get(name, 0) for name in marks)
+    version = transactions(table).get(_VERSION, -1)
+    return FeedPosition(number, version, as_of_us, erasures_done(table), removals, merges)
 
 
 def append_changes(lake: Lake, table: DeltaTable, parts: Iterable[pa.Table], position: FeedPosition) -> None:
@@ -142,7 +143,7 @@ def _batches(bounds: Iterable[tuple[int, int, int, str]]) -> Iterator[list[str]]
 
 def read_relayed(table: DeltaTable) -> int:
     """Return the last number that is on the topic of the feed, at the version of a handle; 0 before the first."""
-    return table.transaction_version(_RELAYED) or 0
+    return transactions(table).get(_RELAYED, 0)
 
 
 def mark_relayed(lake: Lake, number: int) -> None:

@@ -5,6 +5,7 @@ Owns table names and columns. `commit.py` owns what is written, when and in whic
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -21,7 +22,7 @@ from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
 from pipelines.lake.lake_format import configuration, is_current, replaced_files, require_known_format, upgrade
-from pipelines.lake.log_files import list_log
+from pipelines.lake.log_files import list_log, read_checkpoint
 from pipelines.lake.stores import (
     absolute,
     any_exists,
@@ -31,6 +32,7 @@ from pipelines.lake.stores import (
     translate_store_errors,
 )
 from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_torn_entry, require_intact_entries
+from pipelines.lake.transactions import transactions
 
 EVENTS = pa.schema([*EVENT, *POSITION, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
@@ -206,25 +208,14 @@ def discard_uncommitted(lake: "Lake", name: str, files: Iterable[AddAction]) -> 
         remove_files(lake.folder(name), [file for file in files if f"{lake.folder(name)}/{file.path}" not in named])
 
 
-def checkpoint_id(topic_id: str, topic_partition: int) -> str:
-    """Return the app_id of the application transaction that holds the next_offset of a topic partition."""
-    return f"ingest:{topic_id}:{topic_partition}"
-
-
-def last_record_ids(topic_id: str, topic_partition: int) -> tuple[str, str, str]:
-    """Return the app_ids that hold offset, digest and leader epoch of the last record read before a checkpoint."""
-    place = f"{topic_id}:{topic_partition}"
-    return f"last:{place}", f"digest:{place}", f"epoch:{place}"
-
-
 def erasures_done(events: DeltaTable) -> int:
     """Return how many erasures have been applied to `events` at the handle's version."""
-    return int(events.transaction_version(ERASURES_DONE) or 0)
+    return transactions(events).get(ERASURES_DONE, 0)
 
 
 def withdrawals_done(events: DeltaTable) -> int:
     """Return how many withdrawals have been applied to `events` at the handle's version."""
-    return int(events.transaction_version(WITHDRAWALS_DONE) or 0)
+    return transactions(events).get(WITHDRAWALS_DONE, 0)
 
 
 def table_id(events: DeltaTable) -> str:
@@ -404,6 +395,23 @@ def _create_table(folder: str, schema: pa.Schema) -> None:
     except CommitFailedError:  # another process was creating it at the same time
         if not is_table(folder):
             raise
+
+
+def stored_id(lake: Lake) -> str:
+    """Return the `table_id` of a lake without opening its table, which reads every file that its log names.
+
+    Raises like `Lake.table`.
+    """
+    log = f"{lake.folder('events')}/_delta_log"
+    with suppress(FileNotFoundError, ValueError, LookupError):  # opening it tells what is wrong
+        if (found := read_checkpoint(log, ["metaData.id"])) is not None:
+            return str(found[1].column("metaData").combine_chunks().drop_null()[0]["id"])
+        with translate_store_errors(lake.root):
+            first = read_text(lake.entry_path("events", 0))
+        for action in map(json.loads, first.splitlines()):
+            if "metaData" in action:
+                return str(action["metaData"]["id"])
+    return table_id(lake.table("events"))
 
 
 def is_lake(root: str | PathLike[str]) -> bool:

@@ -24,13 +24,13 @@ from deltalake.exceptions import CommitFailedError
 
 from pipelines.errors import TransientError
 from pipelines.ingest.batch import OffsetRange
-from pipelines.lake.checkpoints import checkpoint_transactions
+from pipelines.lake.checkpoints import checkpoint, checkpoint_transactions
 from pipelines.lake.commit import CommitRecord, WithdrawnEvents, describe_events, record_metadata
 from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.commit_log import complete_commits
 from pipelines.lake.removal import Rewrite, commit_removal, discard_unused, removed_events, rewrite_files
 from pipelines.lake.table_files import list_files
-from pipelines.lake.tables import WITHDRAWALS_DONE, Lake, checkpoint_id, withdrawals_done
+from pipelines.lake.tables import WITHDRAWALS_DONE, Lake, withdrawals_done
 from pipelines.lake.user_files import find_files
 
 SOURCE = "withdrawal"
@@ -105,7 +105,7 @@ def _commit(
 def _back_to_the_start(table: DeltaTable, chosen: Collection[BatchTopic]) -> Iterator[OffsetRange]:
     """Yield the ranges that step from the checkpoint of each file back to its first row."""
     for topic_id, topic in sorted({(each.topic_id, each.topic) for each in chosen}):
-        if topic.startswith(FILE_PREFIX) and (at := table.transaction_version(checkpoint_id(topic_id, 0))):
+        if topic.startswith(FILE_PREFIX) and (at := checkpoint(table, topic_id, 0)):
             yield OffsetRange(topic_id, topic, 0, at, 0)
 
 

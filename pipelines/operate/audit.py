@@ -24,6 +24,7 @@ from pipelines.contract.schema import RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.sources import CONTRACT, IngestedTopic, explain_missing_topic, open_topics
+from pipelines.lake.checkpoints import checkpoint
 from pipelines.lake.stores import resolve_store
 from pipelines.lake.tables import Lake, is_lake, open_lake
 from pipelines.lake.tokens import tokenize_bytes
@@ -214,7 +215,7 @@ def audit(settings: Settings) -> Audit:
         lake = open_lake(settings.lake_root)
         events = lake.table("events")
         checkpoints = {
-            (topic.topic_id, p.partition): events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}")
+            (topic.topic_id, p.partition): checkpoint(events, topic.topic_id, p.partition)
             for topic in described.values()
             for p in topic.partitions
         }

@@ -25,9 +25,10 @@ from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.kafka import KafkaSource, open_source, open_unchecked_source
 from pipelines.ingest.record_batches import NO_RECORDS, Polled
 from pipelines.ingest.sources import IngestedTopic, topic_sources
+from pipelines.lake.checkpoints import checkpoint
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.run_lake import RunLake
-from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
+from pipelines.lake.tables import is_lake, open_lake
 from pipelines.settings import Settings
 
 _PARTITION = re.compile(r"(?P<topic>.+)-(?P<partition>[0-9]{1,9})")
@@ -86,7 +87,7 @@ def _readable_log(settings: Settings, tp: TopicPartition, offset: int, place: st
     at = None
     if is_lake(settings.lake_root):
         events = open_lake(settings.lake_root).table("events")
-        at = events.transaction_version(checkpoint_id(topic.topic_id, tp.partition))
+        at = checkpoint(events, topic.topic_id, tp.partition)
     if at is not None and offset < at:
         raise UsageError(
             f"ingest has passed {place}: the checkpoint is {at}, so that record already is an event, a duplicate, "

@@ -16,8 +16,9 @@ from pipelines.ingest.filling import without_waiting
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.replay import Range, ReplayOffsets, ReplaySource, replay_source
 from pipelines.inputs import find_files, local_file
+from pipelines.lake.checkpoints import checkpoint
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.tables import checkpoint_id, open_lake
+from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import SourceFile
 from pipelines.operate.replay import Comparison, compare_places, fresh, replay
 from pipelines.operate.replayed import create_view_of_replays
@@ -100,8 +101,8 @@ def _read_before(settings: Settings, replayed: ReplaySource, sample: int | None)
     most = -(-sample // max(1, len(replayed.offsets))) if sample else None
     found: ReplayOffsets = {}
     for tp, (start, end) in replayed.offsets.items():
-        checkpoint = events.transaction_version(checkpoint_id(replayed.replayed_ids[tp.topic], tp.partition)) or 0
-        end = min(end, checkpoint)  # noqa: PLW2901 - the end of what was read
+        read = checkpoint(events, replayed.replayed_ids[tp.topic], tp.partition) or 0
+        end = min(end, read)  # noqa: PLW2901 - the end of what was read
         start = max(start, end - most) if most else start  # noqa: PLW2901
         if start < end:
             found[tp] = (start, end)

@@ -9,7 +9,8 @@ from deltalake import DeltaTable
 from pipelines.bus.topics import Topic, describe_topic
 from pipelines.errors import UsageError
 from pipelines.ingest.sources import explain_missing_topic, topic_sources
-from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
+from pipelines.lake.checkpoints import checkpoint
+from pipelines.lake.tables import is_lake, open_lake
 from pipelines.settings import Settings
 
 _MIN_RETENTION_HOURS = 72
@@ -88,10 +89,10 @@ def _judge_replicas(replicas: int, in_sync: int) -> Iterator[Finding]:
         )
 
 
-def _judge_growth(topic: Topic, lake: DeltaTable) -> Iterator[Finding]:
+def _judge_growth(topic: Topic, events: DeltaTable) -> Iterator[Finding]:
     """Yield a note if the topic has partitions that the lake has not read: keys may have moved to them."""
     numbers = [partition.partition for partition in topic.partitions]
-    read = [n for n in numbers if lake.transaction_version(checkpoint_id(topic.topic_id, n)) is not None]
+    read = [n for n in numbers if checkpoint(events, topic.topic_id, n) is not None]
     if read and len(read) < len(numbers):
         yield Finding(
             "note",

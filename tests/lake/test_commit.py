@@ -17,12 +17,12 @@ from pipelines.lake import commit_log
 from pipelines.lake.commit import ConcurrentCommitError, append, commit_batch, stage_events
 from pipelines.lake.commit_log import complete_commits, take_snapshot
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.tables import TABLES, Lake, checkpoint_id, create_lake, open_lake
+from pipelines.lake.tables import TABLES, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact
 from tests.lake.builders import TOPIC_ID, commit, make_events, make_record, orphan_files, read_rows
 from tests.services.waiting import PATIENCE_SECONDS
 
-_CHECKPOINT = checkpoint_id(TOPIC_ID, 0)
+_CHECKPOINT = f"ingest:{TOPIC_ID}:0"
 
 
 def test_a_commit_publishes_rows_checkpoint_and_record_together(lake: Lake) -> None:

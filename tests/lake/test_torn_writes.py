@@ -11,10 +11,9 @@ from pipelines.boundary import file_lock
 from pipelines.boundary.file_lock import exclusive_lock, try_lock
 from pipelines.errors import CorruptionError
 from pipelines.lake import commit as commit_module
-from pipelines.lake import delta_commit, files, tables, torn_writes
+from pipelines.lake import files, tables, torn_writes
 from pipelines.lake.commit import append, stage_events
 from pipelines.lake.delta_commit import _CHECKPOINT_VERSIONS, commit_actions
-from pipelines.lake.log_files import checkpoint_actions
 from pipelines.lake.tables import Lake
 from pipelines.settings import Settings
 from tests.draining import assert_verified, contents, drain_all, send, valid_records, with_ingest
@@ -150,20 +149,6 @@ def test_a_torn_checkpoint_is_quarantined(lake: Lake, tear: str) -> None:
     opened = lake.table("events")
     assert (opened.version(), opened.transaction_version("x")) == (_CHECKPOINT_VERSIONS, _CHECKPOINT_VERSIONS - 1)
     assert not checkpoint.exists()
-
-
-@pytest.mark.slow
-def test_a_large_checkpoint_is_written_less_often(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing one takes time by its size, and so does not grow with the age of the log."""
-    handle = lake.table("events")
-    written = Path(lake.folder("events"), "_delta_log")
-    for number in range(2 * _CHECKPOINT_VERSIONS):
-        if number == _CHECKPOINT_VERSIONS:
-            assert checkpoint_actions(handle) > 0
-            monkeypatch.setattr(delta_commit, "_LARGE_CHECKPOINT_ACTIONS", 1)
-        commit_actions(handle, [], {"x": number})
-        handle.update_incremental()
-    assert [file.name for file in written.glob("*.parquet")] == [f"{_CHECKPOINT_VERSIONS:020}.checkpoint.parquet"]
 
 
 def test_a_commit_flushes_the_entry_that_it_builds_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

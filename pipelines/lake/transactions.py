@@ -1,0 +1,92 @@
+"""The application transactions of a table: the numbers that its commits have set, each by a name (its app_id).
+
+Checkpoints of topic partitions and all marks are such numbers. The library finds one at a time, and reads the whole
+checkpoint of the log for a name that no later entry has: that takes 25 ms with 200,000 files, at every question, also
+for a name that the table never had. Here all of them are read at once, and a handle that has moved on reads the entries
+since.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import finalize
+
+from deltalake import DeltaTable
+
+from pipelines.errors import TransientError
+from pipelines.lake.log_files import log_folder, read_checkpoint
+from pipelines.lake.stores import read_text, translate_store_errors
+from pipelines.lake.threads import kept_threads
+
+_ATTEMPTS = 3
+_readers = kept_threads(8, "log")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    version: int
+    numbers: dict[str, int]
+
+
+_seen: dict[int, _Seen] = {}
+"""By the id of a handle, while it exists: handles are not hashable."""
+
+
+def transactions(table: DeltaTable) -> Mapping[str, int]:
+    """Return the numbers at the version of a handle, by name. They change once the handle has moved on.
+
+    Not thread-safe, like the handle. Raises TransientError when the log has been shortened to versions above that of
+    the handle or an object store does not answer, CorruptionError when a checkpoint of the log cannot be read.
+    """
+    seen, version = _seen.get(id(table)), table.version()
+    if seen is not None and seen.version == version:
+        return seen.numbers
+    newer = _follow(table, seen, version) or _read(table, version)
+    if seen is None:
+        finalize(table, _seen.pop, id(table))
+    _seen[id(table)] = newer
+    return newer.numbers
+
+
+def _follow(table: DeltaTable, seen: _Seen | None, version: int) -> _Seen | None:
+    """Return what was seen at an earlier version, moved on; None if the log no longer has the entries since."""
+    if seen is None or seen.version > version:
+        return None
+    try:
+        seen.numbers.update(_read_entries(log_folder(table), seen.version, version))
+    except FileNotFoundError:
+        return None
+    return _Seen(version, seen.numbers)
+
+
+def _read(table: DeltaTable, version: int) -> _Seen:
+    folder = log_folder(table)
+    for _ in range(_ATTEMPTS):  # another process may shorten the log meanwhile
+        try:
+            start, numbers = _read_checkpoint(folder, version)
+            return _Seen(version, numbers | _read_entries(folder, start, version))
+        except FileNotFoundError:
+            continue
+    raise TransientError(
+        f"the log {folder} no longer has version {version}, since later commits have shortened it: repeat the command"
+    )
+
+
+def _read_checkpoint(folder: str, upto: int) -> tuple[int, dict[str, int]]:
+    """Return the version of the newest checkpoint of the log up to a version, and its numbers; (-1, {}) without one."""
+    found = read_checkpoint(folder, ["txn.appId", "txn.version"], upto)
+    if found is None:
+        return -1, {}
+    version, rows = found
+    set_by_name = rows.column("txn").combine_chunks().drop_null()
+    names, numbers = (set_by_name.field(name).to_pylist() for name in ("appId", "version"))
+    return version, dict(zip(names, numbers, strict=True))
+
+
+def _read_entries(folder: str, after: int, upto: int) -> dict[str, int]:
+    """Return the numbers that the entries set with after < version <= upto. Raises FileNotFoundError without one."""
+    entries = [f"{folder}/{version:020}.json" for version in range(after + 1, upto + 1)]
+    with translate_store_errors(folder):
+        texts = list(_readers().map(read_text, entries) if len(entries) > 1 else map(read_text, entries))
+    lines = (json.loads(line) for text in texts for line in text.splitlines() if '"txn"' in line)
+    return {line["txn"]["appId"]: line["txn"]["version"] for line in lines if "txn" in line}
