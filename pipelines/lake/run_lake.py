@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from math import inf
 
 from pipelines.errors import CorruptionError, KarmalakeError, TransientError
-from pipelines.lake.tables import Lake, create_lake, is_lake, open_lake, table_id
+from pipelines.lake.tables import Lake, create_lake, is_lake, open_lake, stored_id, table_id
 
 OpenLake = Callable[[], Lake]
 """Opens the lake of a run; raises like `RunLake.open`."""
@@ -45,8 +45,10 @@ class RunLake:
 
     def check(self) -> None:
         """Require that an opened lake is still there, if no one looked in the last 10 s; raises like `open`."""
-        if time.monotonic() >= self._check_due:
-            with self._lock, self.explained():
+        if time.monotonic() < self._check_due:
+            return
+        with self._lock, self.explained():
+            if time.monotonic() >= self._check_due:  # no other loop has looked meanwhile
                 self._look()
                 self._check_due = time.monotonic() + _CHECK_SECONDS
 
@@ -79,7 +81,7 @@ class RunLake:
                 f"the lake in {self._root} is gone: mount its disk or restore it from a copy, and the work continues; "
                 "to create a new lake there, start again"
             )
-        self._require_same(table_id(Lake(self._root).table("events")))
+        self._require_same(stored_id(Lake(self._root)))
 
     def _require_same(self, found: str) -> None:
         if self._id not in {None, found}:

@@ -18,7 +18,8 @@ from pipelines.bus.topics import Topic, TopicPartitionState, describe_topic
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.sources import explain_missing_topic, topic_sources
-from pipelines.lake.tables import checkpoint_id, is_lake, open_lake
+from pipelines.lake.checkpoints import checkpoint
+from pipelines.lake.tables import Lake, is_lake
 from pipelines.settings import KafkaSettings, Settings
 
 _POLL_MS = 100
@@ -145,10 +146,8 @@ def _checkpoints(settings: Settings, topic: Topic) -> list[int | None]:
     try:
         if not is_lake(settings.lake_root):
             return [None] * len(topic.partitions)
-        events = open_lake(settings.lake_root).table("events")
-        return [
-            events.transaction_version(checkpoint_id(topic.topic_id, state.partition)) for state in topic.partitions
-        ]
+        events = Lake(settings.lake_root).table("events")
+        return [checkpoint(events, topic.topic_id, state.partition) for state in topic.partitions]
     except (DeltaError, OSError) as error:
         raise TransientError(f"the checkpoints in {settings.lake_root} cannot be read: {error}; try again") from error
 
