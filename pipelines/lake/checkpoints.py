@@ -4,7 +4,7 @@
 down. A lake of an earlier release, a file and a queue have none of these three; a `last:` below 0 means unknown.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from deltalake import DeltaTable
 
@@ -20,10 +20,10 @@ def checkpoint(events: DeltaTable, topic_id: str, topic_partition: int) -> int |
     return transactions(events).get(_checkpoint_id(topic_id, topic_partition))
 
 
-def checkpoints(events: DeltaTable) -> dict[tuple[str, int], int]:
-    """Return the next_offset of all that was ever read at a handle's version, by (topic_id, topic_partition)."""
+def checkpoints(transactions_of_events: Mapping[str, int]) -> dict[tuple[str, int], int]:
+    """Return the next_offset of all that was ever read, by (topic_id, topic_partition)."""
     found: dict[tuple[str, int], int] = {}
-    for app_id, next_offset in transactions(events).items():
+    for app_id, next_offset in transactions_of_events.items():
         if app_id.startswith(_CHECKPOINT):
             topic_id, _, topic_partition = app_id.removeprefix(_CHECKPOINT).rpartition(":")
             found[topic_id, int(topic_partition)] = next_offset

@@ -15,7 +15,6 @@ import polars as pl
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
-from pipelines.lake.checkpoints import checkpoints
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable, write_file
 from pipelines.lake.lake_format import has_mixed_files
@@ -65,7 +64,7 @@ def take_snapshot_without_feed(lake: Lake) -> Snapshot:
     files = {name: data_files(table) for name, table in tables.items()}
     mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
     removals = erasures_done(events) + withdrawals_done(events)
-    return Snapshot(events.version(), files, checkpoints(events), table_id(events), mixed, removals, lake.root)
+    return Snapshot(events.version(), files, dict(transactions(events)), table_id(events), mixed, removals, lake.root)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:

@@ -235,8 +235,8 @@ class Snapshot:
     files: Mapping[str, tuple[str, ...]]
     """Absolute paths, or URIs, of Parquet files by table name. Not all of them have `event_day`: it is the UTC day of
     `event_time`."""
-    checkpoints: Mapping[tuple[str, int], int]
-    """next_offset by (topic_id, topic_partition)."""
+    transactions: Mapping[str, int]
+    """Those of `events`, by app_id (`transactions.py`)."""
     lake_id: str = ""
     """The lake's `table_id`."""
     mixed: frozenset[str] = frozenset()

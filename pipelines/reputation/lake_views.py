@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import literal
+from pipelines.lake.checkpoints import checkpoints
 from pipelines.lake.stores import is_remote, register_s3
 from pipelines.lake.tables import TABLES, Snapshot
 from pipelines.reputation.sql import arrow_rows, statement
@@ -57,7 +58,7 @@ def open_lake_views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
 def _checkpoints(snapshot: Snapshot) -> pa.Table:
     rows = [
         {"topic_id": topic_id, "topic_partition": topic_partition, "next_offset": next_offset}
-        for (topic_id, topic_partition), next_offset in sorted(snapshot.checkpoints.items())
+        for (topic_id, topic_partition), next_offset in sorted(checkpoints(snapshot.transactions).items())
     ]
     return pa.Table.from_pylist(rows, CHECKPOINTS)
 

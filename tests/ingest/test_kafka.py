@@ -21,6 +21,7 @@ from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import LostRecordsError
 from pipelines.ingest.batch import OffsetRange
+from pipelines.lake.checkpoints import checkpoints
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import create_lake, open_lake
@@ -307,7 +308,7 @@ def _partitions(bus: Settings) -> int:
 def _pretend_to_have_read(bus: Settings, start: int, end: int) -> None:
     """Move the checkpoint, to simulate a broker that lost records with its disk."""
     lake = create_lake(bus.lake_root)
-    ((topic_id, _),) = take_snapshot(open_lake(bus.lake_root)).checkpoints
+    ((topic_id, _),) = checkpoints(take_snapshot(open_lake(bus.lake_root)).transactions)
     skipped = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)
     commit_batch(lake, lake.table("events"), [], CommitRecord("gone", "test", datetime.now(UTC), (skipped,)))
 

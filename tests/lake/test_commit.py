@@ -14,6 +14,7 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
 from pipelines.lake import commit as commit_module
 from pipelines.lake import commit_log
+from pipelines.lake.checkpoints import checkpoints
 from pipelines.lake.commit import ConcurrentCommitError, append, commit_batch, stage_events
 from pipelines.lake.commit_log import complete_commits, take_snapshot
 from pipelines.lake.delta_commit import commit_actions
@@ -230,7 +231,7 @@ def test_a_snapshot_is_one_version_with_its_records(lake: Lake) -> None:
     commit(lake, handle, "b2", make_events(["b", "c"], partition=1), partition=1)
     snapshot = take_snapshot(lake)
     assert snapshot.version == 2
-    assert snapshot.checkpoints == {(TOPIC_ID, 0): 1, (TOPIC_ID, 1): 2}
+    assert checkpoints(snapshot.transactions) == {(TOPIC_ID, 0): 1, (TOPIC_ID, 1): 2}
     assert set(snapshot.files) == set(TABLES)
     assert len(snapshot.files["events"]) == 2
     assert len(read_rows(lake, "commits")) == 2
@@ -239,7 +240,7 @@ def test_a_snapshot_is_one_version_with_its_records(lake: Lake) -> None:
 def test_the_empty_lake_has_a_snapshot(lake: Lake) -> None:
     """Before the first commit the snapshot has a version and no files."""
     snapshot = take_snapshot(lake)
-    assert (snapshot.version, snapshot.checkpoints, sum(map(len, snapshot.files.values()))) == (0, {}, 0)
+    assert (snapshot.version, snapshot.transactions, sum(map(len, snapshot.files.values()))) == (0, {}, 0)
 
 
 def test_creating_a_lake_again_changes_nothing(lake: Lake) -> None:

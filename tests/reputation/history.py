@@ -73,4 +73,4 @@ def snapshot_of(folder: Path, *batches: Iterable[Event], version: int = 1, **oth
         path = folder / f"{name}-{version}-{number}.parquet"
         pq.write_table(table, path)
         files[name].append(str(path))
-    return Snapshot(version, {name: tuple(paths) for name, paths in files.items()}, {("topic-id", 0): 1_000_000})
+    return Snapshot(version, {name: tuple(paths) for name, paths in files.items()}, {"ingest:topic-id:0": 1_000_000})
