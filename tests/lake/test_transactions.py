@@ -95,7 +95,7 @@ def test_the_time_between_checkpoints_grows_with_the_root_of_their_size(lake: La
     assert sorted(int(name.name[:20]) for name in names) == [20, 60]
 
 
-def test_a_log_that_starts_later_is_an_error_that_a_retry_mends(lake: Lake) -> None:
+def test_a_log_that_starts_later_is_a_temporary_error(lake: Lake) -> None:
     """A handle whose version the log no longer has has never read the numbers: none are made up."""
     behind, writer = lake.table("events"), lake.table("events")
     for number in range(25):
