@@ -8,6 +8,7 @@ files of the newest version instead.
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -32,6 +33,14 @@ def table_folder(table: DeltaTable) -> str:
 def log_folder(table: DeltaTable) -> str:
     """Return the folder or URI of a table's log."""
     return f"{table_folder(table)}/_delta_log"
+
+
+def parse_entry(text: str) -> list[dict[str, Any]]:
+    """Return the actions of an entry, one JSON object per line. Raises ValueError if it is not that.
+
+    Only a line feed ends a line: the library writes other line separators within a text as they are.
+    """
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def flush_checkpoint(table: DeltaTable) -> None:

@@ -3,7 +3,6 @@
 Owns table names and columns. `commit.py` owns what is written, when and in which order.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
 from pipelines.lake.lake_format import configuration, is_current, replaced_files, require_known_format, upgrade
-from pipelines.lake.log_files import list_log, read_checkpoint
+from pipelines.lake.log_files import list_log, parse_entry, read_checkpoint
 from pipelines.lake.stores import (
     absolute,
     any_exists,
@@ -299,7 +298,7 @@ class Lake:
         Raises LookupError when the log no longer has one of these entries.
         """
         for version in range(after + 1, upto + 1):
-            yield version, [json.loads(line) for line in self._read_entry(version).splitlines()]
+            yield version, parse_entry(self._read_entry(version))
 
     def entry_digest(self, version: int) -> str:
         """Return the digest of the log entry of a version of `events`: it differs in another history of the lake.
@@ -408,7 +407,7 @@ def stored_id(lake: Lake) -> str:
             return str(found[1].column("metaData").combine_chunks().drop_null()[0]["id"])
         with translate_store_errors(lake.root):
             first = read_text(lake.entry_path("events", 0))
-        for action in map(json.loads, first.splitlines()):
+        for action in parse_entry(first):
             if "metaData" in action:
                 return str(action["metaData"]["id"])
     return table_id(lake.table("events"))

@@ -8,7 +8,6 @@ still exist, so it is quarantined, too. Only local disks tear writes: an object 
 leaves a whole entry or none.
 """
 
-import json
 import logging
 from collections.abc import Sized
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import CorruptionError
+from pipelines.lake.log_files import parse_entry
 from pipelines.lake.stores import is_remote
 
 _ACTION_COUNT = "karmalake_actions"
@@ -96,7 +96,7 @@ def _quarantine(entry: Path) -> bool:
 def _is_intact(entry: Path) -> bool:
     """Return whether an entry is whole; a missing one counts as intact, since a checkpoint has replaced it."""
     try:
-        first, *rest = map(json.loads, entry.read_text(encoding="utf-8").splitlines())
+        first, *rest = parse_entry(entry.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return True
     except ValueError:  # no line, not JSON, or not UTF-8

@@ -6,7 +6,6 @@ for a name that the table never had. Here all of them are read at once, and a ha
 since.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import finalize
@@ -14,7 +13,7 @@ from weakref import finalize
 from deltalake import DeltaTable
 
 from pipelines.errors import TransientError
-from pipelines.lake.log_files import log_folder, read_checkpoint
+from pipelines.lake.log_files import log_folder, parse_entry, read_checkpoint
 from pipelines.lake.stores import read_text, translate_store_errors
 from pipelines.lake.threads import kept_threads
 
@@ -88,5 +87,5 @@ def _read_entries(folder: str, after: int, upto: int) -> dict[str, int]:
     entries = [f"{folder}/{version:020}.json" for version in range(after + 1, upto + 1)]
     with translate_store_errors(folder):
         texts = list(_readers().map(read_text, entries) if len(entries) > 1 else map(read_text, entries))
-    lines = (json.loads(line) for text in texts for line in text.splitlines() if '"txn"' in line)
-    return {line["txn"]["appId"]: line["txn"]["version"] for line in lines if "txn" in line}
+    numbers = (action["txn"] for text in texts for action in parse_entry(text) if "txn" in action)
+    return {number["appId"]: number["version"] for number in numbers}

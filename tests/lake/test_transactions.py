@@ -16,7 +16,7 @@ from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.tables import Lake, erasures_done, stored_id, table_id
 from pipelines.lake.transactions import transactions as transactions_of
 
-_NAMES = ["ingest:a:0", 'ingest:a "quoted" topic:1', "erasures", "last:a:0", "never"]
+_NAMES = ["ingest:a:0", 'ingest:a "quoted" \u2028 topic\x85:1', "erasures", "last:a:0", "never"]
 
 
 def _commit(handle: DeltaTable, numbers: dict[str, int]) -> None:
