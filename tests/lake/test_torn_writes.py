@@ -141,13 +141,13 @@ def test_each_entry_is_checked_once(lake: Lake, monkeypatch: pytest.MonkeyPatch)
 def test_a_torn_checkpoint_is_quarantined(lake: Lake, tear: str) -> None:
     """A checkpoint is a copy of existing entries: without it the table opens at the same version."""
     handle = lake.table("events")
-    for number in range(_CHECKPOINT_VERSIONS):
+    for number in range(_CHECKPOINT_VERSIONS + 1):  # the last one writes the checkpoint of what it builds on
         commit_actions(handle, [], {"x": number})
         handle.update_incremental()
     checkpoint = Path(lake.folder("events"), "_delta_log", f"{_CHECKPOINT_VERSIONS:020}.checkpoint.parquet")
     checkpoint.write_bytes(_TEARS[tear](checkpoint.read_bytes()))
     opened = lake.table("events")
-    assert (opened.version(), opened.transaction_version("x")) == (_CHECKPOINT_VERSIONS, _CHECKPOINT_VERSIONS - 1)
+    assert (opened.version(), opened.transaction_version("x")) == (_CHECKPOINT_VERSIONS + 1, _CHECKPOINT_VERSIONS)
     assert not checkpoint.exists()
 
 

@@ -111,7 +111,7 @@ def test_a_log_that_starts_later_is_a_temporary_error(lake: Lake) -> None:
 def test_a_damaged_checkpoint_is_named(lake: Lake, damage: str) -> None:
     """A handle that was open before it was damaged gets an error, and no numbers without those of the checkpoint."""
     handle = lake.table("events")
-    for number in range(20):
+    for number in range(21):
         _commit(handle, {"x": number})
     checkpoint = Path(lake.folder("events"), "_delta_log", f"{20:020}.checkpoint.parquet")
     size = checkpoint.stat().st_size
