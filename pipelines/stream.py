@@ -34,7 +34,7 @@ from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_u
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.feed_retention import drop_old_changes
 from pipelines.lake.run_lake import RunLake, await_lake
-from pipelines.lake.tables import CachedLake, Lake
+from pipelines.lake.tables import CachedLake, Lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
 from pipelines.live_publisher import LivePublisher, OnRefresh
 from pipelines.live_uploader import LiveUploader
@@ -260,9 +260,7 @@ class _RefreshLoop:
         """Open until a refresh fails."""
         self._upkeep_due = self._due
         """Monotonic time, in seconds, from which a turn may begin upkeep."""
-        self._pool, self._run_upkeep = pool, best_effort(partial(_run_upkeep, settings), "upkeep")
-        self._upkept = CachedLake(settings.lake_root)
-        """Of the thread that does upkeep: each opening reads every file that a log names."""
+        self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
         self._beside, self._follow_canary = beside, best_effort(follow_canary, "serving the canary")
         self._following: Future[None] | None = None
@@ -352,7 +350,7 @@ class _RefreshLoop:
         """Merge small files beside the next turns; with few commits, the turn that replaces the warehouse begins it."""
         self._upkeep_due = inf
         if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
-            self._upkeep = self._pool.submit(self._run_upkeep, self._upkept)
+            self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
 
     def _start_publication(self) -> tuple["Future[None]", Info]:
         """Start a publication of all users; return it with what it reflects."""
@@ -384,8 +382,12 @@ class _RefreshLoop:
         return self._publication is not None and self._publication.done() and bool(self._publication.exception())
 
 
-def _run_upkeep(settings: Settings, lake: CachedLake) -> None:
-    """Merge small files, and remove files that no reader needs."""
+def _run_upkeep(settings: Settings) -> None:
+    """Merge small files, and remove files that no reader needs.
+
+    Tables are opened once per call, and not kept: a lake that was restored from a copy meanwhile has other files.
+    """
+    lake = CachedLake(open_lake(settings.lake_root).root)
     try:
         compact(lake, settings.lake.compact_after_files)
     except TransientError as error:

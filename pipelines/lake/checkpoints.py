@@ -4,6 +4,7 @@
 down. A lake of an earlier release, a file and a queue have none of these three; a `last:` below 0 means unknown.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 from deltalake import DeltaTable
@@ -11,7 +12,7 @@ from deltalake import DeltaTable
 from pipelines.ingest.batch import LastRead, OffsetRange
 from pipelines.lake.transactions import transactions
 
-_CHECKPOINT = "ingest:"
+_CHECKPOINT = re.compile(r"ingest:(?P<topic_id>.*):(?P<topic_partition>[0-9]{1,9})", re.DOTALL)
 _UNKNOWN = -1
 
 
@@ -24,9 +25,8 @@ def checkpoints(transactions_of_events: Mapping[str, int]) -> dict[tuple[str, in
     """Return the next_offset of all that was ever read, by (topic_id, topic_partition)."""
     found: dict[tuple[str, int], int] = {}
     for app_id, next_offset in transactions_of_events.items():
-        if app_id.startswith(_CHECKPOINT):
-            topic_id, _, topic_partition = app_id.removeprefix(_CHECKPOINT).rpartition(":")
-            found[topic_id, int(topic_partition)] = next_offset
+        if place := _CHECKPOINT.fullmatch(app_id):
+            found[place["topic_id"], int(place["topic_partition"])] = next_offset
     return found
 
 
@@ -55,7 +55,7 @@ def _last_record_transactions(events: DeltaTable, offsets: OffsetRange) -> dict[
 
 
 def _checkpoint_id(topic_id: str, topic_partition: int) -> str:
-    return f"{_CHECKPOINT}{topic_id}:{topic_partition}"
+    return f"ingest:{topic_id}:{topic_partition}"
 
 
 def _last_record_ids(topic_id: str, topic_partition: int) -> tuple[str, str, str]:

@@ -64,7 +64,7 @@ def take_snapshot_without_feed(lake: Lake) -> Snapshot:
     files = {name: data_files(table) for name, table in tables.items()}
     mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
     removals = erasures_done(events) + withdrawals_done(events)
-    return Snapshot(events.version(), files, dict(transactions(events)), table_id(events), mixed, removals, lake.root)
+    return Snapshot(events.version(), files, transactions(events), table_id(events), mixed, removals, lake.root)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:

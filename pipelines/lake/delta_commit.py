@@ -19,8 +19,7 @@ from deltalake.transaction import AddAction, CommitProperties, PostCommitHookPro
 from pipelines.errors import one_line
 from pipelines.lake.files import make_durable
 from pipelines.lake.lake_format import require_known_format
-from pipelines.lake.log_files import flush_checkpoint, last_checkpoint, log_folder
-from pipelines.lake.torn_writes import action_count_metadata
+from pipelines.lake.log_files import action_count_metadata, flush_checkpoint, last_checkpoint, log_folder
 
 _LOG = logging.getLogger(__name__)
 _CHECKPOINT_VERSIONS = 20

@@ -166,7 +166,7 @@ class DedupIndex:
 
     def _save(self, version: int) -> None:
         if version != self.version:
-            self.version, self.entry = version, _entry_digest(self.lake, version)
+            self.version, self.entry = version, self.lake.entry_digest(version)
         manifest = {
             "format": INDEX.number,
             "identity": self.identity,
@@ -242,14 +242,7 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
 
 def history_includes(lake: Lake, version: int, entry: str | None) -> bool:
     """Return whether the lake's log has the entry with this digest at a version."""
-    return entry is not None and entry == _entry_digest(lake, version)
-
-
-def _entry_digest(lake: Lake, version: int) -> str | None:
-    try:
-        return lake.entry_digest(version)
-    except LookupError:
-        return None
+    return entry is not None and entry == lake.entry_digest(version)
 
 
 def forget_erased(root: Path, lake: Lake, events: DeltaTable) -> None:

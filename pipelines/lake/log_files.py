@@ -7,6 +7,7 @@ files of the newest version instead.
 
 import json
 import re
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -18,16 +19,16 @@ from deltalake import DeltaTable
 
 from pipelines.errors import CorruptionError, one_line
 from pipelines.lake.files import make_durable
-from pipelines.lake.stores import is_remote, read_text, resolve_store, translate_store_errors
+from pipelines.lake.stores import read_text, require_object_store, resolve_store, translate_store_errors
 
 RETAINED_ENTRIES = 2_000
+_ACTION_COUNT = "karmalake_actions"
 _FILE = re.compile(r"(?P<version>[0-9]{20})\.(?P<kind>json|checkpoint\.parquet)")
 
 
 def table_folder(table: DeltaTable) -> str:
     """Return the folder or URI of a table."""
-    uri = table.table_uri.rstrip("/")
-    return uri if is_remote(uri) else unquote(uri.removeprefix("file://"))
+    return unquote(table.table_uri.rstrip("/").removeprefix("file://"))
 
 
 def log_folder(table: DeltaTable) -> str:
@@ -35,12 +36,42 @@ def log_folder(table: DeltaTable) -> str:
     return f"{table_folder(table)}/_delta_log"
 
 
-def parse_entry(text: str) -> list[dict[str, Any]]:
-    """Return the actions of an entry, one JSON object per line. Raises ValueError if it is not that.
+def action_count_metadata(*actions: Sized) -> dict[str, str]:
+    """Return the metadata of a commit that lets readers detect a torn entry: how many actions it has."""
+    return {_ACTION_COUNT: str(sum(map(len, actions)))}
 
-    Only a line feed ends a line: the library writes other line separators within a text as they are.
+
+def parse_entry(text: str) -> list[dict[str, Any]]:
+    """Return the actions of an entry, one JSON object per line, without null members.
+
+    Only a line feed ends a line: the library writes other line separators within a text as they are. Raises ValueError
+    for other text, and if it has fewer or more actions than its first line says.
     """
-    return [json.loads(line) for line in text.split("\n") if line]
+    lines = [json.loads(line) for line in text.split("\n") if line]
+    if not lines or not all(isinstance(line, dict) for line in lines):
+        raise ValueError("it is not one JSON object per line")
+    actions = [{name: value for name, value in line.items() if value is not None} for line in lines]
+    count = actions[0].get("commitInfo", {}).get(_ACTION_COUNT)
+    if count is not None and len(actions) - 1 != int(count):
+        raise ValueError(f"it has {len(actions) - 1} of {count} actions")
+    return actions
+
+
+def read_entry(location: str) -> list[dict[str, Any]]:
+    """Return the actions of an entry at a path or URI.
+
+    Raises FileNotFoundError if it does not exist, TransientError when an object store does not answer, CorruptionError
+    if it is no entry.
+    """
+    with translate_store_errors(location):
+        text = read_text(location)
+    try:
+        return parse_entry(text)
+    except ValueError as error:
+        require_object_store(location)
+        raise CorruptionError(
+            f"the entry {location} of a log is torn or not one ({one_line(error)}): restore the lake from a copy"
+        ) from error
 
 
 def flush_checkpoint(table: DeltaTable) -> None:
@@ -53,8 +84,8 @@ def last_checkpoint(table: DeltaTable) -> tuple[int, int]:
     """Return version and number of actions of the newest checkpoint of a table's log; (0, 0) without one."""
     try:
         newest = json.loads(read_text(f"{log_folder(table)}/_last_checkpoint"))
-        return int(newest["version"]), int(newest["size"])
-    except (OSError, ValueError, KeyError):  # it is a hint: other writers may leave it out, or a power cut tear it
+        return int(newest["version"]), max(0, int(newest["size"]))
+    except (OSError, ValueError, KeyError, TypeError):  # a hint: others may leave it out, or a power cut tear it
         return 0, 0
 
 
@@ -81,8 +112,8 @@ def list_log(folder: str) -> list[LogFile]:
 def read_checkpoint(folder: str, columns: list[str], upto: int | None = None) -> tuple[int, pa.Table] | None:
     """Return the version of a log's newest checkpoint, up to a version, and columns of its actions; None without one.
 
-    Raises FileNotFoundError when another process has removed it meanwhile, TransientError when an object store does not
-    answer, CorruptionError when it cannot be read.
+    A column that it does not have is left out. Raises FileNotFoundError when another process has removed it meanwhile,
+    TransientError when an object store does not answer, CorruptionError when it is torn.
     """
     with translate_store_errors(folder):
         checkpoints = [file for file in list_log(folder) if file.is_checkpoint]
@@ -93,9 +124,7 @@ def read_checkpoint(folder: str, columns: list[str], upto: int | None = None) ->
     try:
         with translate_store_errors(folder):
             return newest.version, pq.ParquetFile(path, filesystem=store).read(columns)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
+    except pa.ArrowException as error:
         raise CorruptionError(
             f"the checkpoint {folder}/{newest.name} of a log cannot be read ({one_line(error)}): restore the lake from "
             "a copy"

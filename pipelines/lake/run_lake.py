@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from math import inf
 
 from pipelines.errors import CorruptionError, KarmalakeError, TransientError
-from pipelines.lake.tables import Lake, create_lake, is_lake, open_lake, stored_id, table_id
+from pipelines.lake.tables import Lake, create_lake, is_lake, newest_version, open_lake, stored_id, table_id
 
 OpenLake = Callable[[], Lake]
 """Opens the lake of a run; raises like `RunLake.open`."""
@@ -27,6 +27,8 @@ class RunLake:
         self._root, self._first = root, first
         self._id: str | None = None
         """The lake's `table_id`; None until it was opened."""
+        self._last_entry: tuple[int, str] | None = None
+        """Version and digest of the last entry seen of the log of `events`; None if unknown."""
         self._check_due = -inf
         """Monotonic time of the next check, in seconds."""
         self._lock = threading.RLock()
@@ -40,6 +42,7 @@ class RunLake:
             self._check_due = -inf
             lake = self._first(self._root) if self._id is None else open_lake(self._root)
             self._require_same(table_id(lake.table("events")))
+            self._require_continued(lake)
             self._check_due = time.monotonic() + _CHECK_SECONDS
             return lake
 
@@ -78,10 +81,13 @@ class RunLake:
             return
         if not is_lake(self._root):
             raise TransientError(
-                f"the lake in {self._root} is gone: mount its disk or restore it from a copy, and the work continues; "
-                "to create a new lake there, start again"
+                f"the lake in {self._root} is gone: mount its disk, and the work continues; to continue with a copy, "
+                "or to create a new lake there, start again"
             )
-        self._require_same(stored_id(Lake(self._root)))
+        lake = Lake(self._root)
+        if stored_id(lake) != self._id:
+            self._require_same(table_id(lake.table("events")))
+        self._require_continued(lake)
 
     def _require_same(self, found: str) -> None:
         if self._id not in {None, found}:
@@ -90,6 +96,19 @@ class RunLake:
                 "one back, or start again to continue with the lake that is there"
             )
         self._id = found
+
+    def _require_continued(self, lake: Lake) -> None:
+        """Require that the log has what was seen of it before: open tables would take files of a copy for unneeded."""
+        newest = newest_version(lake)
+        if self._last_entry is not None:
+            version, digest = self._last_entry
+            if newest < version or lake.entry_digest(version) not in {None, digest}:
+                raise CorruptionError(
+                    f"the lake in {self._root} is another copy of the one that this process began with: version "
+                    f"{version} of its events is missing or differs; start again to continue with what is there"
+                )
+        digest = lake.entry_digest(newest)
+        self._last_entry = None if digest is None else (newest, digest)
 
 
 def await_lake(root: str) -> Lake:

@@ -21,7 +21,7 @@ from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
 from pipelines.lake.lake_format import configuration, is_current, replaced_files, require_known_format, upgrade
-from pipelines.lake.log_files import list_log, parse_entry, read_checkpoint
+from pipelines.lake.log_files import list_log, read_checkpoint, read_entry
 from pipelines.lake.stores import (
     absolute,
     any_exists,
@@ -295,24 +295,24 @@ class Lake:
     def read_log(self, after: int, upto: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield (version, actions) of the commits of `events` with after < version <= upto.
 
-        Raises LookupError when the log no longer has one of these entries.
+        Raises LookupError when the log no longer has one of these entries, CorruptionError for one that is torn.
         """
         for version in range(after + 1, upto + 1):
-            yield version, parse_entry(self._read_entry(version))
+            entry = self.entry_path("events", version)
+            try:
+                yield version, read_entry(entry)
+            except FileNotFoundError:
+                raise LookupError(f"{entry} does not exist: the log of events starts later") from None
 
-    def entry_digest(self, version: int) -> str:
+    def entry_digest(self, version: int) -> str | None:
         """Return the digest of the log entry of a version of `events`: it differs in another history of the lake.
 
-        Raises LookupError when the log no longer has that entry.
+        None if the log no longer has that entry. Raises TransientError when an object store does not answer.
         """
-        return blake2b(self._read_entry(version).encode(), digest_size=16).hexdigest()
-
-    def _read_entry(self, version: int) -> str:
         entry = self.entry_path("events", version)
-        try:
-            return read_text(entry)
-        except FileNotFoundError:
-            raise LookupError(f"{entry} does not exist: the log of events starts later") from None
+        with suppress(FileNotFoundError), translate_store_errors(entry):
+            return blake2b(read_text(entry).encode(), digest_size=16).hexdigest()
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,21 +396,25 @@ def _create_table(folder: str, schema: pa.Schema) -> None:
             raise
 
 
-def stored_id(lake: Lake) -> str:
-    """Return the `table_id` of a lake without opening its table, which reads every file that its log names.
+def stored_id(lake: Lake) -> str | None:
+    """Return the `table_id` that a lake had at the last checkpoint of its log, or at its beginning; None if unknown.
 
-    Raises like `Lake.table`.
+    Opening the table would read every file that its log names. Raises TransientError when an object store does not
+    answer.
     """
-    log = f"{lake.folder('events')}/_delta_log"
-    with suppress(FileNotFoundError, ValueError, LookupError):  # opening it tells what is wrong
-        if (found := read_checkpoint(log, ["metaData.id"])) is not None:
+    with suppress(OSError, LookupError, CorruptionError):  # opening it tells what is wrong
+        found = read_checkpoint(f"{lake.folder('events')}/_delta_log", ["metaData.id"])
+        if found is not None:
             return str(found[1].column("metaData").combine_chunks().drop_null()[0]["id"])
-        with translate_store_errors(lake.root):
-            first = read_text(lake.entry_path("events", 0))
-        for action in parse_entry(first):
-            if "metaData" in action:
-                return str(action["metaData"]["id"])
-    return table_id(lake.table("events"))
+        first = read_entry(lake.entry_path("events", 0))
+        return next((str(action["metaData"]["id"]) for action in first if "metaData" in action), None)
+    return None
+
+
+def newest_version(lake: Lake) -> int:
+    """Return the newest version of `events` that its log names, without opening the table; -1 without a log."""
+    with translate_store_errors(lake.root):
+        return max((file.version for file in list_log(f"{lake.folder('events')}/_delta_log")), default=-1)
 
 
 def is_lake(root: str | PathLike[str]) -> bool:

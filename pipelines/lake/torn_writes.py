@@ -9,7 +9,6 @@ leaves a whole entry or none.
 """
 
 import logging
-from collections.abc import Sized
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,17 +19,11 @@ from pipelines.errors import CorruptionError
 from pipelines.lake.log_files import parse_entry
 from pipelines.lake.stores import is_remote
 
-_ACTION_COUNT = "karmalake_actions"
 _CHECKPOINT = ".checkpoint.parquet"
 _LOG = logging.getLogger(__name__)
 _checked: dict[str, tuple[int, int]] = {}
 """By folder of a log: its inode, which distinguishes it from another log at that path, and the version up to which its
 entries are intact."""
-
-
-def action_count_metadata(*actions: Sized) -> dict[str, str]:
-    """Return the metadata of a commit that lets readers detect a torn entry: how many actions it has."""
-    return {_ACTION_COUNT: str(sum(map(len, actions)))}
 
 
 def quarantine_torn_entry(folder: str, version: int | None = None) -> bool:
@@ -96,13 +89,12 @@ def _quarantine(entry: Path) -> bool:
 def _is_intact(entry: Path) -> bool:
     """Return whether an entry is whole; a missing one counts as intact, since a checkpoint has replaced it."""
     try:
-        first, *rest = parse_entry(entry.read_text(encoding="utf-8"))
+        parse_entry(entry.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return True
-    except ValueError:  # no line, not JSON, or not UTF-8
+    except ValueError:
         return False
-    count = first.get("commitInfo", {}).get(_ACTION_COUNT)
-    return count is None or len(rest) == int(count)
+    return True
 
 
 def _is_parquet(path: Path) -> bool:

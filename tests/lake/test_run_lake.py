@@ -3,13 +3,24 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from pipelines.errors import CorruptionError, LostRecordsError, TransientError
 from pipelines.lake.copying import copy_lake
+from pipelines.lake.delta_commit import commit_actions
+from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.run_lake import RunLake, await_lake
 from pipelines.lake.tables import Lake, create_lake, is_lake, open_lake, table_id
+
+
+def commit_empty(root: Path, times: int) -> None:
+    """Commit to `events` without rows."""
+    handle = Lake(str(root)).table("events")
+    for number in range(times):
+        commit_actions(handle, [], {"x": number, uuid4().hex: number})
+        handle.update_incremental()
 
 
 def _id(root: Path) -> str:
@@ -66,6 +77,48 @@ def test_another_lake_that_comes_while_it_is_opened_is_an_error(
     for _ in range(2):
         with pytest.raises(CorruptionError, match=f"another lake is in {root}"):
             lake.open()
+
+
+@pytest.mark.parametrize("later_commits", [0, 1, 2, 5])
+def test_another_copy_of_the_lake_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later_commits: int
+) -> None:
+    """Tables that are open have files which the copy does not name, also once it has as many commits again."""
+    monkeypatch.setattr("pipelines.lake.run_lake._CHECK_SECONDS", -1.0)
+    root = tmp_path / "lake"
+    lake = RunLake(str(root))
+    lake.open()
+    commit_empty(root, 2)
+    copy_lake(Lake(str(root)), str(tmp_path / "copy"))
+    commit_empty(root, 2)
+    lake.check()
+    shutil.rmtree(root)
+    shutil.move(tmp_path / "copy", root)
+    commit_empty(root, later_commits)
+    for look in (lake.check, lake.open):
+        with pytest.raises(CorruptionError, match=f"the lake in {root} is another copy of the one .* version 4 of"):
+            look()
+
+
+def test_a_lake_that_continues_is_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others commit, its log is shortened, a checkpoint replaces its first entries, and it comes back as a copy."""
+    monkeypatch.setattr("pipelines.lake.run_lake._CHECK_SECONDS", -1.0)
+    root = tmp_path / "lake"
+    lake = RunLake(str(root))
+    lake.open()
+    for commits in (0, 1, 25):
+        commit_empty(root, commits)
+        lake.check()
+    commit_empty(root, 25)
+    assert remove_old_entries(Lake(str(root)).table("events"), retained=2) > 0
+    lake.check()
+    copy_lake(Lake(str(root)), str(tmp_path / "copy"))
+    shutil.rmtree(root)
+    with pytest.raises(TransientError, match="is gone"):
+        lake.check()
+    shutil.move(tmp_path / "copy", root)
+    lake.check()
+    lake.open()
 
 
 def test_a_check_looks_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

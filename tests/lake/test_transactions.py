@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from deltalake import DeltaTable
@@ -11,6 +12,7 @@ from deltalake.transaction import AddAction
 
 from pipelines.errors import CorruptionError, TransientError
 from pipelines.lake import log_files, transactions
+from pipelines.lake.checkpoints import checkpoints
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.tables import Lake, erasures_done, stored_id, table_id
@@ -65,7 +67,7 @@ def test_a_handle_reads_each_entry_and_checkpoint_once(lake: Lake, monkeypatch: 
     writer = lake.table("events")
     for number in range(45):
         _commit(writer, {"ingest:a:0": number})
-    monkeypatch.setattr(transactions, "read_text", counted(transactions.read_text))
+    monkeypatch.setattr(transactions, "read_entry", counted(transactions.read_entry))
     monkeypatch.setattr(transactions, "read_checkpoint", counted(transactions.read_checkpoint))
     handle = lake.table("events")
     assert (erasures_done(handle), *map(transactions_of(handle).get, _NAMES)) == (0, 44, *[None] * 4)
@@ -108,16 +110,73 @@ def test_a_log_that_starts_later_is_a_temporary_error(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_damaged_checkpoint_is_named(lake: Lake, damage: str) -> None:
-    """A handle that was open before it was damaged gets an error, and no numbers without those of the checkpoint."""
+def test_a_torn_checkpoint_costs_no_number(lake: Lake, damage: str) -> None:
+    """It is a copy of entries, and set aside, also below a handle that was open before."""
     handle = lake.table("events")
     for number in range(21):
         _commit(handle, {"x": number})
     checkpoint = Path(lake.folder("events"), "_delta_log", f"{20:020}.checkpoint.parquet")
     size = checkpoint.stat().st_size
     checkpoint.write_bytes(checkpoint.read_bytes()[: size // 2] if damage == "cut" else b"\xff" * size)
-    with pytest.raises(CorruptionError, match=rf"the checkpoint \S+{checkpoint.name} of a log cannot be read"):
+    assert stored_id(lake) is None
+    assert transactions_of(handle) == {"x": 20}
+    assert not checkpoint.exists()
+    assert stored_id(lake) == table_id(handle)
+
+
+_NO_ENTRIES: dict[str, Callable[[str], str]] = {
+    "a page": lambda _: "<html>login</html>",
+    "nothing": lambda _: "",
+    "a part": lambda text: text.rstrip("\n").rpartition("\n")[0],
+    "a number": lambda _: "5",
+}
+
+
+@pytest.mark.parametrize("damage", _NO_ENTRIES)
+def test_an_entry_that_is_none_gives_no_numbers(lake: Lake, damage: str) -> None:
+    """Numbers without those of an entry would be older ones: what was read would be read again."""
+    handle = lake.table("events")
+    _commit(handle, {"x": 1})
+    transactions_of(handle)
+    _commit(handle, {"x": 2, "y": 3})
+    entry = Path(lake.entry_path("events", 2))
+    entry.write_text(_NO_ENTRIES[damage](entry.read_text()))
+    with pytest.raises(CorruptionError, match=rf"the entry \S+{entry.name} of a log is torn or not one"):
         transactions_of(handle)
+
+
+def test_a_log_without_an_entry_is_named(lake: Lake) -> None:
+    """Where no checkpoint replaces it, a retry would not help."""
+    handle = lake.table("events")
+    _commit(handle, {"x": 1})
+    Path(lake.entry_path("events", 0)).unlink()
+    with pytest.raises(CorruptionError, match=r"has not every entry up to version 1"):
+        transactions_of(handle)
+
+
+def test_a_log_that_is_gone_is_missing(lake: Lake) -> None:
+    """A loop then says that its lake is gone."""
+    handle = lake.table("events")
+    rmtree(lake.root)
+    with pytest.raises(FileNotFoundError):
+        transactions_of(handle)
+
+
+@pytest.mark.parametrize("action", [{"txn": None}, {"txn": None, "add": None, "remove": None}])
+def test_null_members_are_none(lake: Lake, action: dict[str, None]) -> None:
+    """Other engines write every member of each action."""
+    handle = lake.table("events")
+    _commit(handle, {"x": 1})
+    entry = Path(lake.entry_path("events", 2))
+    entry.write_text(f'{json.dumps(action)}\n{{"txn": {{"appId": "x", "version": 2}}, "remove": null}}\n')
+    handle.update_incremental()
+    assert transactions_of(handle) == {"x": 2}
+
+
+@pytest.mark.parametrize("name", ["ingest:foo", "ingest:", "ingest:a:b:x", "ingest:q:99999999999", "other:a:1"])
+def test_names_of_others_are_no_checkpoints(name: str) -> None:
+    """Other engines choose the names of their transactions."""
+    assert checkpoints({name: 7, "ingest:a:b:2": 3}) == {("a:b", 2): 3}
 
 
 def test_numbers_are_forgotten_with_their_handle(lake: Lake) -> None:
