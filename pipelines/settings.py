@@ -37,6 +37,8 @@ _MAX_IDLE_MS = 9 * 60 * 1000
 """The default of kafka-python, which requires more than the timeout of a request."""
 _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What the lake's library takes for a separator or an escape in a path, and DuckDB for the end of one."""
+_MISREAD_ON_S3 = re.compile(r"[#*\[\]{}]")
+"""What is read as the end of a URI, or as a pattern, in that of an object only."""
 
 
 def _comma_separated(value: object) -> object:
@@ -87,10 +89,10 @@ Format = Literal["protobuf", "avro", "json"]
 
 
 def _require_usable(path: str) -> None:
-    if found := _MISREAD.search(path):
+    if found := _MISREAD.search(path) or (path.startswith("s3:") and _MISREAD_ON_S3.search(path)):
         raise ValueError(
             f"{path} has {found[0]} in its name, which the libraries of the lake and of DuckDB read as something else: "
-            "rename that folder, or choose another one"
+            "rename it, or choose another one"
         )
 
 
@@ -408,7 +410,7 @@ class LakeSettings(_Section):
     @field_validator("uri")
     @classmethod
     def _has_a_usable_path(cls, uri: str | None) -> str | None:
-        if uri is not None and uri.startswith("/"):
+        if uri is not None:
             _require_usable(uri)
         return uri
 

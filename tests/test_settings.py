@@ -205,7 +205,7 @@ def _write(folder: Path, text: str) -> None:
 def test_a_folder_that_libraries_misread(name: str, tmp_path: Path) -> None:
     """Such a name made the first commit or rebuild a traceback; also in a parent, and beside names that work."""
     for folder in (name, f"{name}/data"):
-        with pytest.raises(ConfigurationError, match=r"KARMALAKE_DATA_DIR: data_dir: .* rename that folder"):
+        with pytest.raises(ConfigurationError, match=r"KARMALAKE_DATA_DIR: data_dir: .* rename it"):
             load_settings({"KARMALAKE_DATA_DIR": folder}, tmp_path)
     assert load_settings({"KARMALAKE_DATA_DIR": "100% [a] b*"}, tmp_path).data_dir == Path("100% [a] b*")
 

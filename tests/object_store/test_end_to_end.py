@@ -184,7 +184,9 @@ def test_a_store_that_does_not_answer_a_query(bus: Settings, object_store: Objec
     assert one_line(refused.value).startswith(f"When getting information for key '{file.removeprefix('s3://lakes/')}'")
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/lake", "s3://bucket", "s3://bucket/", "lake"])
+@pytest.mark.parametrize(
+    "uri", ["gs://bucket/lake", "s3://bucket", "s3://bucket/", "s3://bucket/la?ke", "s3://bucket/[ke]", "lake"]
+)
 def test_an_unsupported_lake_uri(uri: str, tmp_path: Path) -> None:
     """Other schemes, and a bucket without a path, are refused before anything is opened."""
     with pytest.raises(ConfigurationError, match="KARMALAKE_LAKE_URI"):

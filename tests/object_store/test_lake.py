@@ -4,6 +4,10 @@
 
 import pytest
 
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.tables import create_lake
+from pipelines.reputation.lake_views import open_lake_views
+from tests.lake.builders import commit, make_events
 from tests.lake.test_commit import (
     test_a_commit_publishes_rows_checkpoint_and_record_together,
     test_a_concurrent_commit_of_another_topic_partition_forces_a_retry,
@@ -13,6 +17,11 @@ from tests.lake.test_commit import (
     test_concurrent_appends_all_succeed,
     test_concurrent_completion_of_the_records_is_harmless,
     test_two_ingesters_on_one_checkpoint_are_fenced,
+)
+from tests.lake.test_transactions import (
+    test_a_log_that_starts_later_is_a_temporary_error,
+    test_numbers_are_forgotten_with_their_handle,
+    test_the_stored_id_is_that_of_the_table,
 )
 from tests.lake.test_upkeep import (
     filled,
@@ -25,3 +34,13 @@ from tests.lake.test_upkeep import (
 )
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", ["la ke", "Zürich", "env=prod"])
+def test_a_lake_may_have_any_name(uri: str, name: str) -> None:
+    """The library writes it with URL escapes, which the other readers of a lake must not take for the name."""
+    lake = create_lake(f"{uri}/{name}")
+    for number in range(2):
+        commit(lake, lake.table("events"), f"b{number}", make_events([f"e{number}"], first_offset=number))
+    with open_lake_views(take_snapshot(lake)) as connection:
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (2,)
