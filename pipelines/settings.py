@@ -318,7 +318,8 @@ class IngestSettings(_Section):
     publish_dead_letters: bool = False
     """Whether dead letters are copied to the topic `{topic}.dlq` after the commit, with the reason in headers."""
     share_partitions: bool = False
-    """Whether several ingesters share the topic partitions through the consumer group; requires Apache Kafka."""
+    """Whether several ingesters share the topic partitions through the consumer group; requires Apache Kafka, and is
+    refused with a queue."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)
     """The maximum share of rejected records in a batch; above it, the topic partition halts."""
     min_records_for_share: _Count = Field(default=5_000, ge=1)
@@ -559,6 +560,16 @@ class Settings(_Section):
         if self.cassandra.hosts and self.redis.leaderboards:
             message = "leaderboards require Redis, and cassandra.hosts names another store: remove one of them"
             raise MistakeError(("redis", "leaderboards"), message)
+        return self
+
+    @model_validator(mode="after")
+    def _one_ingester_of_a_queue(self) -> Self:
+        if self.queue.kind and self.ingest.share_partitions:
+            raise MistakeError(
+                ("ingest", "share_partitions"),
+                "divides the topic partitions of Kafka, and queue.kind names a queue, which has one ingester: remove "
+                "one of them",
+            )
         return self
 
     @model_validator(mode="after")

@@ -65,6 +65,13 @@ def test_a_time_of_the_file_is_a_time(tmp_path: Path) -> None:
     assert load_settings({}, tmp_path).contract.earliest == datetime(2020, 1, 1, tzinfo=UTC)
 
 
+def test_a_queue_has_one_ingester(tmp_path: Path) -> None:
+    """Sharing the partitions of Kafka means nothing for a queue, where a second ingester would take its messages."""
+    shared = {"KARMALAKE_QUEUE_KIND": "rabbitmq", "KARMALAKE_INGEST_SHARE_PARTITIONS": "true"}
+    with pytest.raises(ConfigurationError, match=r"KARMALAKE_INGEST_SHARE_PARTITIONS: .*queue\.kind names a queue"):
+        load_settings(shared, tmp_path)
+
+
 def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
     """Compose files and shells pass unset variables as empty ones."""
     empty = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": "", "KARMALAKE_DATA_DIR": "", "KARMALAKE_CONFIG": ""}

@@ -2,7 +2,8 @@
 
 A queue has no offsets, so messages are numbered as they are received, from the lake's checkpoint on. They are
 acknowledged once the lake has committed them. After a crash, unacknowledged messages are redelivered under new numbers
-and dropped as duplicates (`once`). One ingester reads a queue at a time; a second one is fenced.
+and dropped as duplicates (`once`). One ingester reads a queue at a time; a second one is fenced: a number says nothing
+of which process committed it, so only the end of what this one acknowledged counts as its own.
 """
 
 import logging
@@ -19,7 +20,7 @@ import pyarrow as pa
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
-from pipelines.errors import KarmalakeError
+from pipelines.errors import FencedError, KarmalakeError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.filling import NEVER, Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
@@ -44,8 +45,8 @@ class QueueSource:
     topic_id: str = field(init=False)
     messages: list[Message] = field(default_factory=list[Message])
     """Received and not acknowledged, in order."""
-    first: int = 0
-    """The number of the first message in `messages`."""
+    first: int | None = None
+    """The number of the first message in `messages`, at the end of those acknowledged; None before the first poll."""
     failure: KarmalakeError | None = None
     clock: Clock = time.monotonic
     """Measures how long a batch lingers."""
@@ -57,13 +58,16 @@ class QueueSource:
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return received messages, numbered from the checkpoint on; None if none came within `max_wait_seconds`.
 
-        Raises what the client raises, and what it raised in an earlier `acknowledge`.
+        Raises what the client raises, what an earlier `acknowledge` met, and FencedError for a checkpoint that is
+        neither the end of the acknowledged messages nor that of all received ones.
         """
         if self.failure:
             raise self.failure
         start = checkpoint(self.topic_id, 0) or 0
-        if not self.first <= start <= self.first + len(self.messages):
-            self.first = start  # another process committed, or this is another lake
+        if self.first is None:
+            self.first = start
+        if start not in {self.first, self.first + len(self.messages)}:
+            raise self._fenced(start)
         uncommitted = self.messages[start - self.first :]
         batch = uncommitted or self._receive()
         if not batch:
@@ -77,7 +81,7 @@ class QueueSource:
 
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoint after all received messages."""
-        position = self.first + len(self.messages)
+        position = (self.first or 0) + len(self.messages)
         return lambda _topic_id, _partition: position
 
     def remaining_records(self) -> int:
@@ -85,11 +89,13 @@ class QueueSource:
         return self.client.waiting()
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Acknowledge committed messages; the next poll raises the error if that fails."""
-        next_offset = ranges[0].next_offset
-        split = next_offset - self.first
-        committed, self.messages = self.messages[:split], self.messages[split:]
-        self.first = next_offset
+        """Acknowledge the messages of a committed range; the next poll raises the error if that fails."""
+        start, next_offset = ranges[0].start_offset, ranges[0].next_offset
+        if start != self.first:
+            self.failure = self._fenced(start)
+            return
+        count = next_offset - start
+        committed, self.messages, self.first = self.messages[:count], self.messages[count:], next_offset
         try:
             self.client.acknowledge([message.receipt for message in committed])
         except KarmalakeError as error:
@@ -102,6 +108,12 @@ class QueueSource:
             self.client.release([message.receipt for message in self.messages])
         except KarmalakeError as error:
             _LOG.warning("%s: %s messages return to the queue later: %s", self.client.name, len(self.messages), error)
+
+    def _fenced(self, start: int) -> FencedError:
+        return FencedError(
+            f"another ingester has moved the checkpoint of {self.client.name} to {start}, where this one has committed "
+            f"up to {self.first}: its messages go back to the queue; stop one of the two"
+        )
 
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return nothing: a queue does not report losses."""
@@ -119,10 +131,10 @@ class QueueSource:
         filling = Filling(max_messages, self.ingest.max_batch_bytes, self.ingest.linger_seconds, self.clock)
         while found:
             batch += found
+            self.messages += found  # before the next request, which may fail
             filling.add(len(found), sum(len(message.value) for message in found))
             seconds = 0.0 if self.stopping.is_set() else filling.seconds_left()
             found = self._await(filling.records_left, seconds if filling.lingers else 0.0) if seconds else []
-        self.messages += batch
         return batch
 
     def _await(self, max_messages: int, seconds: float) -> list[Message]:

@@ -1,6 +1,7 @@
 """Queues instead of a topic: the same exactly-once, dead letters and counts, whatever is redelivered (`once`)."""
 
 import json
+from typing import cast
 
 import pika
 import pytest
@@ -8,14 +9,15 @@ from pydantic import SecretStr
 
 from pipelines import drain as drain_module
 from pipelines.drain import Ingest, drain_once, open_ingest
-from pipelines.errors import KarmalakeError, TransientError
+from pipelines.errors import FencedError, KarmalakeError, TransientError
 from pipelines.ingest import rabbitmq
+from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.queue import QueueSource, open_queue
 from pipelines.ingest.sqs import SQS
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import QueueSettings, Settings
-from tests.draining import assert_verified, drain_all, query, valid_records
+from tests.draining import assert_verified, drain_all, query, valid_records, with_ingest
 from tests.queues.conftest import Queue
 from tests.services.rabbitmq_server import RabbitMQServer
 from tests.services.requirements import require
@@ -110,6 +112,42 @@ def test_small_batches(queue: Queue) -> None:
     assert len(records) >= 6
     assert [(r.start_offset, r.next_offset) for record in records for r in record.ranges][-1][1] == 40
     assert_verified(small)
+
+
+def test_a_second_ingester_loses_nothing(queue: Queue) -> None:
+    """One that was fenced does not take the other's checkpoint for its own, even if it continues (`nothing-lost`)."""
+    _shorten_redelivery(queue)
+    shared = with_ingest(queue.settings, share_partitions=True)  # which settings refuse: the source has to hold alone
+    queue.send(_values(range(10)))
+    with open_ingest(shared) as one:
+        source = cast("QueueSource", one.source.source)
+        wait_for("its first batch", lambda: one.source.poll(one.checkpoint) and len(source.messages) == 10)
+        with open_ingest(with_ingest(shared, max_batch_records=5)) as two:
+            assert drain_once(two) is None  # RabbitMQ divides what comes from now on
+            queue.send(_values(range(10, 30)))
+            wait_for("a commit of the other", lambda: drain_once(two))
+        with pytest.raises(FencedError):
+            _drain(one)
+    drained: list[CommitRecord] = []
+    wait_for("all messages", lambda: drained.extend(drain_all(queue.settings)) or _count(queue.settings) == 30)
+    assert_verified(queue.settings)
+
+
+def _count(settings: Settings) -> int:
+    return query(settings, "SELECT count(DISTINCT event_id) FROM events")[0][0]
+
+
+def test_messages_of_another_batch_are_not_acknowledged(queue: Queue) -> None:
+    """A committed range acknowledges its own messages only, and one after a gap none (`nothing-lost`)."""
+    queue.send(_values(range(10)))
+    with open_queue(queue.settings) as source:
+        wait_for("all messages", lambda: source.poll(source.next_checkpoint()) and len(source.messages) == 10)
+        with pytest.raises(FencedError, match="another ingester"):
+            source.poll(lambda _id, _partition: 5)
+        source.acknowledge((OffsetRange(source.topic_id, source.client.name, 0, 5, 10),))
+        with pytest.raises(FencedError, match="another ingester"):
+            source.poll(source.next_checkpoint())
+    assert _total(drain_all(queue.settings), "accepted") == 10
 
 
 class _EmptyQueue:
