@@ -3,6 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipelines.settings import IngestSettings
+
+_MAX_BATCH_MESSAGES = 20_000
+"""Two batches are in memory at a time, unacknowledged."""
+
+
+def batch_messages(ingest: IngestSettings) -> int:
+    """Return the maximum of messages in a batch."""
+    return min(_MAX_BATCH_MESSAGES, ingest.max_batch_records)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -24,13 +24,11 @@ from pipelines.errors import FencedError, KarmalakeError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.filling import NEVER, Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.ingest.message import Message, QueueClient
+from pipelines.ingest.message import Message, QueueClient, batch_messages
 from pipelines.ingest.sources import CONTRACT
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
 _LOG = logging.getLogger(__name__)
-_MAX_BATCH_MESSAGES = 20_000
-"""Two batches are in memory at a time, unacknowledged."""
 
 
 @dataclass(slots=True)
@@ -125,7 +123,7 @@ class QueueSource:
 
     def _receive(self) -> list[Message]:
         """Receive the first messages, then until the batch is complete (`filling.py`) or nothing comes in that time."""
-        max_messages = min(_MAX_BATCH_MESSAGES, self.ingest.max_batch_records)
+        max_messages = batch_messages(self.ingest)
         batch: list[Message] = []
         found = self._await(max_messages, self.ingest.max_wait_seconds)
         filling = Filling(max_messages, self.ingest.max_batch_bytes, self.ingest.linger_seconds, self.clock)

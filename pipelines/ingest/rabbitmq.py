@@ -9,15 +9,15 @@ from typing import Any
 from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.ingest.filling import SLICE_MS
-from pipelines.ingest.message import Message
+from pipelines.ingest.message import Message, batch_messages
 from pipelines.settings import Settings
 
 with extra("rabbitmq", "RabbitMQ"):
     import pika
     from pika import exceptions, spec
 
-_PREFETCH_COUNT = 50_000
-"""Messages that the server sends ahead: two and a half batches."""
+_PREFETCHED_BATCHES = 2
+"""Those in memory: the end of a connection counts as a delivery of all that the server has sent ahead."""
 _MIN_WAIT_SECONDS = 0.001
 _HEARTBEAT_SECONDS = 300
 """A server that sends nothing for about this long is an outage: without it, a frozen one would be waited for forever.
@@ -91,7 +91,7 @@ def open_rabbitmq(settings: Settings) -> Generator[RabbitMQ]:
         connection = pika.BlockingConnection(parameters)
         try:
             channel = connection.channel()
-            channel.basic_qos(prefetch_count=_PREFETCH_COUNT)
+            channel.basic_qos(prefetch_count=_PREFETCHED_BATCHES * batch_messages(settings.ingest))
             channel.queue_declare(settings.queue.name, passive=True)
             yield RabbitMQ(f"rabbitmq:{settings.queue.name}", place, settings.queue.name, channel)
         finally:

@@ -2,15 +2,16 @@
 
 import json
 from typing import cast
+from uuid import uuid4
 
 import pika
 import pytest
 from pydantic import SecretStr
 
 from pipelines import drain as drain_module
-from pipelines.drain import Ingest, drain_once, open_ingest
+from pipelines.drain import Ingest, drain, drain_once, open_ingest
 from pipelines.errors import FencedError, KarmalakeError, TransientError
-from pipelines.ingest import rabbitmq
+from pipelines.ingest import rabbitmq as rabbitmq_client
 from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.queue import QueueSource, open_queue
 from pipelines.ingest.sqs import SQS
@@ -150,6 +151,40 @@ def test_messages_of_another_batch_are_not_acknowledged(queue: Queue) -> None:
     assert _total(drain_all(queue.settings), "accepted") == 10
 
 
+def test_rabbitmq_sends_two_batches_ahead(settings: Settings, rabbitmq: RabbitMQServer) -> None:
+    """A quorum queue counts what a stop returns as delivered, and drops it beyond its limit: most messages stay there.
+
+    All 400 came at once before, and each of a few stops counted for all of them (`nothing-lost`).
+    """
+    limits = {"x-queue-type": "quorum", "x-delivery-limit": 3}
+    read = with_ingest(_declare(settings, rabbitmq, limits, _values(range(400))), max_batch_records=50)
+    for stops in range(3):
+        with open_ingest(read) as opened:
+            assert drain(opened, lambda _record: None, max_batches=1) == 1
+            with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+                ready = connection.channel().queue_declare(read.queue.name, passive=True).method.message_count
+            assert ready >= 400 - 50 * stops - 3 * 50, "of this run's, one batch is committed, and two are sent ahead"
+    drain_all(read)
+    assert _count(read) == 400
+    assert_verified(read)
+
+
+def _declare(settings: Settings, server: RabbitMQServer, arguments: dict[str, object], values: list[bytes]) -> Settings:
+    """Return settings that read a new queue of some type on RabbitMQ, with messages in it."""
+    name = f"ratings-{uuid4().hex[:8]}"
+    with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare(name, durable=True, arguments=arguments)
+        for value in values:
+            channel.basic_publish("", name, value)
+    return _reading(settings, server.url, name)
+
+
+def _reading(settings: Settings, url: str, name: str = "q") -> Settings:
+    return settings.model_copy(update={"queue": QueueSettings(kind="rabbitmq", url=SecretStr(url), name=name)})
+
+
 class _EmptyQueue:
     """A boto3 client whose requests take as long as they may."""
 
@@ -216,12 +251,11 @@ def test_a_server_that_refuses_the_login(queue: Queue) -> None:
 def test_a_frozen_rabbitmq_is_an_outage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose connection is open, but which answers nothing, is not waited for forever."""
     require("rabbitmq")
-    monkeypatch.setattr(rabbitmq, "_HEARTBEAT_SECONDS", 2)
+    monkeypatch.setattr(rabbitmq_client, "_HEARTBEAT_SECONDS", 2)
     with RabbitMQServer() as server:
         with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
             connection.channel().queue_declare("q", durable=True)
-        read = QueueSettings(kind="rabbitmq", url=SecretStr(server.url), name="q")
-        with rabbitmq.open_rabbitmq(settings.model_copy(update={"queue": read})) as queue:
+        with rabbitmq_client.open_rabbitmq(_reading(settings, server.url)) as queue:
             server.pause()
             with pytest.raises(TransientError, match=r"RabbitMQ at .* failed"):
                 queue.waiting()
