@@ -1,5 +1,7 @@
 """RabbitMQ client for `queue.py`: messages of one queue, acknowledged up to the last committed one."""
 
+import logging
+import ssl
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.boundary.extras import extra
-from pipelines.errors import ConfigurationError, TransientError, UsageError
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, UsageError, one_line
 from pipelines.ingest.filling import SLICE_MS
 from pipelines.ingest.message import Message, batch_messages
 from pipelines.settings import Settings
@@ -16,6 +18,7 @@ with extra("rabbitmq", "RabbitMQ"):
     import pika
     from pika import exceptions, spec
 
+_LOG = logging.getLogger(__name__)
 _PREFETCHED_BATCHES = 2
 """Those in memory: the end of a connection counts as a delivery of all that the server has sent ahead."""
 _MIN_WAIT_SECONDS = 0.001
@@ -84,19 +87,34 @@ def open_rabbitmq(settings: Settings) -> Generator[RabbitMQ]:
     """Yield the queue of the settings; it must exist."""
     if settings.queue.url is None:
         raise ConfigurationError("queue.url is missing: amqp://user:password@host:5672/vhost")
-    parameters = pika.URLParameters(settings.queue.url.get_secret_value())
+    parameters = _parse(settings.queue.url.get_secret_value())
     parameters.heartbeat = _HEARTBEAT_SECONDS
-    place = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
-    with _translate_errors(place, settings.queue.name):
+    place, queue = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}", settings.queue.name
+    with _translate_errors(place, queue):
         connection = pika.BlockingConnection(parameters)
-        try:
+    try:
+        with _translate_errors(place, queue):
             channel = connection.channel()
             channel.basic_qos(prefetch_count=_PREFETCHED_BATCHES * batch_messages(settings.ingest))
-            channel.queue_declare(settings.queue.name, passive=True)
-            yield RabbitMQ(f"rabbitmq:{settings.queue.name}", place, settings.queue.name, channel)
-        finally:
+            channel.queue_declare(queue, passive=True)
+        yield RabbitMQ(f"rabbitmq:{queue}", place, queue, channel)
+    finally:
+        with _translate_errors(place, queue):
             if connection.is_open:
                 connection.close()
+
+
+def _parse(url: str) -> pika.URLParameters:
+    """Return the parameters of a URL. Raises ConfigurationError without the URL, which may contain a password."""
+    try:
+        return pika.URLParameters(url)
+    except OSError as error:
+        raise ConfigurationError(f"queue.url names a file in ssl_options: {error.strerror}: correct its path") from None
+    except Exception:  # noqa: BLE001 - whatever a value makes pika raise
+        raise ConfigurationError(
+            "queue.url is not understood: write amqp://user:password@host:5672/vhost, with %23 for # and so on, and "
+            "only parameters that pika knows, with their values"
+        ) from None
 
 
 @contextmanager
@@ -104,12 +122,19 @@ def _translate_errors(place: str, queue: str) -> Generator[None]:
     where = f"RabbitMQ at {place}"
     try:
         yield
+    except KarmalakeError:
+        raise
     except exceptions.ProbableAuthenticationError:
         raise ConfigurationError(f"{where} refused the user or password: correct queue.url") from None
     except exceptions.ChannelClosedByBroker as error:
         if error.reply_code == _NOT_FOUND:
             raise UsageError(f"{where} has no queue {queue}: declare it, durable, and bind it") from None
         raise TransientError(f"{where} closed the channel: {error.reply_text}") from error
-    except exceptions.AMQPError as error:
-        description = str(error) or type(error).__name__
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigurationError(
+            f"{where} has a certificate that is not accepted: {error.verify_message}: correct queue.url, whose "
+            "ssl_options name the CA certificates"
+        ) from None
+    except Exception as error:  # pika raises errors of its connection workflow, sockets and TLS as they are
+        description = one_line(error) or ", ".join(map(repr, error.args)) or type(error).__name__
         raise TransientError(f"{where} failed: {description}; check that it runs, then try again") from error

@@ -1,6 +1,11 @@
 """Queues instead of a topic: the same exactly-once, dead letters and counts, whatever is redelivered (`once`)."""
 
+import contextlib
 import json
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
@@ -10,7 +15,7 @@ from pydantic import SecretStr
 
 from pipelines import drain as drain_module
 from pipelines.drain import Ingest, drain, drain_once, open_ingest
-from pipelines.errors import FencedError, KarmalakeError, TransientError
+from pipelines.errors import ConfigurationError, FencedError, KarmalakeError, TransientError
 from pipelines.ingest import rabbitmq as rabbitmq_client
 from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.queue import QueueSource, open_queue
@@ -20,6 +25,8 @@ from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import QueueSettings, Settings
 from tests.draining import assert_verified, drain_all, query, valid_records, with_ingest
 from tests.queues.conftest import Queue
+from tests.services.certificates import make_certificates
+from tests.services.ports import HOST
 from tests.services.rabbitmq_server import RabbitMQServer
 from tests.services.requirements import require
 from tests.services.waiting import wait_for
@@ -259,3 +266,43 @@ def test_a_frozen_rabbitmq_is_an_outage(settings: Settings, monkeypatch: pytest.
             server.pause()
             with pytest.raises(TransientError, match=r"RabbitMQ at .* failed"):
                 queue.waiting()
+        with pytest.raises(TransientError, match=r"RabbitMQ at .* failed: Timeout during AMQP handshake"):
+            drain_all(_reading(settings, f"{server.url}?stack_timeout=1"))
+
+
+def test_a_server_of_something_else_is_an_outage(settings: Settings, sqs_address: str) -> None:
+    """A port that speaks HTTP, or on which nothing listens, is named, with the reason."""
+    for address, reason in ((sqs_address.removeprefix("http://"), "AMQP"), ("127.0.0.1:1", "Connection refused")):
+        with pytest.raises(TransientError, match=f"RabbitMQ at {address}/.* failed: .*{reason}"):
+            drain_all(_reading(settings, f"amqp://guest:hush-hush@{address}/?stack_timeout=1"))
+
+
+def test_tls_of_rabbitmq(settings: Settings, rabbitmq: RabbitMQServer, tmp_path: Path) -> None:
+    """A port without TLS is an outage of RabbitMQ, and a certificate of another authority a mistake in queue.url."""
+    with pytest.raises(TransientError, match=r"RabbitMQ at .* failed: .*SSL"):
+        drain_all(_reading(settings, rabbitmq.url.replace("amqp://", "amqps://")))
+    made = make_certificates(tmp_path / "certificates")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate("server"), made.key("server"))
+    with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1) as thread:
+        thread.submit(_shake_hands, listener, context)
+        with pytest.raises(ConfigurationError, match=r"RabbitMQ at .* certificate that is not accepted.* queue\.url"):
+            drain_all(_reading(settings, f"amqps://guest:guest@localhost:{listener.getsockname()[1]}/"))
+
+
+def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """Begin TLS with the first client, which refuses the certificate."""
+    client, _ = listener.accept()
+    with client, contextlib.suppress(OSError):
+        context.wrap_socket(client, server_side=True).close()
+
+
+@pytest.mark.parametrize(
+    "query", ["heartbeat=hush", "hush=1", "ssl_options={'ca_certs':'/no/hush.pem'}", "ssl_options=h"]
+)
+def test_parameters_that_rabbitmq_has_not(settings: Settings, query: str) -> None:
+    """The message names the setting, without its value, which may be a secret."""
+    with pytest.raises(ConfigurationError, match=r"queue\.url") as raised:
+        drain_all(_reading(settings, f"amqps://guest:hush@127.0.0.1:1/?{query}"))
+    assert raised.value.__suppress_context__  # a traceback shows neither pika's own error
+    assert "hush" not in str(raised.value)
