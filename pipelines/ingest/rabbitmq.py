@@ -29,6 +29,9 @@ pika sends heartbeats only while it is called, and the server disconnects after 
 take this long.
 """
 _NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
+_NO_STREAM = {"x-priority": 0}
+"""The default of a consumer. A server refuses it for a stream, whose type nothing else tells a reader."""
 
 
 class _NoProperties(spec.BasicProperties):
@@ -57,7 +60,7 @@ class RabbitMQ:
         messages: list[Message] = []
         with _translate_errors(self.place, self.queue):
             for method, _, body in self.channel.consume(
-                self.queue, inactivity_timeout=max(wait_seconds, _MIN_WAIT_SECONDS)
+                self.queue, inactivity_timeout=max(wait_seconds, _MIN_WAIT_SECONDS), arguments=_NO_STREAM
             ):
                 if method is None:
                     break
@@ -129,6 +132,11 @@ def _translate_errors(place: str, queue: str) -> Generator[None]:
     except exceptions.ChannelClosedByBroker as error:
         if error.reply_code == _NOT_FOUND:
             raise UsageError(f"{where} has no queue {queue}: declare it, durable, and bind it") from None
+        if error.reply_code == _PRECONDITION_FAILED and "x-priority" in error.reply_text:
+            raise ConfigurationError(
+                f"{where}: the queue {queue} is a stream, from which acknowledged messages are not removed: correct "
+                "queue.name to a classic or a quorum queue"
+            ) from None
         raise TransientError(f"{where} closed the channel: {error.reply_text}") from error
     except ssl.SSLCertVerificationError as error:
         raise ConfigurationError(

@@ -176,6 +176,13 @@ def test_rabbitmq_sends_two_batches_ahead(settings: Settings, rabbitmq: RabbitMQ
     assert_verified(read)
 
 
+def test_a_stream_is_refused(settings: Settings, rabbitmq: RabbitMQServer) -> None:
+    """Acknowledged messages stay in it, and a consumer starts at its end, so those of a pause would be skipped."""
+    read = _declare(settings, rabbitmq, {"x-queue-type": "stream"}, _values(range(5)))
+    with pytest.raises(ConfigurationError, match=r"is a stream.* classic or a quorum queue"):
+        drain_all(read)
+
+
 def _declare(settings: Settings, server: RabbitMQServer, arguments: dict[str, object], values: list[bytes]) -> Settings:
     """Return settings that read a new queue of some type on RabbitMQ, with messages in it."""
     name = f"ratings-{uuid4().hex[:8]}"
