@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -176,6 +177,13 @@ class _RedactedStr(str):
         return "'...'"
 
 
+_QUEUE_URLS = {
+    "rabbitmq": (("amqp", "amqps"), "amqp://user:password@host:5672/vhost, with %23 for # and so on"),
+    "sqs": (("http", "https"), "https://sqs.REGION.amazonaws.com/ACCOUNT/QUEUE, without a user or password"),
+}
+"""By kind the schemes of a URL, and what to write."""
+
+
 class QueueSettings(_Section):
     """A message queue as the source of events, instead of Kafka."""
 
@@ -183,8 +191,28 @@ class QueueSettings(_Section):
     """rabbitmq or sqs; unset means Kafka."""
     url: SecretStr | None = None
     """The amqp:// URL of RabbitMQ with user and password, or the https:// URL of an SQS queue."""
-    name: str = "karmalake.events"
+    name: str = Field(default="karmalake.events", min_length=1)
     """The name of the RabbitMQ queue; the URL of an SQS queue includes it."""
+
+    @model_validator(mode="after")
+    def _url_of_its_kind(self) -> Self:
+        if self.kind and self.url:
+            schemes, example = _QUEUE_URLS[self.kind]
+            parts = _split_url(self.url.get_secret_value())
+            is_usable = parts and parts.scheme in schemes and parts.hostname and not parts.fragment
+            if not is_usable or (self.kind == "sqs" and ("@" in parts.netloc or not parts.path.strip("/"))):
+                raise MistakeError(("url",), f"is not the URL of a queue of {self.kind}: write {example}")
+        return self
+
+
+def _split_url(url: str) -> SplitResult | None:
+    """Return the parts of a URL; None if it is none, or its port is not a number."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 class RedisSettings(_Section):

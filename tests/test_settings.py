@@ -1,6 +1,8 @@
 """Settings: unknown keys are rejected, secrets are never shown, and each error names its source."""
 
+import re
 import threading
+import traceback
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import UnionType
@@ -8,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 from annotated_types import Le
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigurationError
@@ -70,6 +72,44 @@ def test_a_queue_has_one_ingester(tmp_path: Path) -> None:
     shared = {"KARMALAKE_QUEUE_KIND": "rabbitmq", "KARMALAKE_INGEST_SHARE_PARTITIONS": "true"}
     with pytest.raises(ConfigurationError, match=r"KARMALAKE_INGEST_SHARE_PARTITIONS: .*queue\.kind names a queue"):
         load_settings(shared, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("rabbitmq", "127.0.0.1:27991"),
+        ("rabbitmq", "amqp://guest:hush@127.0.0.1:hush/"),
+        ("rabbitmq", "amqp://guest:hu#sh@127.0.0.1/"),
+        ("rabbitmq", "http://guest:hush@127.0.0.1/"),
+        ("rabbitmq", "amqp://[hush/"),
+        ("sqs", "amqp://guest:hush@127.0.0.1/ratings"),
+        ("sqs", "https://guest:hush@127.0.0.1/1/ratings"),
+        ("sqs", "https://127.0.0.1/"),
+    ],
+)
+def test_a_url_of_another_kind_of_queue(tmp_path: Path, kind: str, url: str) -> None:
+    """It is reported by its variable, without its value: part of a password may be anywhere in it."""
+    given = {"KARMALAKE_QUEUE_KIND": kind, "KARMALAKE_QUEUE_URL": url}
+    with pytest.raises(
+        ConfigurationError, match=rf"KARMALAKE_QUEUE_URL: .*is not the URL of a queue of {kind}"
+    ) as raised:
+        load_settings(given, tmp_path)
+    assert not re.search(r"hush|hu#sh|27991", "".join(traceback.format_exception(raised.value)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("rabbitmq", "amqp://guest:pa%23ss@127.0.0.1:5672/%2F?heartbeat=5"),
+        ("rabbitmq", "amqps://localhost"),
+        ("sqs", "https://sqs.eu-west-1.amazonaws.com/123456789012/ratings"),
+        ("sqs", "http://127.0.0.1:4566/000000000000/ratings"),
+    ],
+)
+def test_a_url_of_a_queue(tmp_path: Path, kind: str, url: str) -> None:
+    """Both kinds may be on a machine of one's own, and what clients leave out is left out."""
+    settings = load_settings({"KARMALAKE_QUEUE_KIND": kind, "KARMALAKE_QUEUE_URL": url}, tmp_path)
+    assert settings.queue.url == SecretStr(url)
 
 
 def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
