@@ -45,6 +45,8 @@ _ERROR_OF_A_FILE_SYSTEM = re.compile(r"^Traceback .*^OSError: (?P<message>[^\n]*
 """An error of the object store inside DuckDB, which keeps only the text of the exception of its Python file system."""
 _RUST_PANIC_MODULE = "pyo3_runtime"
 """Every extension written in Rust has a PanicException of its own there; it is not a subclass of Exception."""
+_NETWORK_ERRORS = {"ssl.SSLError", "socket.gaierror", "socket.herror"}
+"""Errors that are OSErrors whose numbers are not those of files: 1 would be a missing permission."""
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -87,6 +89,8 @@ def exit_status_of(error: BaseException) -> ExitStatus:
             return ExitStatus(error.code, error.exit_code, error.transient)
         case KeyboardInterrupt():
             return INTERRUPTED
+        case OSError() if is_network_error(error):
+            return ExitStatus(TransientError.code, TransientError.exit_code, TransientError.transient)
         case OSError():
             return PERMISSION if error.errno in _PERMISSION_ERRNOS else IO
         case _ if sqlite_code(error) in _SQLITE_PERMISSIONS:
@@ -204,8 +208,17 @@ def is_transient(error: BaseException) -> bool:
     return _is_library_outage(error)
 
 
+def is_network_error(error: BaseException) -> bool:
+    """Return whether an error is one of TLS or of a host name: not of a file, although it is an OSError."""
+    return not _qualified_names(error).isdisjoint(_NETWORK_ERRORS)
+
+
+def _qualified_names(error: BaseException) -> set[str]:
+    return {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
+
+
 def _is_library_outage(error: BaseException) -> bool:
-    names = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
+    names = _qualified_names(error)
     if not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS) or sqlite_code(error) in _SQLITE_OUTAGES:
         return True
     return "_duckdb.Error" in names and _ERROR_OF_A_FILE_SYSTEM.search(str(error)) is not None

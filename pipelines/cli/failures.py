@@ -1,6 +1,14 @@
 """What a command says of the error that ends it, and its exit code; without slow imports."""
 
-from pipelines.errors import INTERRUPTED, ConfigurationError, ExitStatus, KarmalakeError, exit_status_of, one_line
+from pipelines.errors import (
+    INTERRUPTED,
+    ConfigurationError,
+    ExitStatus,
+    KarmalakeError,
+    exit_status_of,
+    is_network_error,
+    one_line,
+)
 
 _MESSAGES = {
     "KL-INTERRUPTED": "interrupted; what was committed stands, and the same command continues from there",
@@ -17,7 +25,7 @@ def describe_failure(error: BaseException) -> tuple[str, ExitStatus]:
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, OSError):  # a full disk or a missing permission, not an error of ours
+    if isinstance(error, OSError) and not is_network_error(error):  # a full disk or a missing permission
         return f"{error.filename or 'writing'}: {error.strerror or one_line(error)}"
     return str(error) if isinstance(error, KarmalakeError) else one_line(error)
 

@@ -4,6 +4,8 @@ import ast
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 
 import pipelines.errors as errors_module
 from pipelines.cli.error_codes import PAGE, explanations
+from pipelines.cli.failures import describe_failure
 from pipelines.errors import DEFECT, INTERRUPTED, IO, PERMISSION, KarmalakeError, exit_status_of, exit_statuses
 from tests import commands
 from tests.commands import KARMALAKE
@@ -240,6 +243,14 @@ def _texts(tree: ast.AST) -> list[ast.Constant]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in described
     ]
+
+
+def test_the_numbers_of_tls_and_of_host_names_are_not_those_of_files() -> None:
+    """1 is a missing permission in a file system, and anything in TLS: the network may answer again."""
+    for error in (ssl.SSLError(1, "[SSL] wrong"), ssl.SSLCertVerificationError(1, "x"), socket.gaierror(-2, "unknown")):
+        message, status = describe_failure(error)
+        assert status == ("KL-UNAVAILABLE", 75, True)
+        assert "writing" not in message
 
 
 def test_a_subclass_has_the_code_of_its_class() -> None:
