@@ -15,8 +15,9 @@ from pipelines.best_effort import best_effort
 from pipelines.boundary.stopping import ending_all
 from pipelines.delivery import delivering
 from pipelines.drain import drain_once, open_ingest
-from pipelines.errors import is_transient
+from pipelines.errors import TransientError, is_transient
 from pipelines.ingest.guard import HaltedPartition
+from pipelines.ingest.message import MissingQueueError
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.run_lake import RunLake
 from pipelines.retries import OnIteration, Retries
@@ -58,10 +59,11 @@ def ingest_until(
     on_iteration: OnIteration,
     on_halted: OnHalted,
 ) -> None:
-    """Run the loop of `ingest` alone."""
+    """Run the loop of `ingest` alone. A queue that was open before, and is missing now, is retried."""
     on_commit = best_effort(on_commit, "reporting a commit")
     on_halted = best_effort(on_halted, "reporting what is halted")
     retries = Retries("ingest", stopping, best_effort(on_iteration, "reporting a turn"))
+    was_open = False
     with ending_all(stopping):
         while not stopping.is_set():
             try:
@@ -70,6 +72,7 @@ def ingest_until(
                     ending_all(stopping, unless=is_transient),
                     lake.explained(),
                 ):
+                    was_open = True
                     while not stopping.is_set():
                         lake.check()
                         record = drain_once(opened)
@@ -77,6 +80,8 @@ def ingest_until(
                             on_commit(record)
                         on_halted(opened.halted())
                         retries.succeeded()
+            except MissingQueueError as error:
+                retries.failed(TransientError(str(error)) if was_open else error)
             except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
                 retries.failed(error)
 

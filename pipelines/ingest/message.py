@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipelines.errors import UsageError
 from pipelines.settings import IngestSettings
 
 _MAX_BATCH_MESSAGES = 20_000
@@ -12,6 +13,10 @@ _MAX_BATCH_MESSAGES = 20_000
 def batch_messages(ingest: IngestSettings) -> int:
     """Return the maximum of messages in a batch."""
     return min(_MAX_BATCH_MESSAGES, ingest.max_batch_records)
+
+
+class MissingQueueError(UsageError):
+    """The queue to open does not exist. A loop that had it open before waits until it exists again."""
 
 
 @dataclass(frozen=True, slots=True)

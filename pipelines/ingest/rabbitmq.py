@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.boundary.extras import extra
-from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, UsageError, one_line
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, one_line
 from pipelines.ingest.filling import SLICE_MS
-from pipelines.ingest.message import Message, batch_messages
+from pipelines.ingest.message import Message, MissingQueueError, batch_messages
 from pipelines.settings import Settings
 
 with extra("rabbitmq", "RabbitMQ"):
@@ -96,7 +96,7 @@ def open_rabbitmq(settings: Settings) -> Generator[RabbitMQ]:
     with _translate_errors(place, queue):
         connection = pika.BlockingConnection(parameters)
     try:
-        with _translate_errors(place, queue):
+        with _translate_errors(place, queue, MissingQueueError):
             channel = connection.channel()
             channel.basic_qos(prefetch_count=_PREFETCHED_BATCHES * batch_messages(settings.ingest))
             channel.queue_declare(queue, passive=True)
@@ -121,7 +121,8 @@ def _parse(url: str) -> pika.URLParameters:
 
 
 @contextmanager
-def _translate_errors(place: str, queue: str) -> Generator[None]:
+def _translate_errors(place: str, queue: str, missing: type[KarmalakeError] = TransientError) -> Generator[None]:
+    """Raise errors of the tree; `missing` if there is no such queue, which was there when it was opened."""
     where = f"RabbitMQ at {place}"
     try:
         yield
@@ -131,7 +132,7 @@ def _translate_errors(place: str, queue: str) -> Generator[None]:
         raise ConfigurationError(f"{where} refused the user or password: correct queue.url") from None
     except exceptions.ChannelClosedByBroker as error:
         if error.reply_code == _NOT_FOUND:
-            raise UsageError(f"{where} has no queue {queue}: declare it, durable, and bind it") from None
+            raise missing(f"{where} has no queue {queue}: declare it, durable, and bind it") from None
         if error.reply_code == _PRECONDITION_FAILED and "x-priority" in error.reply_text:
             raise ConfigurationError(
                 f"{where}: the queue {queue} is a stream, from which acknowledged messages are not removed: correct "

@@ -16,8 +16,8 @@ import numpy as np
 
 from pipelines.boundary.extras import extra
 from pipelines.contract.json_scan import NAME_START, VALUE_START, Members, locate_members
-from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, UsageError, truncate
-from pipelines.ingest.message import Message
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, truncate
+from pipelines.ingest.message import Message, MissingQueueError
 from pipelines.settings import Settings
 
 with extra("sqs", "SQS"):
@@ -95,7 +95,7 @@ def open_sqs(settings: Settings) -> Generator[SQS]:
     if settings.queue.url is None:
         raise ConfigurationError("queue.url is missing: https://sqs.REGION.amazonaws.com/ACCOUNT/QUEUE")
     url = settings.queue.url.get_secret_value()
-    with _translate_errors(url):
+    with _translate_errors(url, MissingQueueError):
         client = checked_client()
         client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     try:
@@ -151,13 +151,14 @@ def _encode(body: str) -> bytes:
 
 
 @contextmanager
-def _translate_errors(url: str) -> Generator[None]:
+def _translate_errors(url: str, missing: type[KarmalakeError] = TransientError) -> Generator[None]:
+    """Raise errors of the tree; `missing` if there is no such queue, which was there when it was opened."""
     try:
         yield
     except exceptions.ClientError as error:
         code = error.response["Error"]["Code"]
         if code in _NOT_FOUND:
-            raise UsageError(f"SQS has no queue {url}: create it, or correct queue.url") from None
+            raise missing(f"SQS has no queue {url}: create it, or correct queue.url") from None
         if code in _REFUSED:
             raise ConfigurationError(
                 f"{url} refused access ({code}): check the credentials and the queue's policy"

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import ssl
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ from pipelines.ingest import rabbitmq as rabbitmq_client
 from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.queue import QueueSource, open_queue
 from pipelines.ingest.sqs import SQS
+from pipelines.ingester import ingest
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import QueueSettings, Settings
@@ -29,7 +31,7 @@ from tests.services.certificates import make_certificates
 from tests.services.ports import HOST
 from tests.services.rabbitmq_server import RabbitMQServer
 from tests.services.requirements import require
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 def _values(numbers: range) -> list[bytes]:
@@ -197,6 +199,51 @@ def _declare(settings: Settings, server: RabbitMQServer, arguments: dict[str, ob
 
 def _reading(settings: Settings, url: str, name: str = "q") -> Settings:
     return settings.model_copy(update={"queue": QueueSettings(kind="rabbitmq", url=SecretStr(url), name=name)})
+
+
+def test_a_queue_that_is_deleted_and_recreated(queue: Queue) -> None:
+    """A long-lived loop reports the missing queue as an outage, and continues once it is there again."""
+    stopping, committed, outages = threading.Event(), list[int](), list[str]()
+
+    def report(_loop: str, outage: KarmalakeError | None) -> None:
+        outages.extend([str(outage)] if outage else [])
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(
+            ingest, queue.settings, stopping, lambda record: committed.append(record.total("accepted")), report
+        )
+        try:
+            queue.send(_values(range(10)))
+            wait_for("a commit", lambda: running.done() or sum(committed) == 10)
+            _delete(queue.settings)
+            wait_for("two outages", lambda: running.done() or sum("has no queue" in each for each in outages) >= 2)
+            _recreate(queue)
+            queue.send(_values(range(10, 20)))
+            wait_for("the other commit", lambda: running.done() or sum(committed) == 20)
+        finally:
+            stopping.set()
+        running.result(PATIENCE_SECONDS)
+    assert _count(queue.settings) == 20
+
+
+def _delete(settings: Settings) -> None:
+    assert settings.queue.url
+    url = settings.queue.url.get_secret_value()
+    if settings.queue.kind == "sqs":
+        import boto3  # noqa: PLC0415 - of one kind only
+
+        boto3.client("sqs").delete_queue(QueueUrl=url)
+        return
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        connection.channel().queue_delete(settings.queue.name)
+
+
+def _recreate(queue: Queue) -> None:
+    if queue.settings.queue.kind == "sqs":
+        import boto3  # noqa: PLC0415 - of one kind only
+
+        boto3.client("sqs").create_queue(QueueName=queue.settings.queue.name)
+    queue.send([])
 
 
 class _EmptyQueue:
