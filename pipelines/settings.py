@@ -312,7 +312,8 @@ class ContractSettings(_Section):
     max_ahead_seconds: _AheadSeconds = Field(default=86_400, ge=0)
     """How far event_time may be ahead of the record time or of the clock of this machine, whichever is earlier."""
     strict_keys: bool = False
-    """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
+    """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted. Messages of a
+    queue have no keys."""
     personal_keys: _Names = ()
     """The metadata keys whose values are user_ids, such as rater_id; comma-separated in the environment. From a
     `karmalake user merge` or `rename` on, former user_ids there stand for the current one. An erasure replaces the

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.contract import metadata
 from pipelines.contract.parsing import Parsed, is_propagated, reject_all, sanitize_message, undecodable
+from pipelines.contract.queue_messages import are_of_queues, unwrap_bodies
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED, TIMESTAMP, filter_rows
 from pipelines.contract.values import parse_values
@@ -39,7 +40,7 @@ class Decoded:
     rejected: pa.Table
     """REJECTED columns, one row a record."""
     mis_keyed: pa.BooleanArray
-    """One an event: whether its record's key is not its user_id; all False if the key is not meant to be."""
+    """One an event: whether its record's key is not its user_id; False if the key is not meant to be, as in a queue."""
     filtered: pa.Table
     """POSITION columns: the records that the source leaves out; none of our own contract."""
 
@@ -51,10 +52,11 @@ Decoder = Callable[[pa.Table, datetime | None], Decoded]
 def decode(records: pa.Table, contract: ContractSettings, now: datetime | None = None) -> Decoded:
     """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`).
 
-    `now` limits event_time, as does the bus time; None means the clock of this machine. Raises ConfigurationError or
-    TransientError if a required schema registry is not available.
+    Rejected records of SQS have their values unwrapped (`queue_messages.py`). `now` limits event_time, as does the bus
+    time; None means the clock of this machine. Raises ConfigurationError or TransientError if a required schema
+    registry is not available.
     """
-    records = records.combine_chunks()
+    records = unwrap_bodies(records.combine_chunks(), contract)
     parsed = parse_values(_flat(records["value"]), contract, _flat(records["headers"]))
     return validate(records, parsed, contract, now or datetime.now(UTC))
 
@@ -151,7 +153,7 @@ def _validate_halves(records: pa.Table, parsed: Parsed, contract: ContractSettin
 
 def _validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
     events = metadata.last_value_wins(parsed.events)
-    mis_keyed = pc.fill_null(pc.not_equal(records["key"], events["user_id"].cast(pa.binary())), fill_value=True)
+    mis_keyed = _mis_keyed(records, events["user_id"])
     limits = _Limits(contract, now)
     reasons = _first_reason(list(_failures(parsed, events, records, mis_keyed, limits)), len(records))
     valid = pc.is_null(reasons)
@@ -161,6 +163,13 @@ def _validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now
         mis_keyed=_flat(pc.filter(mis_keyed, valid)),
         filtered=POSITION.empty_table(),
     )
+
+
+def _mis_keyed(records: pa.Table, user_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return whether the key of each record is not its user_id, or missing where records have keys."""
+    keys = records["key"]
+    differs = pc.fill_null(pc.not_equal(keys, user_ids.cast(pa.binary())), fill_value=True)
+    return pc.and_not(differs, pc.and_(pc.is_null(keys), are_of_queues(records["topic"])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
@@ -72,7 +72,6 @@ class QueueSource:
             return None
         records = self._records(batch, start)
         decoded = decode(records, self.contract)
-        decoded = replace(decoded, mis_keyed=pa.array(np.zeros(len(decoded.events), bool)))  # messages have no keys
         end = start + len(batch)
         offsets = OffsetRange(self.topic_id, self.client.name, 0, start, end, read=len(batch), source=CONTRACT)
         return Batch(self.client.name, records, decoded, (offsets,))

@@ -1,21 +1,16 @@
 """Amazon SQS client for `queue.py`; also for EventBridge with an SQS queue as its target.
 
-A body is text: the event in JSON, or another `contract.format` in base64. EventBridge wraps JSON events in `detail`.
+A body is text; the contract unwraps the event in it (`contract/queue_messages.py`).
 Region, endpoint and credentials come from boto3's variables and files (AWS_REGION, AWS_ENDPOINT_URL, ...).
 """
 
-import base64
-import binascii
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-import numpy as np
-
 from pipelines.boundary.extras import extra
-from pipelines.contract.json_scan import NAME_START, VALUE_START, Members, locate_members
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, truncate
 from pipelines.ingest.message import Message, MissingQueueError
 from pipelines.settings import Settings
@@ -41,7 +36,6 @@ class SQS:
     name: str
     place: str
     client: Any
-    is_json: bool
     max_wait_seconds: float = _MAX_WAIT_SECONDS
 
     def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
@@ -53,7 +47,7 @@ class SQS:
                 WaitTimeSeconds=ceil(wait_seconds),
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
-            return [self._message(message) for message in response.get("Messages", [])]
+            return [_message(message) for message in response.get("Messages", [])]
 
     def acknowledge(self, receipts: list[Any]) -> None:
         """Delete messages, ten at a time."""
@@ -77,9 +71,10 @@ class SQS:
             response = self.client.get_queue_attributes(QueueUrl=self.place, AttributeNames=[name])
             return int(response["Attributes"][name])
 
-    def _message(self, message: dict[str, Any]) -> Message:
-        value = _unwrap(message["Body"]) if self.is_json else _decode_base64(message["Body"])
-        return Message(value, int(message["Attributes"]["SentTimestamp"]), message["ReceiptHandle"])
+
+def _message(message: dict[str, Any]) -> Message:
+    value = message["Body"].encode(errors="surrogatepass")  # half of a surrogate pair: for the contract to reject
+    return Message(value, int(message["Attributes"]["SentTimestamp"]), message["ReceiptHandle"])
 
 
 def _entries(receipts: list[Any]) -> Iterator[list[dict[str, Any]]]:
@@ -99,7 +94,7 @@ def open_sqs(settings: Settings) -> Generator[SQS]:
         client = checked_client()
         client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     try:
-        yield SQS(f"sqs:{url.rpartition('/')[2]}", url, client, settings.contract.format == "json")
+        yield SQS(f"sqs:{url.rpartition('/')[2]}", url, client)
     finally:
         client.close()
 
@@ -122,32 +117,6 @@ def _check_answer(http_response: Any, parsed: dict[str, Any], **_: object) -> No
     content_type = http_response.headers.get("content-type", "")
     if parsed.keys() <= {"ResponseMetadata"} and not content_type.lower().startswith(_CONTENT_TYPE):
         raise ValueError(f"its content type is {content_type!r} instead of {_CONTENT_TYPE!r}")
-
-
-def _decode_base64(body: str) -> bytes:
-    """Decode a body in base64; return any other body unchanged, to become a dead letter."""
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        return _encode(body)
-
-
-def _unwrap(body: str) -> bytes:
-    """Return the event of a JSON body, byte for byte: the body itself, or the `detail` of an EventBridge event."""
-    value = _encode(body)
-    found = locate_members(np.frombuffer(value, np.uint8), np.array([0, len(value)], np.int32))
-    names, values = ([value[start:end] for start, end in _spans(found, first)] for first in (NAME_START, VALUE_START))
-    is_wrapped = not found.faults[0] and names.count(b"detail") == 1 and b"detail-type" in names
-    return values[names.index(b"detail")] if is_wrapped else value
-
-
-def _spans(found: Members, first: int) -> list[list[int]]:
-    return found.spans[first : first + 2, : found.bounds[1]].T.tolist()
-
-
-def _encode(body: str) -> bytes:
-    """Return a body as UTF-8; a lone surrogate passes through, for the contract to reject."""
-    return body.encode(errors="surrogatepass")
 
 
 @contextmanager

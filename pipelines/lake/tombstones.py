@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipelines.contract.decode import Decoded
+from pipelines.contract.queue_messages import unwrap_bodies
 from pipelines.contract.schema import POSITION, filter_rows
 from pipelines.contract.schema_ids import schema_references
 from pipelines.contract.values import parse_values
@@ -198,10 +199,10 @@ class Tombstones:
         """Replace the names of erased users at personal keys of dead letters (REJECTED columns), where possible."""
         if not (self.digests and self.contract.personal_keys and len(letters)):
             return unchanged(letters)
-        values = letters["value"].combine_chunks()
+        unwrapped, values = unwrap_bodies(letters, self.contract), letters["value"].combine_chunks()
         new = dict[int, bytes]()
-        for row in self._naming_rows(letters):
-            value = values[row].as_py()
+        for row in self._naming_rows(unwrapped):
+            value = unwrapped["value"][row].as_py()
             replaced = replace_in_value(value, self.contract.format, self.contract.personal_keys, self.pseudonym_of)
             new |= {row: replaced} if replaced != value else {}
         column = letters.schema.get_field_index("value")
@@ -232,6 +233,7 @@ class Tombstones:
         matches by any of its tokens, which takes some 200 microseconds. `suspects` are those that may, None all. One
         with a schema id, which cannot be rewritten, also matches by its personal keys.
         """
+        letters = unwrap_bodies(letters, self.contract)
         values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
         parsed = parse_values(values, self.contract, headers)
         named = pc.or_(self.match_users(letters["key"]), self.match_users(parsed.events["user_id"]))

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contract.queue_messages import unwrap_bodies
 from pipelines.contract.values import parse_values
 from pipelines.errors import KarmalakeError, UsageError
 from pipelines.lake.commit_log import take_snapshot
@@ -111,7 +112,8 @@ def _texts(row: dict[str, Any]) -> Iterator[str]:
 
 def _dead_letters(settings: Settings, names: list[str]) -> Iterator[pa.Table]:
     """Yield the dead letters that name the user, at least one empty table."""
-    for letters in stream_dead_letters(settings, Selection(fate=None)):
+    for wrapped in stream_dead_letters(settings, Selection(fate=None)):
+        letters = unwrap_bodies(wrapped, settings.contract)
         suspects = letters.filter(contain_any(letters, names))
         yield _readable(suspects.filter(_naming(settings, suspects, names)))
 

@@ -1,17 +1,23 @@
 """Anything that a sender adds to a message, or sends instead of an event, is at most a dead letter."""
 
+import base64
 import struct
+from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pika import frame, spec
 from pydantic import SecretStr
 
 from pipelines.contract.decode import decode
+from pipelines.contract.queue_messages import decode_base64, unwrap_detail
 from pipelines.errors import TransientError
 from pipelines.ingest import rabbitmq
 from pipelines.ingest.queue import Message, QueueSource
-from pipelines.ingest.sqs import SQS, _decode_base64, _unwrap, checked_client, open_sqs
-from pipelines.settings import ContractSettings, IngestSettings, QueueSettings, Settings
+from pipelines.ingest.sqs import SQS, checked_client, open_sqs
+from pipelines.settings import ContractSettings, Format, IngestSettings, QueueSettings, Settings
+from tests.contract.encoding import avro_schema, to_avro, to_protobuf
 from tests.fuzz.loopback_server import respond_with
 
 _DEEP = "[" * 5_000 + "]" * 5_000
@@ -29,12 +35,11 @@ _DEEP = "[" * 5_000 + "]" * 5_000
         "",
     ],
 )
-@pytest.mark.parametrize("take", [_decode_base64, _unwrap])
-def test_a_body_of_sqs_is_judged_by_the_contract(body: str, take: object) -> None:
+@pytest.mark.parametrize("form", ["json", "protobuf", "avro"])
+def test_a_body_of_sqs_is_judged_by_the_contract(body: str, form: Format) -> None:
     """Depth, half of a surrogate pair, a number of 5,000 digits: bytes that become one dead letter."""
-    assert callable(take)
-    source = QueueSource(_Nothing(), IngestSettings(), ContractSettings(format="json"))
-    records = source._records([Message(take(body), 1_700_000_000_000, None)], 0)
+    source = QueueSource(_Nothing(), IngestSettings(), ContractSettings(format=form))
+    records = source._records([Message(body.encode(errors="surrogatepass"), 1_700_000_000_000, None)], 0)
     assert len(decode(records, source.contract).rejected) == 1
 
 
@@ -53,9 +58,19 @@ def test_a_detail_of_eventbridge_is_judged_as_it_is_written(extra: str) -> None:
     """Not as another parser writes it again: a member that is there twice is refused, an odd number passed over."""
     names = '"event_id": "e", "user_id": "u", "action_type": "A", "timestamp": "2026-01-01T00:00:00Z"'
     event = f"{{{names}{', ' if extra else ''}{extra}}}"
-    assert _unwrap(f'{{"version": "0", "detail-type": "x" , "detail" : {event} }}') == event.encode()
+    assert unwrap_detail(f'{{"version": "0", "detail-type": "x" , "detail" : {event} }}'.encode()) == event.encode()
     for whole in (f'{{"detail-type": "x", "detail": {event}, "detail": {event}}}', f'{{"detail": {event}}}', event):
-        assert _unwrap(whole) == whole.encode()
+        assert unwrap_detail(whole.encode()) == whole.encode()
+
+
+@given(st.text(min_size=1), st.integers(946_684_800, 4_000_000_000))
+def test_an_event_is_no_body_in_base64(event_id: str, seconds: int) -> None:
+    """So that one that was decoded once is not decoded again, in Protobuf and in Avro."""
+    time = datetime.fromtimestamp(seconds, UTC)
+    row = {"event_id": event_id, "user_id": "user", "action_type": "A", "timestamp": time, "metadata": {}}
+    for value in (to_protobuf(1, event_id, seconds), to_avro(avro_schema(1), row)):
+        assert decode_base64(value) == value
+        assert decode_base64(base64.b64encode(value)) == value
 
 
 class _Nothing:
@@ -137,7 +152,7 @@ def test_an_invalid_answer_of_sqs_is_an_outage(answer: bytes, monkeypatch: pytes
     with respond_with(answer) as port:
         url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        queue = SQS("sqs:q", f"{url}/1/q", checked_client(), is_json=True)
+        queue = SQS("sqs:q", f"{url}/1/q", checked_client())
         with pytest.raises(TransientError, match=f"{url}/1/q sent an invalid answer") as raised:
             queue.receive(10, 0.1)
     assert len(str(raised.value)) < 1_000
@@ -151,7 +166,7 @@ def test_a_page_at_the_address_of_sqs_is_not_an_empty_queue(body: str, monkeypat
         url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         settings = Settings(queue=QueueSettings(kind="sqs", url=SecretStr(f"{url}/1/q")))
-        queue = SQS("sqs:q", f"{url}/1/q", checked_client(), is_json=True)
+        queue = SQS("sqs:q", f"{url}/1/q", checked_client())
         for request in (
             open_sqs(settings).__enter__,
             lambda: queue.receive(10, 0.1),
@@ -172,4 +187,4 @@ def test_an_empty_queue_of_sqs(body: str, content_type: str, monkeypatch: pytest
     header = f"Content-Type: {content_type}\r\nContent-Length"
     with respond_with(_http(body).replace(b"Content-Length", header.encode())) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        assert SQS("sqs:q", "http://q/1/q", checked_client(), is_json=True).receive(10, 0.1) == []
+        assert SQS("sqs:q", "http://q/1/q", checked_client()).receive(10, 0.1) == []

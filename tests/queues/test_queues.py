@@ -262,7 +262,7 @@ def test_a_wait_for_sqs_is_one_request(settings: Settings) -> None:
     """Each request is paid for."""
     empty = _EmptyQueue()
     ingest = settings.ingest.model_copy(update={"max_wait_seconds": 20})
-    source = QueueSource(SQS("sqs:q", "here", empty, is_json=True), ingest, settings.contract, clock=lambda: empty.now)
+    source = QueueSource(SQS("sqs:q", "here", empty), ingest, settings.contract, clock=lambda: empty.now)
     assert source.poll(lambda _id, _partition: None) is None
     assert empty.waits == [20]
 

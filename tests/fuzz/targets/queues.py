@@ -88,7 +88,7 @@ def check_sqs(data: bytes) -> str:
     )
     body = data[1:].decode("utf-8", "replace")
     contract = json_values.CONTRACT if in_json else protobuf.CONTRACT
-    client = SQS("sqs:q", "here", _Queue([*neighbours[:2], body, *neighbours[2:]], str(_SENT_MS)), in_json)
+    client = SQS("sqs:q", "here", _Queue([*neighbours[:2], body, *neighbours[2:]], str(_SENT_MS)))
     return _check(client, contract)
 
 
