@@ -40,6 +40,7 @@ from pipelines.ingest.guard import HaltedPartition, RejectionGuard
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.read_ahead import ReadAhead, Source, open_read_ahead
+from pipelines.ingest.sources import require_topics
 from pipelines.lake.account import count_fates
 from pipelines.lake.checkpoints import checkpoint, last_record
 from pipelines.lake.commit import (
@@ -262,6 +263,8 @@ def open_ingest(
     opening: opens the lake; None creates that of the settings if there is none. One that ingests several times in a run
     gives `RunLake.open`.
     """
+    if accepted:
+        require_topics(settings, "accepting the rejections of a topic partition")
     if settings.queue.kind:
         with open_queue(settings, stopping) as source, open_ingest_from(source, settings, stopping, opening) as ingest:
             yield ingest

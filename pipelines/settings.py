@@ -204,6 +204,12 @@ class QueueSettings(_Section):
                 raise MistakeError(("url",), f"is not the URL of a queue of {self.kind}: write {example}")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_kind(self) -> Self:
+        if self.kind is None and self.model_fields_set & {"url", "name"}:
+            raise MistakeError(("kind",), "is missing where queue.url or queue.name is set: rabbitmq or sqs")
+        return self
+
 
 def _split_url(url: str) -> SplitResult | None:
     """Return the parts of a URL; None if it is none, or its port is not a number."""

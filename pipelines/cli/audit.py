@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import current_settings
+from pipelines.cli.options import topic_settings
 from pipelines.cli.output import print_document, print_line, print_table, print_warning, progress
 from pipelines.errors import KarmalakeError
 
@@ -41,7 +41,7 @@ def audit(
     from pipelines.operate.audit import audit as run_audit  # noqa: PLC0415
 
     with progress("auditing"):
-        found = run_audit(current_settings())
+        found = run_audit(topic_settings("audit"))
     rows = [asdict(partition) for partition in found.partitions]
     if as_json:
         print_document(found.totals | {"partitions": rows}, indent=None)

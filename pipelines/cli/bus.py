@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import current_settings, instant
+from pipelines.cli.options import instant, topic_settings
 from pipelines.cli.output import print_fields, print_line, print_table, print_warning, progress
 from pipelines.errors import KarmalakeError, UsageError
 
@@ -25,7 +25,7 @@ def ensure() -> None:
     """
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
 
-    ensure_topic(current_settings().kafka)
+    ensure_topic(topic_settings("topics ensure").kafka)
     describe()
 
 
@@ -34,7 +34,7 @@ def check() -> None:
     """Check every topic that is ingested for risks of losing events, with advice. Exits 1 if there are any."""
     from pipelines.operate.topic_check import check_topics  # noqa: PLC0415
 
-    found = check_topics(current_settings())
+    found = check_topics(topic_settings("topics check"))
     rows = [(name, finding.severity, finding.message) for name, findings in found.items() for finding in findings]
     if rows:
         print_table(("topic", "severity", "finding"), rows)
@@ -50,7 +50,7 @@ def describe() -> None:
     from pipelines.bus.topics import describe_topic  # noqa: PLC0415
     from pipelines.ingest.sources import CONTRACT, explain_missing_topic, topic_sources  # noqa: PLC0415
 
-    settings = current_settings()
+    settings = topic_settings("topics describe")
     for name, source in topic_sources(settings).items():
         topic = describe_topic(settings.kafka.model_copy(update={"topic": name}))
         if topic is None:
@@ -86,7 +86,7 @@ def simulate(
     from pipelines.emit.producer import produce_records  # noqa: PLC0415
     from pipelines.simulate.simulator import simulate as simulate_world  # noqa: PLC0415
 
-    kafka = current_settings().kafka
+    kafka = topic_settings("simulate").kafka
     ensure_topic(kafka)
     world = simulate_world(seed, events, days=days, end=instant(end))
     with progress(f"simulating on {kafka.topic}", world.planted.sent) as advance:

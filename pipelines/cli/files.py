@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.file_options import takes_mapping
-from pipelines.cli.options import bare_settings, current_settings, utf8
+from pipelines.cli.options import bare_settings, topic_settings, utf8
 from pipelines.cli.output import (
     ProgressBar,
     amount,
@@ -74,7 +74,7 @@ def emit(
     from pipelines.inputs import local_file  # noqa: PLC0415
     from pipelines.sources.files import read_events  # noqa: PLC0415
 
-    kafka = current_settings().kafka
+    kafka = topic_settings("emit").kafka
     ensure_topic(kafka)
     with local_file(file) as found, progress(f"emitting {Path(file).name}") as advance:
         sent = produce(kafka, _counted(read_events(found.path, mapping), advance))

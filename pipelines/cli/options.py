@@ -29,6 +29,15 @@ def current_settings() -> "Settings":
     return with_local_endpoints(bare_settings())
 
 
+def topic_settings(command: str) -> "Settings":
+    """Return `current_settings` for a command that is for topics. Raises UsageError if ingest reads a queue."""
+    from pipelines.ingest.sources import require_topics  # noqa: PLC0415
+
+    settings = current_settings()
+    require_topics(settings, f"`karmalake {command}`")
+    return settings
+
+
 def bare_settings() -> "Settings":
     """Return the settings as configured, and set the umask of this process to the permissions of data_dir.
 

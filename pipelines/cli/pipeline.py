@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
+from pipelines.cli.options import MetricsPort, current_settings, instant, topic_settings, with_metrics_port
 from pipelines.cli.output import (
     amount,
     print_check,
@@ -52,9 +52,13 @@ def drain(
     Safe to kill: the next drain continues from the last commit.
     """
     import pipelines.drain as ingest  # noqa: PLC0415
+    from pipelines.ingest.sources import require_topics  # noqa: PLC0415
     from pipelines.operate.skip import parse_partition  # noqa: PLC0415
 
     settings = current_settings()
+    for option, given in {"accept-loss": accept_loss, "accept-rejections": accept_rejections}.items():
+        if given:
+            require_topics(settings, f"`karmalake drain --{option}`")
     accepted = [parse_partition(settings, name) for name in accept_rejections or ()]
     records: list[CommitRecord] = []
     with ingest.open_drain(settings, accepted) as opened, progress(f"draining {bus_name(settings)}") as advance:
@@ -86,7 +90,7 @@ def skip(
     from pipelines.operate.skip import skip as skip_record  # noqa: PLC0415
 
     with progress("skipping"):
-        done = skip_record(current_settings(), place, why)
+        done = skip_record(topic_settings("skip"), place, why)
     print_line(f"{done.skipped} is now a dead letter; {done.drained:,} records before it were drained")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import current_settings, instant
+from pipelines.cli.options import instant, topic_settings
 from pipelines.cli.output import print_fields, progress
 from pipelines.cli.pipeline import show_drained
 from pipelines.errors import KarmalakeError, UsageError
@@ -48,7 +48,7 @@ def replay(
     import pipelines.operate.replay as replaying  # noqa: PLC0415
 
     start = _start(from_beginning, instant(from_time), from_offset)
-    settings = current_settings()
+    settings = topic_settings("replay")
     target = replaying.fresh(settings, into) if into else settings
     records: list[CommitRecord] = []
     with replaying.open_replay(settings, start, instant(until), topic) as replayed, progress("replaying") as advance:

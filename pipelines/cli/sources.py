@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.files import preview_files
-from pipelines.cli.options import bare_settings, current_settings
+from pipelines.cli.options import bare_settings, topic_settings
 from pipelines.cli.output import amount, print_line, print_table
 from pipelines.cli.previews import show_preview
 from pipelines.errors import KarmalakeError, UsageError
@@ -72,7 +72,7 @@ def diff(
     from pipelines.operate.source_diff import diff_source  # noqa: PLC0415
 
     source = find_source(_folder(None), name)
-    found = diff_source(bare_settings() if source.files else current_settings(), source, sample)
+    found = diff_source(bare_settings() if source.files else topic_settings("sources diff"), source, sample)
     _show_diff(source, found)
 
 
@@ -137,7 +137,7 @@ def _of_topics(source: "SourceFile", count: int, records: Path | None) -> "Itera
     from pipelines.mapping.examine import read_records, read_topic, unused_fields  # noqa: PLC0415
     from pipelines.preview import preview_records  # noqa: PLC0415
 
-    settings = bare_settings() if records else current_settings()
+    settings = bare_settings() if records else topic_settings("sources check")
     with open_mapping(source, settings) as mapping:
         for topic in source.topics[:1] if records else source.topics:
             found = read_records(records, source, count) if records else read_topic(settings.kafka, topic, count)

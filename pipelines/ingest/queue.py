@@ -25,7 +25,7 @@ from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.filling import NEVER, Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import Message, QueueClient, batch_messages
-from pipelines.ingest.sources import CONTRACT
+from pipelines.ingest.sources import CONTRACT, require_no_mapped_topics
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
 _LOG = logging.getLogger(__name__)
@@ -168,6 +168,7 @@ def open_queue(settings: Settings, stopping: threading.Event = NEVER) -> Generat
 
     Raises ConfigurationError, UsageError or TransientError.
     """
+    require_no_mapped_topics(settings)
     if settings.queue.kind == "sqs":
         from pipelines.ingest.sqs import open_sqs as connect  # noqa: PLC0415 - an extra
     else:

@@ -37,6 +37,22 @@ def topic_sources(settings: Settings) -> dict[str, str]:
     return {topic: name for name, topics in _topics(settings) for topic in topics}
 
 
+def require_topics(settings: Settings, what: str) -> None:
+    """Raise UsageError if ingest reads a queue; `what` is a command or an option that is for topics."""
+    if kind := settings.queue.kind:
+        raise UsageError(f"{what} is not available with a queue, and queue.kind is {kind}: see docs/buses.md")
+
+
+def require_no_mapped_topics(settings: Settings) -> None:
+    """Raise ConfigurationError unless our own contract is the only source of a bus, as it is with a queue."""
+    names = dict.fromkeys(topic_sources(settings).values())
+    if others := [name for name in names if name != CONTRACT]:
+        raise ConfigurationError(
+            f"the messages of a queue are in our own contract, and {', '.join(others)} would read topics, which are "
+            f"not read: leave such sources out with sources.only = ['{CONTRACT}']"
+        )
+
+
 def explain_missing_topic(settings: Settings, topic: str) -> str:
     """Return the sentence about a topic that does not exist, with its source and what to do."""
     source = topic_sources(settings).get(topic, CONTRACT)
