@@ -58,15 +58,6 @@ _CHANGES = """
     ORDER BY number DESC
     LIMIT $newest
 """
-_RATINGS_SAID = """
-    SELECT
-        event_id,
-        try_cast(
-            metadata[list_extract($keys::VARCHAR[], list_position($actions::VARCHAR[], action_type))] AS DOUBLE
-        ) AS said
-    FROM events
-    WHERE user_id IN (SELECT unnest($user_ids))
-"""
 
 
 def activity(warehouse: Warehouse, period: Period) -> pl.DataFrame:
@@ -120,17 +111,9 @@ def event_history(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
     """
     rows = warehouse.explain(user_id).filter(pl.col("event_id").is_not_null())
     numbers = rows.with_columns(pl.col("points", "rating", "earned", "score").cast(pl.Float64))
-    said = numbers.join(_ratings_said(warehouse, user_id), on="event_id", how="left", maintain_order="left")
-    return said.with_columns(pl.coalesce("rating", "said").alias("rating")).drop("said")
-
-
-def _ratings_said(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
-    """Return event_id and the rating that each event of a user `said`, null without one."""
-    versions = warehouse.info.policy.versions
-    actions = {name: action.rating for each in versions for name, action in each.all_actions.items()}
-    keys = {name: rating.key for name, rating in actions.items() if rating and rating.key}
-    values = {"user_ids": warehouse.user_ids(user_id), "actions": [*keys], "keys": [*keys.values()]}
-    return warehouse.sql(_RATINGS_SAID, values)
+    given = warehouse.ratings_given(user_id).rename({"rating": "given"})
+    said = numbers.join(given, on="event_id", how="left", maintain_order="left")
+    return said.with_columns(pl.coalesce("rating", "given").alias("rating")).drop("given")
 
 
 def scores_over_time(history: pl.DataFrame) -> pl.DataFrame:

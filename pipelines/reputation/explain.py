@@ -13,7 +13,7 @@ from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.scopes import find_value
 from pipelines.reputation.sql import statement
-from pipelines.reputation.steps import define_steps
+from pipelines.reputation.steps import define_reading, define_steps
 from pipelines.reputation.views import (
     View,
     bounded,
@@ -32,6 +32,12 @@ _USER = "SELECT CAST(getvariable('explained_user') AS VARCHAR) AS user_id"
 _ALL = {"among": "true", "users": "SELECT DISTINCT user_id FROM contribution"}
 _WHOSE = ("user_id = getvariable('explained_user')", "list_contains(getvariable('explained_names'), user_id)")
 """The events of a user without and with former user_ids: files are skipped for a single one."""
+_RATINGS = """
+    SELECT event_id, CAST(rating AS DOUBLE) / 1e6 AS rating
+    FROM {source}
+    WHERE user_id = getvariable('explained_user') AND emission_no = 0 AND matched AND readable AND rating IS NOT NULL
+    ORDER BY t, source_row, event_id
+"""
 _KEYS = ["event_time", "event_id", "action_type", "emission_no"]
 
 
@@ -113,6 +119,14 @@ def contributions(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy
         within += f" AND scope_{name} = getvariable('explained_value')"
     one = {"among": f"user_id = getvariable('explained_user'){within}", "users": _USER}
     return connection.sql(statement("explanation", **one, **_fragments(policy, view))).pl().drop("user_id")
+
+
+def ratings_given(connection: duckdb.DuckDBPyConnection, policy: Policy, user_id: str, as_of: datetime) -> pl.DataFrame:
+    """Return event_id and rating of each event of a user that gave a rating, as it came, whether it counts or not."""
+    known = aliases_in(connection)
+    load_explained_events(connection, user_id, [], known)
+    _, source = define_reading(connection, policy, as_of, EXPLAINED, known)
+    return connection.sql(_RATINGS.format(source=source)).pl()
 
 
 def explain_all(

@@ -42,6 +42,12 @@ def define_trust(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(statement(f"macro_{name}"))
 
 
+def define_scales(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
+    """Create `opinion_scale`: the lowest and the highest rating of each action_type that has ratings, in millionths."""
+    with arrow_rows(connection, _scales(policy)):
+        connection.execute(statement("policy_table", name="opinion_scale"))
+
+
 def set_seeds(connection: duckdb.DuckDBPyConnection, raters: Raters, known: Aliases) -> None:
     """Set the seeds of a policy, under current user_ids where those of the ratings are (`resolved_events`)."""
     seeds = {known.at_key(raters.key, name) for name in raters.seeds}
@@ -72,8 +78,7 @@ def compute_weights(
     connection.execute(statement("raters_no_weights"))
     for step in steps:
         connection.execute(step)
-    with arrow_rows(connection, _scales(policy)):
-        connection.execute(statement("policy_table", name="opinion_scale"))
+    define_scales(connection, policy)
     for part in _PARTS:
         connection.execute(statement(part))
     whole = "true" if policy.rules.correction.actions else "false"

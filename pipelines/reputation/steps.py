@@ -55,15 +55,10 @@ def define_steps(
     learn: makes the priors of measures, if the policy has any: from all `events`, whatever `source` is.
     Raises UsageError for a moment without a time zone.
     """
-    use_utc(connection)
-    set_as_of(connection, as_of)
-    in_force = policy.at(as_of)
-    define_policy(connection, in_force)
+    in_force = _begin(connection, policy, as_of, known)
     if known_at is not None:
         set_known_at(connection, known_at)
     committed = "" if known_at is None else statement("known_at")
-    if known:
-        load_aliases(connection, known)
     if in_force.rules.raters is not None:
         set_seeds(connection, in_force.rules.raters, known)
         weigh(connection, in_force, [*first_steps(in_force, "events", committed, known), *_given_steps(in_force)])
@@ -71,6 +66,32 @@ def define_steps(
         learn(connection, [*first_steps(in_force, "events", committed, known), *_rated_steps(in_force)])
     for step in (*first_steps(in_force, source, committed, known), *step_statements(in_force)):
         connection.execute(step)
+    return in_force
+
+
+def define_reading(
+    connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, source: str, known: Aliases
+) -> tuple[EffectivePolicy, str]:
+    """Define the steps that read events as they came, uncorrected; return the policy in force, and the last view.
+
+    What a user or a rater weighs, and the rules between ratings and points, play no part. Arguments and errors as of
+    `define_steps`.
+    """
+    in_force = _begin(connection, policy, as_of, known)
+    readable, last = _readable(in_force)
+    for step in (*first_steps(in_force, source, "", known), *_given_steps(in_force), *readable):
+        connection.execute(step)
+    return in_force, last
+
+
+def _begin(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known: Aliases) -> EffectivePolicy:
+    """Set the moment and load what the steps read besides events; return the policy in force."""
+    use_utc(connection)
+    set_as_of(connection, as_of)
+    in_force = policy.at(as_of)
+    define_policy(connection, in_force)
+    if known:
+        load_aliases(connection, known)
     return in_force
 
 
@@ -109,8 +130,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
 
     To define a view, DuckDB binds all views below it, so a step less makes each later one cheaper.
     """
-    actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
-    emits_several = any(len(action.emissions) > 1 for action in actions)
+    readable, read = _readable(policy)
     gates, gated = _chain("judged", _gates(policy))
     timed, earning = _timed(policy, gated)
     caps, capped = _chain("earned", _caps(policy))
@@ -124,8 +144,8 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         _corrected(policy),
         _emitted(policy),
         *([given_statement(policy)] if policy.rules.has_global_prior else []),
-        *([statement("step_09_readable")] if emits_several else []),
-        statement("step_10_judged", source="readable" if emits_several else "emitted"),
+        *readable,
+        statement("step_10_judged", source=read),
         *gates,
         *timed,
         statement("step_13_earned", source=earning),
@@ -139,6 +159,13 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
 def _given_steps(policy: EffectivePolicy) -> list[str]:
     """Return the steps up to `emitted` without corrections: what ratings said when they were given."""
     return [statement("step_02_retracted_event"), statement("step_07_nothing_corrected"), _emitted(policy)]
+
+
+def _readable(policy: EffectivePolicy) -> tuple[list[str], str]:
+    """Return the step after `emitted` that events with several emissions need, if any; and the last view."""
+    actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
+    emits_several = any(len(action.emissions) > 1 for action in actions)
+    return ([statement("step_09_readable")], "readable") if emits_several else ([], "emitted")
 
 
 def _emitted(policy: EffectivePolicy) -> str:

@@ -25,7 +25,7 @@ from pipelines.errors import ConfigurationError, UsageError
 from pipelines.reputation.activation import activated_in
 from pipelines.reputation.compare import change_between, compare_policies
 from pipelines.reputation.event_metadata import with_fields
-from pipelines.reputation.explain import explain, explain_change
+from pipelines.reputation.explain import explain, explain_change, ratings_given
 from pipelines.reputation.known_users import naming_erased, of_known_user, require_events
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.notebook_progress import show_progress
@@ -493,6 +493,16 @@ class Warehouse:
         KarmalakeError for a value of the scope that no event of the user has.
         """
         return self.as_of().explain(user_id, policy, view, scope)
+
+    def ratings_given(self, user_id: str) -> pl.DataFrame:
+        """Return event_id and rating of each event of a user that gave a rating, whether it counts or not.
+
+        Ratings are as they came, before corrections, and as the warehouse's policy reads them.
+        Raises KarmalakeError for an unknown user.
+        """
+        with _running(f"the ratings given to {user_id}"), naming_erased(user_id, self._settings):
+            given = ratings_given(self._connection, self.info.policy, user_id, self.info.as_of)
+            return of_known_user(self._connection, user_id, given)
 
     def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Return through whom a rater is trusted on the five latest days with ratings of a user by the rater.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import marimo as mo
 import polars as pl
@@ -95,6 +96,15 @@ def test_a_rating_that_does_not_count_is_shown(warehouse: Warehouse) -> None:
     history = queries.event_history(warehouse, "ann")
     assert dict(history.select("event_id", "rating").rows()) == {"p1": None, "r1": 4, "r2": 5, "w1": None}
     assert warehouse.explain("ann")["rating"].is_null().all()
+
+
+def test_only_what_the_policy_reads_is_shown_as_a_rating(tmp_path: Path) -> None:
+    """An unreadable text is not a number on the page either."""
+    events = [Event(f"r{stars}", "ann", "Reviewed", NOW - DAY, {"stars": stars}) for stars in ("4", "1e0", " 1")]
+    derive(snapshot_of(tmp_path / "lake", events), parse_policy(POLICY), AS_OF, tmp_path / "warehouse.duckdb")
+    with open_warehouse(tmp_path) as opened:
+        history = queries.event_history(opened, "ann")
+    assert dict(history.select("event_id", "rating").rows()) == {"r4": 4, "r1e0": None, "r 1": None}
 
 
 def test_days_and_reason_select_rows(warehouse: Warehouse) -> None:

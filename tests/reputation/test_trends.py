@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipelines.errors import UsageError
@@ -14,6 +15,7 @@ from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation.history import AS_OF, Event, snapshot_of, us
+from tests.reputation.merges import merges_table, stored
 
 Open = Callable[..., Warehouse]
 
@@ -244,6 +246,69 @@ def test_votes_are_ratings_of_one_scale(diary: Diary, opened: Open) -> None:
     assert warehouse.trend("inflation")["ratings"].to_list() == [5]
     given = warehouse._connection.sql("SELECT rating, level FROM rating_given ORDER BY ALL").fetchall()
     assert given == [(-2.0, 0.0), (-1.0, 0.0), (1.0, 0.75), (1.0, 1.0), (2.0, 1.0)]
+
+
+READ = """
+name = "read"
+version = "1"
+[actions.Praised]
+where = { verified = "1" }
+rating = { from = "stars", minimum = 1, maximum = 5, missing = 3 }
+points = { from = "stars", minimum = 1, maximum = 5, missing = 3 }
+[actions.Scaled]
+rating = { from = "stars", minimum = 1, maximum = 5, digits = 1 }
+[[actions.Scaled.emit]]
+points = 1
+[[actions.Scaled.emit]]
+points = { from = "bonus", minimum = 0, maximum = 9 }
+"""
+
+
+def test_a_rating_given_is_one_that_the_policy_reads(diary: Diary, opened: Open) -> None:
+    """What counts gave the same rating; what is unreadable or not matched gave none, and costs no user an alarm."""
+    texts = ("5", "1e0", " 1", "1.0000001", "1.000000000", "0x1", "1_0", "+2", "1.5", "6", "nan", "", "4.")
+    for text in texts:
+        diary.add(5, "ada", "Praised", stars=text, verified="1", rater_id="bob")
+        diary.add(5, "ada", "Scaled", stars=text, bonus="1", rater_id="bob")
+        diary.add(5, "ada", "Scaled", stars=text, bonus="a lot", rater_id="bob")
+    diary.add(5, "ada", "Praised", verified="1", rater_id="bob")
+    diary.add(5, "ada", "Praised", stars="1", verified="no", rater_id="bob")
+    warehouse = opened(diary.events, parse_policy(READ))
+    rows = warehouse.explain("ada").filter((pl.col("reason") == "granted") & (pl.col("emission_no") == 0))
+    granted = sorted((name, float(rating)) for name, rating in rows.select("event_id", "rating").rows())
+    assert [rating for _, rating in granted].count(3) == 1
+    assert sorted(warehouse.ratings_given("ada").rows()) == granted
+    warehouse.trend("inflation")
+    given = warehouse._connection.sql("SELECT event_id, rating FROM rating_given ORDER BY ALL").fetchall()
+    assert given == granted
+    assert set(rows["rating"].to_list()) == {1.0, 1.5, 2.0, 3.0, 5.0}
+
+
+@pytest.mark.parametrize(("text", "named"), [("1", ["ada"]), (" 1", []), ("1e0", [])])
+def test_an_unreadable_rating_raises_no_alarm(text: str, named: list[str], diary: Diary, opened: Open) -> None:
+    """A sender cannot get a user named by low ratings that cost no points."""
+    for number in range(1, 10):
+        diary.rate(number, "ada", 5)
+    warehouse = opened([*diary.events, *(_low(number, text) for number in range(12))])
+    assert warehouse.trend("review_bombs")["user_id"].to_list() == named
+
+
+def _low(number: int, rating: str) -> Event:
+    metadata = {"rating": rating, "rater_id": f"rider-{number}"}
+    return Event(f"low-{number}", "ada", "DriverRated", us(datetime(2024, 2, 20, 12, tzinfo=UTC)) + number, metadata)
+
+
+def test_ratings_are_given_to_the_current_user(tmp_path: Path, diary: Diary) -> None:
+    """Merged users are one, as rated and as raters."""
+    diary.rate(5, "old ada", 5, "old bob")
+    diary.rate(6, "ada", 4, "bob")
+    path = tmp_path / "warehouse.duckdb"
+    merged = merges_table(stored([("old ada", "ada"), ("old bob", "bob")]))
+    derive(snapshot_of(tmp_path / "lake", diary.events, merged_users=merged), load_policy("default"), AS_OF, path)
+    with Warehouse(path) as warehouse:
+        assert warehouse.trend("inflation").select("ratings", "raters").rows() == [(2, 1)]
+        given = warehouse._connection.sql("SELECT DISTINCT user_id, rater_id FROM rating_given").fetchall()
+        assert given == [("ada", "bob")]
 
 
 @pytest.mark.slow

@@ -5,17 +5,18 @@ comment says what it returns; parameters are declared as `-- $name = default: me
 `-- $name = first | second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how
 its rows are drawn (`Chart`); the rest of the comment is the method. Every trend has `$since` and `$until`, dates or
 null. `shared/` has two temporary views of the ratings, `rating_given` and `rating_counted`, and macros, created for the
-trends that use one. What counts is decided by the derivation, whose steps are defined for the second; `scope_day`
-(`scopes.py`) is created for the trend about scopes.
+trends that use one. What is a rating, and what counts, is decided by the derivation, whose steps are defined for them;
+`scope_day` (`scopes.py`) is created for the trend about scopes.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from functools import cache
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import duckdb
@@ -25,13 +26,13 @@ from pipelines.contract.time_like import TimeLike, require_order, to_utc
 from pipelines.errors import UsageError
 from pipelines.reputation.merged_users import Aliases, aliases_in
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.raters import define_trust
+from pipelines.reputation.raters import define_scales, define_trust
 from pipelines.reputation.scopes import define_scope_days
 from pipelines.reputation.sql import one_row
-from pipelines.reputation.steps import define_steps
+from pipelines.reputation.steps import define_reading, define_steps
 
 _FOLDER = Path(__file__).parent
-_SCALE, _GIVEN, _COUNTED, _SCOPES = "rating_scale", "rating_given", "rating_counted", "scope_day"
+_GIVEN, _COUNTED, _SCOPES = "rating_given", "rating_counted", "scope_day"
 _SEEDS, _RATER_KEY = "seeds", "rater_id"
 """The parameter that names raters, and the metadata key that `rating_counted` has them from."""
 _METHODS = ("tails", "discoveries", "bursts")
@@ -136,18 +137,11 @@ def run_trend(
     if _SCOPES in trend.query:
         define_scope_days(connection, values["scope"])
     if _GIVEN in trend.query:
-        _define(connection, _SCALE, _GIVEN, *_METHODS)
+        _define_given(connection)
     if _COUNTED in trend.query:
-        known = _define_steps(connection)
-        _define(connection, _SCALE, _COUNTED)
+        known = _define_counted(connection)
         values |= {name: _raters(text, known) for name, text in values.items() if name == _SEEDS and text is not None}
     return connection.sql(trend.query, params=values).pl()
-
-
-def _define(connection: duckdb.DuckDBPyConnection, *names: str) -> None:
-    """Create views and macros of `shared/`."""
-    for name in names:
-        connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))
 
 
 def _raters(names: str, known: Aliases) -> list[str]:
@@ -155,13 +149,34 @@ def _raters(names: str, known: Aliases) -> list[str]:
     return [known.at_key(_RATER_KEY, name.strip()) for name in names.split(",")]
 
 
-def _define_steps(connection: duckdb.DuckDBPyConnection) -> Aliases:
-    """Define the steps of the derivation by the policy and as of the moment of a warehouse; return the merged users."""
-    policy, as_of = one_row(connection.execute("SELECT policy, as_of FROM snapshot_info"))
+def _define_given(connection: duckdb.DuckDBPyConnection) -> None:
+    """Define the ratings as given by the policy and as of the moment of a warehouse, and the methods of anomalies."""
+    policy, as_of = _policy_of(connection)
+    in_force, source = define_reading(connection, policy, as_of, "events", aliases_in(connection))
+    define_scales(connection, in_force)
+    connection.execute(Template(_shared(_GIVEN)).substitute(source=source))
+    for name in _METHODS:
+        connection.execute(_shared(name))
+
+
+def _define_counted(connection: duckdb.DuckDBPyConnection) -> Aliases:
+    """Define the ratings that count by the policy and as of the moment of a warehouse; return the merged users."""
+    policy, as_of = _policy_of(connection)
     known = aliases_in(connection)
-    define_steps(connection, Policy.model_validate_json(policy), as_of, known=known)
+    define_scales(connection, define_steps(connection, policy, as_of, known=known))
     define_trust(connection)
+    connection.execute(_shared(_COUNTED))
     return known
+
+
+def _policy_of(connection: duckdb.DuckDBPyConnection) -> tuple[Policy, datetime]:
+    policy, as_of = one_row(connection.execute("SELECT policy, as_of FROM snapshot_info"))
+    return Policy.model_validate_json(policy), as_of
+
+
+def _shared(name: str) -> str:
+    """Return the statement of a view or macro of `shared/`."""
+    return (_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _described(path: Path) -> Trend:

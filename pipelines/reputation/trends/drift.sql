@@ -6,11 +6,16 @@
 -- the variance is the greater of the user's own before and the pooled variance within users. Tested at the end of each
 -- day with a rating; of alarms less than 30 days apart the strongest is shown. score is -log10 of the two-sided tail.
 -- Chart: point x=day y=user_id size=score
-WITH within_users AS (
+WITH given AS MATERIALIZED (
+    SELECT user_id, event_id, event_time, day, rating
+    FROM rating_given
+),
+
+within_users AS (
     SELECT sum(squares) / nullif(sum(ratings - 1), 0) AS variance
     FROM (
         SELECT count(*) AS ratings, var_pop(rating) * count(*) AS squares
-        FROM rating_given
+        FROM given
         GROUP BY user_id
     )
 ),
@@ -24,7 +29,7 @@ windows AS (
         count(*) OVER early AS ratings_before,
         avg(rating) OVER early AS expected,
         var_samp(rating) OVER early AS own_variance
-    FROM rating_given
+    FROM given
     WINDOW
         late AS (
             PARTITION BY user_id ORDER BY event_time, event_id

@@ -5,8 +5,8 @@
 -- Method: ratings as given, retracted or not. Gamma-Poisson upper tail of their number given the rater's own days (or
 -- hours) before; score is -log10 of it. user_id is the rater.
 -- Chart: point x=starts_at y=user_id size=score
-WITH given AS (
-    SELECT *, date_trunc($period, event_time) AS starts_at
+WITH given AS MATERIALIZED (
+    SELECT user_id, rater_id, rating, date_trunc($period, event_time) AS starts_at
     FROM rating_given
     WHERE rater_id IS NOT NULL
 ),

@@ -7,7 +7,7 @@
 -- users found. ring_density: the share of all pairs of the ring who rate each other highly. day is that of the last
 -- rating.
 -- Chart: point x=day y=user_id size=score
-WITH RECURSIVE high AS (
+WITH RECURSIVE high AS MATERIALIZED (
     SELECT user_id, rater_id, day
     FROM rating_given
     WHERE level >= 0.75 AND rater_id <> user_id

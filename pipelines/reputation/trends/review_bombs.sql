@@ -4,12 +4,17 @@
 -- Method: ratings as given, retracted or not; low is the lowest quarter of the scale (1 and 2 of 1 to 5). Gamma-Poisson
 -- upper tail of the day's low ratings given the user's own days before; score is -log10 of it.
 -- Chart: point x=day y=user_id size=score
-WITH counts AS (
+WITH given AS MATERIALIZED (
+    SELECT user_id, rater_id, day, rating, level
+    FROM rating_given
+),
+
+counts AS (
     SELECT
         user_id AS subject,
         day - DATE '1970-01-01' AS slot,
         count(*) FILTER (level <= 0.25) AS observed
-    FROM rating_given
+    FROM given
     GROUP BY subject, slot
 ),
 
@@ -21,7 +26,7 @@ evidence AS (
         count(DISTINCT rater_id) FILTER (level <= 0.25) AS low_raters,
         avg(rating) AS average,
         sum(sum(rating)) OVER earlier / sum(count(*)) OVER earlier AS average_before
-    FROM rating_given
+    FROM given
     GROUP BY user_id, day
     WINDOW earlier AS (PARTITION BY user_id ORDER BY day ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 )

@@ -16,11 +16,11 @@ FROM (
         earned.user_id,
         earned.metadata['rater_id'] AS rater_id,
         utc_day(earned.t) AS day,
-        earned.rating / 1000000 AS rating,
+        earned.rating,
         minimum,
         maximum
     FROM earned
-    INNER JOIN rating_scale ON rating_scale.action_type = earned.action_type
+    INNER JOIN opinion_scale AS scale ON scale.action_type = earned.action_type
     WHERE earned.counts
 )
 WHERE rating IS NOT NULL AND rater_id <> user_id
