@@ -91,6 +91,6 @@ def draw(rows: pl.DataFrame, chart: Chart, title: str, meaning: str) -> AnyChart
 
 
 def _drawable(rows: pl.DataFrame, chart: Chart) -> pl.DataFrame:
-    """Return rows with exact numbers as floats, and null as `all` in the column of the colors."""
+    """Return rows with exact numbers as floats, and null in the column of the colors as what it means."""
     exact = rows.with_columns(pl.selectors.decimal().cast(pl.Float64))
-    return exact.with_columns(pl.col(chart.color).cast(pl.String).fill_null("all")) if chart.color else exact
+    return exact.with_columns(pl.col(chart.color).cast(pl.String).fill_null(chart.null)) if chart.color else exact

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -11,7 +12,7 @@ import pytest
 from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
 from pipelines.reputation.derive import derive
 from pipelines.reputation.plots import AnyChart
-from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
@@ -62,6 +63,29 @@ def test_a_chart_has_the_rows_of_its_call(warehouse: Warehouse) -> None:
     assert chart.to_dict()["width"] == 99
     with pytest.raises(UsageError, match="no parameter month"):
         warehouse.plot.trend("rating", month=3)
+
+
+LEVELS = """
+name = "levels"
+version = "1"
+actions.Paid = { points = 1 }
+levels.bronze = { at = 3 }
+scopes.city = { from = "city" }
+"""
+
+
+def test_null_has_the_meaning_that_the_trend_declares(tmp_path: Path) -> None:
+    """Users below the first level are not all users; a trend whose colors may be null has to say what null means."""
+    events = [Event(f"{user}-{n}", user, "Paid", NOW - n * DAY, {"city": "lima"}) for user in "ab" for n in range(1, 6)]
+    events += [Event("c-1", "c", "Paid", NOW - DAY), Event("c-2", "c", "Unheard", NOW - DAY)]
+    derive(snapshot_of(tmp_path / "lake", events), parse_policy(LEVELS), AS_OF, tmp_path / "warehouse.duckdb")
+    with open_warehouse(tmp_path) as opened:
+        for name, trend in trends().items():
+            if trend.chart.color:
+                rows = opened.trend(name)
+                assert bool(rows[trend.chart.color].null_count()) == bool(trend.chart.null), name
+        assert {row["level"] for row in _rows(opened.plot.trend("levels"))} == {"no level", "bronze"}
+        assert {row["action_type"] for row in _rows(opened.plot.trend("activity"))} == {"all", "Paid", "Unheard"}
 
 
 def test_charts_of_users(warehouse: Warehouse) -> None:

@@ -1,12 +1,13 @@
 """The trends: analyses of how reputations move. Each is one SQL file in this folder, run on a published warehouse.
 
 Owns finding, describing and running them; results are not stored. A new trend is a new file. The first line of its
-comment says what it returns; parameters are declared as `-- $name = default: meaning`, or as
-`-- $name = first | second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how
-its rows are drawn (`Chart`); the rest of the comment is the method. Every trend has `$since` and `$until`, dates or
-null. `shared/` has two temporary views of the ratings, `rating_given` and `rating_counted`, and macros, created for the
-trends that use one. What is a rating, and what counts, is decided by the derivation, whose steps are defined for them;
-`scope_day` (`scopes.py`) is created for the trend about scopes.
+comment says what it returns; parameters are declared as `-- $name = default: meaning`, or as `-- $name = first |
+second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how its rows are drawn
+(`Chart`), and what null means in the column of the colors, such as `null=no_level`; the rest of the comment is the
+method. Every trend has `$since` and `$until`, dates or null. `shared/` has two temporary views of the ratings,
+`rating_given` and `rating_counted`, and macros, created for the trends that use one. What is a rating, and what counts,
+is decided by the derivation, whose steps are defined for them; `scope_day` (`scopes.py`) is created for the trend about
+scopes.
 """
 
 import json
@@ -73,6 +74,8 @@ class Chart:
     x: str
     y: str
     color: str = ""
+    null: str = ""
+    """What a null in the column of the colors means; empty if it has none."""
     size: str = ""
     low: str = ""
     """The lower edge of a band around y, with `high`."""
@@ -191,7 +194,8 @@ def _described(path: Path) -> Trend:
 def _chart(query: str) -> Chart:
     (found,) = _CHART.findall(query)
     mark, *channels = found.split()
-    return Chart(mark, **dict(channel.split("=", 1) for channel in channels))
+    named = dict(channel.split("=", 1) for channel in channels)
+    return Chart(mark, **named | {"null": named.get("null", "").replace("_", " ")})
 
 
 def _day(moment: TimeLike | None) -> date | None:

@@ -2,7 +2,7 @@
 -- $period = "day" | "week": length of a row's period; weeks start on Monday
 -- $action_type = null: only this action_type
 -- Method: an active user has at least one event in the period, whether it counted or not.
--- Chart: line x=first_day y=active_users color=action_type
+-- Chart: line x=first_day y=active_users color=action_type null=all
 SELECT
     CAST(date_trunc($period, day) AS DATE) AS first_day,
     action_type,
