@@ -10,6 +10,7 @@ from pipelines.boundary.text import escape_text
 from pipelines.reputation.warehouse import Warehouse
 
 Period = Literal["day", "week"]
+_LENGTHS: dict[Period, str] = {"day": "1d", "week": "1w"}
 _RECENT_DAYS = 30
 _WINDOW = re.compile(r"last_(\d+)_days_score")
 _TOP = 10
@@ -61,9 +62,18 @@ _CHANGES = """
 
 
 def activity(warehouse: Warehouse, period: Period) -> pl.DataFrame:
-    """Return active users and events by `first_day`, for complete periods, over all actions."""
-    rows = warehouse.trend("activity", period=period).filter(pl.col("action_type").is_null())
-    return rows.filter(pl.col("first_day") < pl.col("first_day").max())
+    """Return active users and events by `first_day`, over all actions, for each period that as_of has passed.
+
+    The first one has the first event; one without events has a row of zeros.
+    """
+    length = _LENGTHS[period]
+    unfinished = pl.Series([warehouse.info.as_of.date()]).dt.truncate(length).item()
+    rows = warehouse.trend("activity", until=unfinished, period=period).filter(pl.col("action_type").is_null())
+    if rows.is_empty():
+        return rows
+    periods = pl.date_range(rows["first_day"].min(), unfinished, length, closed="left", eager=True)
+    counts = pl.col("active_users", "events", "counted").fill_null(0)
+    return periods.alias("first_day").to_frame().join(rows, on="first_day", how="left").with_columns(counts)
 
 
 def rating(warehouse: Warehouse) -> pl.DataFrame:
