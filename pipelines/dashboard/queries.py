@@ -71,7 +71,7 @@ def activity(warehouse: Warehouse, period: Period) -> pl.DataFrame:
     rows = warehouse.trend("activity", until=unfinished, period=period).filter(pl.col("action_type").is_null())
     if rows.is_empty():
         return rows
-    periods = pl.date_range(rows["first_day"].min(), unfinished, length, closed="left", eager=True)
+    periods = pl.date_range(rows["first_day"][0], unfinished, length, closed="left", eager=True)
     counts = pl.col("active_users", "events", "counted").fill_null(0)
     return periods.alias("first_day").to_frame().join(rows, on="first_day", how="left").with_columns(counts)
 
