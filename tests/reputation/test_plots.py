@@ -59,7 +59,7 @@ def test_a_chart_has_the_rows_of_its_call(warehouse: Warehouse) -> None:
     since = AS_OF - timedelta(days=25)
     assert len(_rows(warehouse.plot.trend("rating", since=since))) == warehouse.trend("rating", since=since).height
     chart = warehouse.plot.trend("activity", period="week", action_type="DriverRated").properties(width=99)
-    assert {row["action_type"] for row in _rows(chart)} == {"all", "DriverRated"}
+    assert {row["action_type"] for row in _rows(chart)} == {"DriverRated"}
     assert chart.to_dict()["width"] == 99
     with pytest.raises(UsageError, match="no parameter month"):
         warehouse.plot.trend("rating", month=3)

@@ -90,7 +90,7 @@ def test_activity_counts_each_user_once(diary: Diary, opened: Open) -> None:
         (day(12), "TransactionCompleted", 1, 1, 1),
     ]
     only = warehouse.trend("activity", since=day(6), until=day(12), action_type="Unheard")
-    assert only.rows() == [(day(6), None, 1, 1, 0), (day(6), "Unheard", 1, 1, 0)]
+    assert only.rows() == [(day(6), "Unheard", 1, 1, 0)]
 
 
 def test_the_band_of_a_rating_is_clustered_by_user(diary: Diary, opened: Open) -> None:

@@ -1,6 +1,6 @@
 -- Active users and their events, by day or week and action_type; action_type null: all actions together.
 -- $period = "day" | "week": length of a row's period; weeks start on Monday
--- $action_type = null: only this action_type
+-- $action_type = null: only this action_type, without rows of all actions
 -- Method: an active user has at least one event in the period, whether it counted or not.
 -- Chart: line x=first_day y=active_users color=action_type null=all
 SELECT
@@ -12,5 +12,8 @@ SELECT
 FROM user_days
 WHERE $action_type IS NULL OR action_type = $action_type
 GROUP BY GROUPING SETS ((first_day, action_type), (first_day))
-HAVING ($since IS NULL OR first_day >= $since) AND ($until IS NULL OR first_day < $until)
+HAVING
+    ($action_type IS NULL OR GROUPING(action_type) = 0)
+    AND ($since IS NULL OR first_day >= $since)
+    AND ($until IS NULL OR first_day < $until)
 ORDER BY first_day, action_type NULLS FIRST
