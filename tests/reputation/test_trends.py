@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -32,6 +33,18 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     """Open a warehouse without events."""
     folder = tmp_path_factory.mktemp("empty")
     derive(snapshot_of(folder), load_policy("default"), AS_OF, folder / "warehouse.duckdb")
+    with Warehouse(folder / "warehouse.duckdb") as warehouse:
+        yield warehouse
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """Open a warehouse with ratings by several raters over a month."""
+    folder, diary = tmp_path_factory.mktemp("busy"), Diary()
+    for number in range(1, 29):
+        for rater, user in (("ada", "bob"), ("bob", "ada"), ("cyd", "ada")):
+            diary.rate(number, user, 1 + number % 5, rater)
+    derive(snapshot_of(folder / "lake", diary.events), load_policy("default"), AS_OF, folder / "warehouse.duckdb")
     with Warehouse(folder / "warehouse.duckdb") as warehouse:
         yield warehouse
 
@@ -363,14 +376,57 @@ def test_a_period_that_ends_before_it_begins_is_refused(diary: Diary, opened: Op
     [
         ("wether", {}, "no trend 'wether': there are activity, "),
         ("movers", {"tops": 3}, "movers has no parameter tops: it has since, until, top"),
-        ("movers", {"top": "many"}, "top='many' is not a number: the default is 10"),
+        ("movers", {"top": "many"}, "top='many' is not a whole number from 1 to 1,000,000: the default is 10"),
+        ("movers", {"top": "1.5"}, "top='1.5' is not a whole number from 1 to"),
+        ("movers", {"top": 2.9}, "top=2.9 is not a whole number"),
+        ("movers", {"top": True}, "top=True is not a whole number"),
+        ("movers", {"top": None}, "top=None is not a whole number"),
+        ("movers", {"top": -1}, "top=-1 is not a whole number from 1"),
+        ("retention", {"weeks": "9999999999"}, "weeks='9999999999' is not a whole number from 1 to 5,200"),
+        ("review_bombs", {"fdr": "nan"}, "fdr='nan' is not a number from 0 to 1: the default is 0.01"),
+        ("retention", {"high_share": "inf"}, "high_share='inf' is not a number from 0 to 1"),
+        ("trust", {"seeds": ""}, "seeds='' has an empty user_id"),
+        ("trust", {"seeds": "ann,,bob"}, "seeds='ann,,bob' has an empty user_id"),
+        ("trust", {"seeds": 5}, "seeds=5 is not a text"),
+        ("rating", {"action_type": "DriverRatd"}, "action_type 'DriverRatd': did you mean 'DriverRated'"),
+        ("activity", {"action_type": "zzz"}, "no event has the action_type 'zzz': check the spelling"),
+        ("inflation", {"action_type": "zzz"}, "no event has the action_type"),
         ("activity", {"period": "year"}, "period='year' is not allowed: use day or week"),
     ],
 )
-def test_errors_list_what_is_known(name: str, parameters: dict[str, str], message: str, empty: Warehouse) -> None:
+def test_errors_list_what_is_known(name: str, parameters: dict[str, Any], message: str, empty: Warehouse) -> None:
     """An unknown trend or parameter, or an invalid value: the error lists valid ones."""
     with pytest.raises(UsageError, match=message):
         empty.trend(name, **parameters)
+
+
+_NUMBERS = [
+    (name, parameter, bound)
+    for name, trend in trends().items()
+    for parameter, declared in trend.parameters.items()
+    if isinstance(declared.default, int | float)
+    for bound in (declared.lowest, declared.highest)
+]
+
+
+def test_every_number_has_bounds() -> None:
+    """The default lies within them; without bounds it would not."""
+    for trend in trends().values():
+        for name, declared in trend.parameters.items():
+            if isinstance(declared.default, int | float):
+                assert declared.lowest <= declared.default < declared.highest, (trend.name, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "parameter", "bound"), _NUMBERS)
+def test_every_bound_is_a_value(name: str, parameter: str, bound: float, busy: Warehouse) -> None:
+    """At each bound a trend returns numbers, neither an error nor nan, and beyond it a refusal."""
+    rows = busy.trend(name, **{parameter: bound})
+    floats = rows.select(pl.selectors.float().is_nan().any())
+    assert not any(floats.row(0)) if floats.width else True
+    beyond = bound - 1 if bound == trends()[name].parameters[parameter].lowest else bound + 1
+    with pytest.raises(UsageError, match=f"^{parameter}={beyond} is not a "):
+        busy.trend(name, **{parameter: beyond})
 
 
 def test_the_list_has_every_trend(empty: Warehouse) -> None:

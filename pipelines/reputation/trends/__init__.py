@@ -1,13 +1,13 @@
 """The trends: analyses of how reputations move. Each is one SQL file in this folder, run on a published warehouse.
 
 Owns finding, describing and running them; results are not stored. A new trend is a new file. The first line of its
-comment says what it returns; parameters are declared as `-- $name = default: meaning`, or as `-- $name = first |
-second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how its rows are drawn
-(`Chart`), and what null means in the column of the colors, such as `null=no_level`; the rest of the comment is the
-method. Every trend has `$since` and `$until`, dates or null. `shared/` has two temporary views of the ratings,
-`rating_given` and `rating_counted`, and macros, created for the trends that use one. What is a rating, and what counts,
-is decided by the derivation, whose steps are defined for them; `scope_day` (`scopes.py`) is created for the trend about
-scopes.
+comment says what it returns; parameters are declared as `-- $name = default: meaning`, numbers with their bounds as `--
+$name = 10 (1..100): meaning`, or as `-- $name = first | second: meaning` where only these values are allowed; `--
+Chart: mark x=column y=column` says how its rows are drawn (`Chart`), and what null means in the column of the colors,
+such as `null=no_level`; the rest of the comment is the method. Every trend has `$since` and `$until`, dates or null.
+`shared/` has two temporary views of the ratings, `rating_given` and `rating_counted`, and macros, created for the
+trends that use one. What is a rating, and what counts, is decided by the derivation, whose steps are defined for them;
+`scope_day` (`scopes.py`) is created for the trend about scopes.
 """
 
 import json
@@ -23,6 +23,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from pipelines.boundary.toml import did_you_mean
 from pipelines.contract.time_like import TimeLike, require_order, to_utc
 from pipelines.errors import UsageError
 from pipelines.reputation.merged_users import Aliases, aliases_in
@@ -36,18 +37,23 @@ _FOLDER = Path(__file__).parent
 _GIVEN, _COUNTED, _SCOPES = "rating_given", "rating_counted", "scope_day"
 _SEEDS, _RATER_KEY = "seeds", "rater_id"
 """The parameter that names raters, and the metadata key that `rating_counted` has them from."""
+_ACTION = "action_type"
+"""The parameter that selects events of one action_type."""
 _METHODS = ("tails", "discoveries", "bursts")
 """Macros, in the order of their dependencies."""
-_PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
+_PARAMETER = re.compile(r"^-- \$(\w+) = (.+?)(?: \((\d+)\.\.(\d+)\))?: (.+)$", re.MULTILINE)
 _CHART = re.compile(r"^-- Chart: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a trend: its default, or its allowed values with the default first."""
+    """A parameter of a trend: its default, or its allowed values with the default first; numbers have bounds."""
 
     choices: tuple[str | float | None, ...]
     meaning: str
+    lowest: float = 0
+    highest: float = 0
+    """Bounds of a number, both allowed."""
 
     @property
     def default(self) -> str | float | None:
@@ -56,14 +62,26 @@ class Parameter:
 
     def read(self, name: str, value: Any) -> str | float | None:
         """Return a value, or its text, in the type of the default. Raises UsageError for an invalid value."""
+        if isinstance(self.default, int | float):
+            return self._number(name, value, type(self.default))
         if len(self.choices) > 1 and value not in self.choices:
             raise UsageError(f"{name}={value!r} is not allowed: use {' or '.join(map(str, self.choices))}")
-        if value is None or self.default is None or isinstance(self.default, str):
-            return value
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{name}={value!r} is not a text")
+        return value
+
+    def _number(self, name: str, value: Any, kind: type[int | float]) -> float:
+        """Return a number within the bounds; none is rounded."""
         try:
-            return type(self.default)(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"{name}={value!r} is not a number: the default is {self.default}") from None
+            number = kind(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        accepted = int if kind is int else int | float
+        if isinstance(number, bool) or not isinstance(number, accepted) or not self.lowest <= number <= self.highest:
+            what = "whole number" if kind is int else "number"
+            allowed = f"from {self.lowest:g} to {self.highest:,.0f}: the default is {self.default}"
+            raise UsageError(f"{name}={value!r} is not a {what} {allowed}")
+        return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,8 @@ def run_trend(
     """
     values: dict[str, Any] = {"since": _day(since), "until": _day(until), **trend.values(given)}
     require_order(values["since"], values["until"])
+    if values.get(_ACTION) is not None:
+        _require_known_action(connection, values[_ACTION])
     if _SCOPES in trend.query:
         define_scope_days(connection, values["scope"])
     if _GIVEN in trend.query:
@@ -148,8 +168,21 @@ def run_trend(
 
 
 def _raters(names: str, known: Aliases) -> list[str]:
-    """Return names separated by commas as `rating_counted` has the raters."""
-    return [known.at_key(_RATER_KEY, name.strip()) for name in names.split(",")]
+    """Return names separated by commas as `rating_counted` has the raters. Raises UsageError for an empty name."""
+    seeds = [name.strip() for name in names.split(",")]
+    if "" in seeds:
+        raise UsageError(f"{_SEEDS}={names!r} has an empty user_id: write user_ids separated by commas")
+    return [known.at_key(_RATER_KEY, name) for name in seeds]
+
+
+def _require_known_action(connection: duckdb.DuckDBPyConnection, action_type: str) -> None:
+    """Raise UsageError, naming the closest action_type, for one that neither an event nor the policy has."""
+    policy, as_of = _policy_of(connection)
+    of_events = connection.execute("SELECT DISTINCT action_type FROM trends_daily").fetchall()
+    known = sorted({*(name for (name,) in of_events), *policy.at(as_of).rules.action_types})
+    if action_type not in known:
+        hint = did_you_mean(action_type, known) or ": check the spelling"
+        raise UsageError(f"no event has the {_ACTION} {action_type!r}{hint}")
 
 
 def _define_given(connection: duckdb.DuckDBPyConnection) -> None:
@@ -185,8 +218,8 @@ def _shared(name: str) -> str:
 def _described(path: Path) -> Trend:
     query = path.read_text(encoding="utf-8")
     parameters = {
-        name: Parameter(tuple(json.loads(choice) for choice in choices.split(" | ")), meaning)
-        for name, choices, meaning in _PARAMETER.findall(query)
+        name: Parameter(tuple(map(json.loads, choices.split(" | "))), meaning, int(lowest or 0), int(highest or 0))
+        for name, choices, lowest, highest, meaning in _PARAMETER.findall(query)
     }
     return Trend(path.stem, query.splitlines()[0].removeprefix("-- "), parameters, _chart(query), query)
 

@@ -1,5 +1,5 @@
 -- How points grow with the age of accounts, by the week of each user's first event.
--- $weeks = 26: the greatest age shown
+-- $weeks = 26 (0..5200): the greatest age shown
 -- Method: age 0 is the week (from Monday) of the first event; an average is over all users of the cohort, idle or not.
 -- Weeks that as_of has not passed yet are left out. since and until choose cohorts.
 -- Chart: line x=age_weeks y=average_points color=cohort

@@ -1,7 +1,7 @@
 -- Anomaly: a user's recent ratings differ from those before.
--- $recent = 20: number of latest ratings
--- $before = 20: minimum number of ratings before them
--- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all days tested)
+-- $recent = 20 (1..10000): number of latest ratings
+-- $before = 20 (1..200): minimum number of ratings before them
+-- $fdr = 0.01 (0..1): expected share of false alarms (Benjamini-Hochberg over all days tested)
 -- Method: ratings as given, retracted or not. z of the mean of the latest ratings against the mean of up to 200 before;
 -- the variance is the greater of the user's own before and the pooled variance within users. Tested at the end of each
 -- day with a rating; of alarms less than 30 days apart the strongest is shown. score is -log10 of the two-sided tail.

@@ -1,6 +1,6 @@
 -- Whether ratings rise because raters became kinder: all ratings against those of a fixed panel of raters.
 -- $period = "month" | "week": length of a row's period
--- $panel_share = 0.5: least share of all periods in which a rater of the panel gave ratings
+-- $panel_share = 0.5 (0..1): least share of all periods in which a rater of the panel gave ratings
 -- $action_type = null: only ratings of this action_type
 -- Method: ratings as given, retracted or not. The shift is the mean, over the panel's raters of that period, of their
 -- average in the period minus their all-time average. Unlike the plain average it does not move when raters come and

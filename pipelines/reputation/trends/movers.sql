@@ -1,5 +1,5 @@
 -- The largest gains and losses of points within a period, each with the action_type that contributed most to it.
--- $top = 10: number of gains, and of losses
+-- $top = 10 (1..1000000): number of gains, and of losses
 -- Method: the points of the days in [since, until), as known now: a retraction takes points from the day of its target.
 -- Without until, the period ends with the newest day; without since, it is seven days long. The action_type shown is
 -- the one whose points went furthest in the direction of the change; ties go to the lesser user_id or name.

@@ -1,7 +1,7 @@
 -- Anomaly: days or hours in which a rater gave far more ratings than ever before.
 -- $period = "day" | "hour": length of the period that a burst falls in
--- $least = 8: minimum number of ratings in a burst
--- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all times of all raters)
+-- $least = 8 (1..1000000): minimum number of ratings in a burst
+-- $fdr = 0.01 (0..1): expected share of false alarms (Benjamini-Hochberg over all times of all raters)
 -- Method: ratings as given, retracted or not. Gamma-Poisson upper tail of their number given the rater's own days (or
 -- hours) before; score is -log10 of it. user_id is the rater.
 -- Chart: point x=starts_at y=user_id size=score

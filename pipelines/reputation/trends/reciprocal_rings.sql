@@ -1,6 +1,6 @@
 -- Anomaly: groups of users who rate each other highly far more than is the custom of the platform.
--- $least = 5: minimum number of high ratings received to test a user
--- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all users rated highly)
+-- $least = 5 (1..1000000): minimum number of high ratings received to test a user
+-- $fdr = 0.01 (0..1): expected share of false alarms (Benjamini-Hochberg over all users rated highly)
 -- Method: ratings as given; high is the highest quarter of the scale (4 and 5 of 1 to 5), and returned if its receiver
 -- rated its giver highly, too, at any time. Binomial upper tail of a user's returned ones among the high ones received,
 -- given the share that is returned on the whole platform; a ring is a connected component of such ratings among the

@@ -1,6 +1,6 @@
 -- Of the users who stood high at the end of a week: how many were still active, and still high, weeks later.
--- $high_share = 0.1: share of all users so far, the highest, who count as high
--- $weeks = 12: greatest number of weeks later
+-- $high_share = 0.1 (0..1): share of all users so far, the highest, who count as high
+-- $weeks = 12 (1..5200): greatest number of weeks later
 -- Method: a high user has points above zero and a rank within that share (rounded, at least one user; ties share the
 -- better rank); still high is by the rank in the later week. Weeks (from Monday) that as_of has not passed are left
 -- out.

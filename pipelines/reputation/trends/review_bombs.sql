@@ -1,6 +1,6 @@
 -- Anomaly: days on which a user got far more low ratings than ever before.
--- $least = 5: minimum number of low ratings in a day of a burst
--- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all days of all users)
+-- $least = 5 (1..1000000): minimum number of low ratings in a day of a burst
+-- $fdr = 0.01 (0..1): expected share of false alarms (Benjamini-Hochberg over all days of all users)
 -- Method: ratings as given, retracted or not; low is the lowest quarter of the scale (1 and 2 of 1 to 5). Gamma-Poisson
 -- upper tail of the day's low ratings given the user's own days before; score is -log10 of it.
 -- Chart: point x=day y=user_id size=score

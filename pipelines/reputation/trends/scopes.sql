@@ -1,6 +1,6 @@
 -- Events, active users, points and ratings by UTC day in each scope of the policy, such as each city.
 -- $scope = null: only this scope
--- $top = 10: the values of a scope with the most events that count in these days
+-- $top = 10 (1..1000000): the values of a scope with the most events that count in these days
 -- Method: only events that count, each in the value that it has now, after corrections; equal values are in the order of
 -- their texts. Without scopes in the policy there are no rows.
 -- Chart: line x=day y=events color=value
