@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -196,12 +196,8 @@ class QueueSettings(_Section):
 
     @model_validator(mode="after")
     def _url_of_its_kind(self) -> Self:
-        if self.kind and self.url:
-            schemes, example = _QUEUE_URLS[self.kind]
-            parts = _split_url(self.url.get_secret_value())
-            is_usable = parts and parts.scheme in schemes and parts.hostname and not parts.fragment
-            if not is_usable or (self.kind == "sqs" and ("@" in parts.netloc or not parts.path.strip("/"))):
-                raise MistakeError(("url",), f"is not the URL of a queue of {self.kind}: write {example}")
+        if self.kind and self.url and not _is_url_of(self.kind, self.url.get_secret_value()):
+            raise MistakeError(("url",), f"is not the URL of a queue of {self.kind}: write {_QUEUE_URLS[self.kind][1]}")
         return self
 
     @model_validator(mode="after")
@@ -211,14 +207,15 @@ class QueueSettings(_Section):
         return self
 
 
-def _split_url(url: str) -> SplitResult | None:
-    """Return the parts of a URL; None if it is none, or its port is not a number."""
+def _is_url_of(kind: str, url: str) -> bool:
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port  # it has to be a number
     except ValueError:
-        return None
-    return parts
+        return False
+    if parts.scheme not in _QUEUE_URLS[kind][0] or not parts.hostname or parts.fragment:
+        return False
+    return kind != "sqs" or ("@" not in parts.netloc and parts.path.strip("/") != "")
 
 
 class RedisSettings(_Section):
