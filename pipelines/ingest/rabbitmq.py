@@ -28,6 +28,7 @@ _HEARTBEAT_SECONDS = 300
 pika sends heartbeats only while it is called, and the server disconnects after two that are missing, so a commit may
 take this long.
 """
+_ACCESS_REFUSED = 403
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _NO_STREAM = {"x-priority": 0}
@@ -130,9 +131,17 @@ def _translate_errors(place: str, queue: str, missing: type[KarmalakeError] = Tr
         raise
     except exceptions.ProbableAuthenticationError:
         raise ConfigurationError(f"{where} refused the user or password: correct queue.url") from None
+    except exceptions.ProbableAccessDeniedError:
+        raise ConfigurationError(
+            f"{where} has no such vhost, or refuses it to the user: correct queue.url, or grant access"
+        ) from None
     except exceptions.ChannelClosedByBroker as error:
         if error.reply_code == _NOT_FOUND:
             raise missing(f"{where} has no queue {queue}: declare it, durable, and bind it") from None
+        if error.reply_code == _ACCESS_REFUSED:
+            raise ConfigurationError(
+                f"{where} refuses the queue {queue} to the user: grant permission to read"
+            ) from None
         if error.reply_code == _PRECONDITION_FAILED and "x-priority" in error.reply_text:
             raise ConfigurationError(
                 f"{where}: the queue {queue} is a stream, from which acknowledged messages are not removed: correct "

@@ -1,9 +1,12 @@
 """Amazon SQS client for `queue.py`; also for EventBridge with an SQS queue as its target.
 
-A body is text; the contract unwraps the event in it (`contract/queue_messages.py`).
-Region, endpoint and credentials come from boto3's variables and files (AWS_REGION, AWS_ENDPOINT_URL, ...).
+A body is text; the contract unwraps the event in it (`contract/queue_messages.py`). The region is that of the queue's
+URL, else AWS_REGION, else boto3's own. Endpoint and credentials come from boto3's variables and files
+(AWS_ENDPOINT_URL, AWS_PROFILE, ...).
 """
 
+import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from pipelines.boundary.extras import extra
-from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, truncate
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, one_line, truncate
 from pipelines.ingest.message import Message, MissingQueueError
 from pipelines.settings import Settings
 
@@ -26,6 +29,18 @@ _MAX_WAIT_SECONDS = 20
 _CONTENT_TYPE = "application/x-amz-json"
 """How the content type of each answer begins: https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html."""
 _NOT_FOUND = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
+_REGION = re.compile(r"(?:\.|//)sqs\.([a-z0-9-]+)\.|//([a-z0-9-]+)\.queue\.amazonaws\.")
+"""The region in the URL of a queue of AWS: sqs.eu-west-1.amazonaws.com, or the legacy eu-west-1.queue.amazonaws.com."""
+_MISTAKES = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.NoRegionError,
+    exceptions.InvalidRegionError,
+    exceptions.ProfileNotFound,
+    exceptions.ConfigParseError,
+    exceptions.InvalidConfigError,
+)
+"""boto3's errors about its variables and files, which no retry corrects."""
 _REFUSED = {"AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "SignatureDoesNotMatch"}
 
 
@@ -91,7 +106,7 @@ def open_sqs(settings: Settings) -> Generator[SQS]:
         raise ConfigurationError("queue.url is missing: https://sqs.REGION.amazonaws.com/ACCOUNT/QUEUE")
     url = settings.queue.url.get_secret_value()
     with _translate_errors(url, MissingQueueError):
-        client = checked_client()
+        client = checked_client(_region(url))
         client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     try:
         yield SQS(f"sqs:{url.rpartition('/')[2]}", url, client)
@@ -99,12 +114,22 @@ def open_sqs(settings: Settings) -> Generator[SQS]:
         client.close()
 
 
-def checked_client() -> Any:
+def _region(url: str) -> str | None:
+    """Return the region of a queue; None leaves it to boto3, which does not read AWS_REGION itself."""
+    found = _REGION.search(url)
+    return (found[1] or found[2]) if found else os.environ.get("AWS_REGION")
+
+
+def checked_client(region: str | None = None) -> Any:
     """Return a client of SQS that raises ValueError for an answer that is not SQS's.
 
-    boto3 takes any body with status 200 for an answer without members, which is what an empty queue sends.
+    boto3 takes any body with status 200 for an answer without members, which is what an empty queue sends. Raises
+    ConfigurationError for an endpoint that is not a URL, which is boto3's only ValueError here.
     """
-    client = boto3.client("sqs")
+    try:
+        client = boto3.Session().client("sqs", region_name=region or None)
+    except ValueError as error:
+        raise ConfigurationError(f"SQS has no usable endpoint: {one_line(error)}: correct AWS_ENDPOINT_URL") from None
     client.meta.events.register("after-call.sqs", _check_answer)
     return client
 
@@ -127,14 +152,18 @@ def _translate_errors(url: str, missing: type[KarmalakeError] = TransientError) 
     except exceptions.ClientError as error:
         code = error.response["Error"]["Code"]
         if code in _NOT_FOUND:
-            raise missing(f"SQS has no queue {url}: create it, or correct queue.url") from None
+            raise missing(
+                f"SQS has no queue {url} in {_region(url) or 'the default region'}: create it, or correct queue.url"
+            ) from None
         if code in _REFUSED:
             raise ConfigurationError(
                 f"{url} refused access ({code}): check the credentials and the queue's policy"
             ) from None
         raise TransientError(f"{url} failed: {error}; try again") from error
-    except (exceptions.NoCredentialsError, exceptions.NoRegionError) as error:
-        raise ConfigurationError(f"{url}: {error}: set AWS_REGION and credentials") from None
+    except _MISTAKES as error:
+        raise ConfigurationError(
+            f"{url}: {one_line(error)}: correct AWS_REGION, AWS_PROFILE or the credentials"
+        ) from None
     except exceptions.BotoCoreError as error:
         raise TransientError(f"{url} failed: {error}; try again") from error
     except KarmalakeError:

@@ -53,7 +53,7 @@ def queue(request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytes
         url, send = server.url, _on_rabbitmq(server.url, name)
     else:
         address = request.getfixturevalue("sqs_address")
-        values = {"ENDPOINT_URL": address, "REGION": "eu-west-1", "DEFAULT_REGION": "eu-west-1"}
+        values = {"ENDPOINT_URL": address, "REGION": "eu-west-1"}
         for key, value in (values | {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}).items():
             monkeypatch.setenv(f"AWS_{key}", value)
         url, send = _on_sqs(name)
@@ -76,7 +76,7 @@ def _on_rabbitmq(url: str, name: str) -> Callable[[Sequence[bytes]], None]:
 
 
 def _on_sqs(name: str) -> tuple[str, Callable[[Sequence[bytes]], None]]:
-    client: Any = boto3.client("sqs")
+    client: Any = boto3.client("sqs", region_name="eu-west-1")
     url = client.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
 
     def send(values: Sequence[bytes]) -> None:

@@ -97,7 +97,7 @@ def _shorten_redelivery(queue: Queue) -> None:
         import boto3  # noqa: PLC0415 - of one kind only
 
         assert queue.settings.queue.url
-        client = boto3.client("sqs")
+        client = boto3.client("sqs", region_name="eu-west-1")
         client.set_queue_attributes(
             QueueUrl=queue.settings.queue.url.get_secret_value(), Attributes={"VisibilityTimeout": "2"}
         )
@@ -232,7 +232,7 @@ def _delete(settings: Settings) -> None:
     if settings.queue.kind == "sqs":
         import boto3  # noqa: PLC0415 - of one kind only
 
-        boto3.client("sqs").delete_queue(QueueUrl=url)
+        boto3.client("sqs", region_name="eu-west-1").delete_queue(QueueUrl=url)
         return
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         connection.channel().queue_delete(settings.queue.name)
@@ -242,8 +242,47 @@ def _recreate(queue: Queue) -> None:
     if queue.settings.queue.kind == "sqs":
         import boto3  # noqa: PLC0415 - of one kind only
 
-        boto3.client("sqs").create_queue(QueueName=queue.settings.queue.name)
+        boto3.client("sqs", region_name="eu-west-1").create_queue(QueueName=queue.settings.queue.name)
     queue.send([])
+
+
+@pytest.mark.parametrize("queue", ["sqs"], indirect=True)
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"REGION": None}, "region"),
+        ({"REGION": "no_region!"}, "no_region!"),
+        ({"SECRET_ACCESS_KEY": None}, "Partial credentials"),
+        ({"PROFILE": "absent"}, "absent"),
+        ({"ENDPOINT_URL": "foo"}, "AWS_ENDPOINT_URL"),
+    ],
+)
+def test_mistakes_in_the_variables_of_aws(
+    queue: Queue, changes: dict[str, str | None], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No retry corrects them: they are mistakes in the configuration, not outages."""
+    for name, value in changes.items():
+        monkeypatch.setenv(f"AWS_{name}", value) if value else monkeypatch.delenv(f"AWS_{name}")
+    with pytest.raises(ConfigurationError, match=named):
+        drain_all(queue.settings)
+
+
+@pytest.mark.parametrize("queue", ["sqs"], indirect=True)
+@pytest.mark.parametrize(
+    "url",
+    ["https://sqs.us-west-2.amazonaws.com/1/q", "https://us-west-2.queue.amazonaws.com/1/q"],
+)
+def test_the_region_of_a_queue_is_that_of_its_url(queue: Queue, url: str) -> None:
+    """The URL names it, whatever AWS_REGION says: another region has no such queue."""
+    read = QueueSettings(kind="sqs", url=SecretStr(url), name="q")
+    with pytest.raises(KarmalakeError, match=r"SQS has no queue .* in us-west-2"):
+        drain_all(queue.settings.model_copy(update={"queue": read}))
+
+
+def test_what_rabbitmq_refuses_is_a_mistake(settings: Settings, rabbitmq: RabbitMQServer) -> None:
+    """A vhost that does not exist stays so: stream ends instead of trying again."""
+    with pytest.raises(ConfigurationError, match="has no such vhost"):
+        drain_all(_reading(settings, rabbitmq.url.replace("%2F", "absent")))
 
 
 class _EmptyQueue:
@@ -285,7 +324,9 @@ def _send_text(settings: Settings, bodies: list[str]) -> None:
 
     assert settings.queue.url
     for body in bodies:
-        boto3.client("sqs").send_message(QueueUrl=settings.queue.url.get_secret_value(), MessageBody=body)
+        boto3.client("sqs", region_name="eu-west-1").send_message(
+            QueueUrl=settings.queue.url.get_secret_value(), MessageBody=body
+        )
 
 
 def test_a_missing_queue(queue: Queue) -> None:
