@@ -18,7 +18,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT
 from pipelines.contract.schema_ids import PREFIX_BYTES, SchemaId, SchemaReference, schema_references
 from pipelines.contract.schemas import LookupResult, SchemaStore, open_schema_store
-from pipelines.settings import ContractSettings
+from pipelines.settings import ContractSettings, Format
 
 _MAX_INT32 = 2**31 - 1
 _PARSERS = {"protobuf": parse_protobuf, "avro": parse_avro, "json": parse_json}
@@ -114,11 +114,10 @@ def _parse(
 
 def _parse_bare(values: pa.Array, contract: ContractSettings) -> Parsed:
     parsed = _PARSERS[contract.format](values)
-    return (
-        parsed
-        if not parsed.errors
-        else Parsed(parsed.events, parsed.errors | _glue_problems(values, list(parsed.errors)))
-    )
+    if not (rows := list(parsed.errors)):
+        return parsed
+    recognized = _glue_problems(values, rows) | _json_problems(values, rows, contract.format)
+    return Parsed(parsed.events, parsed.errors | recognized)
 
 
 def _glue_problems(values: pa.Array, rows: list[int]) -> dict[int, Problem]:
@@ -127,6 +126,13 @@ def _glue_problems(values: pa.Array, rows: list[int]) -> dict[int, Problem]:
     found = pc.indices_nonzero(pc.is_in(prefixes, value_set=pa.array(_GLUE))).to_pylist()
     detail = "The value names a schema of AWS Glue, which cannot be looked up."
     return {rows[index]: Problem(Reason.UNKNOWN_SCHEMA, detail) for index in found}
+
+
+def _json_problems(values: pa.Array, rows: list[int], form: Format) -> dict[int, Problem]:
+    """Return by row the problem of those undecodable values that may be JSON, if that is not the format."""
+    problem = Problem(Reason.UNDECODABLE, f"The value begins like JSON, but contract.format is {form}.")
+    found = pc.indices_nonzero(pc.starts_with(values.take(pa.array(rows)), b"{")).to_pylist()
+    return {} if form == "json" else {rows[index]: problem for index in found}
 
 
 def _parse_message(values: pa.Array) -> Parsed:

@@ -47,6 +47,15 @@ def test_messages_have_no_key_that_could_be_wrong(queue: Queue) -> None:
     assert_verified(strict)
 
 
+def test_json_under_another_format_is_named(queue: Queue) -> None:
+    """The detail of the dead letter says which setting to correct."""
+    queue.send([json.dumps(_EVENT).encode()])
+    drain_all(queue.settings)
+    detail = "The value begins like JSON, but contract.format is protobuf."
+    assert query(queue.settings, "SELECT reason, detail FROM dead_letters") == [("undecodable", detail)]
+    assert requeue(_with_contract(queue.settings, format="json"), Selection()) == Requeued(1, 0, 0, still_rejected=0)
+
+
 @pytest.mark.parametrize("queue", ["sqs"], indirect=True)
 def test_bodies_of_sqs_are_unwrapped_again(queue: Queue) -> None:
     """Under the right contract.format a requeue accepts what the wrong one has rejected."""
