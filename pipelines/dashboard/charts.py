@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
-from pipelines.reputation.charts import BLUE, GREY, INK, ORANGE
+from pipelines.reputation.charts import BLUE, GREY, INK, LONE_BAND, LONE_POINT, ORANGE
 
 _HEIGHT = 200
 _TIMELINE_HEIGHT = 140
@@ -26,8 +26,12 @@ class TitledChart:
 def activity(rows: pl.DataFrame) -> TitledChart:
     """Draw events and active users over time; `rows` as from `queries.activity`."""
     base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None, axis=_DAYS))
-    events = base.mark_area(color=BLUE, opacity=0.35).encode(y=alt.Y("events:Q", title="events (area), users (line)"))
-    users = base.mark_line(color=INK).encode(y="active_users:Q", tooltip=["first_day:T", "events:Q", "active_users:Q"])
+    events = base.mark_area(color=BLUE, opacity=0.35, **LONE_BAND).encode(
+        y=alt.Y("events:Q", title="events (area), users (line)")
+    )
+    users = base.mark_line(color=INK, point=_point(INK)).encode(
+        y="active_users:Q", tooltip=["first_day:T", "events:Q", "active_users:Q"]
+    )
     last, median = rows["events"][-1], rows["events"].median()
     return _layered(f"{last:,} events in the latest complete period, {median:,.0f} in the median one", events, users)
 
@@ -39,7 +43,7 @@ def rating(rows: pl.DataFrame) -> TitledChart:
         y=alt.Y("lower:Q", title="rating", scale=alt.Scale(zero=False)), y2="upper:Q"
     )
     daily = base.mark_circle(color=GREY, size=18).encode(y="average:Q", tooltip=["day:T", "average:Q", "ratings:Q"])
-    mean = base.mark_line(color=BLUE).encode(y="seven_day_mean:Q")
+    mean = base.mark_line(color=BLUE, point=_point(BLUE)).encode(y="seven_day_mean:Q")
     change = round(rows["seven_day_mean"][-1] - rows["seven_day_mean"][min(6, rows.height - 1)], 2) + 0  # no -0.0
     title = f"The seven-day mean rating changed by {change:+.2f} (dots: daily average; band: 95 %)"
     return _layered(title, band, daily, mean)
@@ -48,9 +52,9 @@ def rating(rows: pl.DataFrame) -> TitledChart:
 def distribution(rows: pl.DataFrame) -> TitledChart:
     """Draw the median, middle half and middle 80 % of points; `rows` as from `queries.distribution`."""
     base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None, axis=_DAYS))
-    outer = base.mark_area(color=BLUE, opacity=0.25).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
-    inner = base.mark_area(color=BLUE, opacity=0.45).encode(y="p25:Q", y2="p75:Q")
-    median = base.mark_line(color=INK).encode(y="median:Q")
+    outer = base.mark_area(color=BLUE, opacity=0.25, **LONE_BAND).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
+    inner = base.mark_area(color=BLUE, opacity=0.45, **LONE_BAND).encode(y="p25:Q", y2="p75:Q")
+    median = base.mark_line(color=INK, point=_point(INK)).encode(y="median:Q")
     now = rows["median"][-1]
     title = f"Half of all users have {now:,.0f} points or more (bands: 50 % and 80 %)"
     return _layered(title, outer, inner, median)
@@ -87,6 +91,10 @@ def timeline(sums: pl.DataFrame) -> TitledChart:
     )
     title = f"{sums['events'].sum():,} events (orange: points lost)"
     return TitledChart(title, drawn.properties(width="container", height=_TIMELINE_HEIGHT))
+
+
+def _point(color: str) -> alt.OverlayMarkDef:
+    return alt.OverlayMarkDef(color=color, **LONE_POINT)
 
 
 def _layered(title: str, *layers: alt.Chart) -> TitledChart:

@@ -12,6 +12,10 @@ from altair.utils.mimebundle import spec_to_mimebundle
 
 INK, BLUE, ORANGE, GREY = "#222222", "#0072B2", "#D55E00", "#999999"
 _PALE_BLUE, _AMBER = "#56B4E9", "#E69F00"
+LONE_POINT: dict[str, Any] = {"size": 16}
+"""The points of a line, hardly wider than it: a value without neighbours would be invisible."""
+LONE_BAND: dict[str, Any] = {"stroke": BLUE, "strokeWidth": 1}
+"""The edge of an area, which for a single value is a line between its bounds: it would be invisible."""
 _FONT = "Liberation Sans, Arial, sans-serif"
 """The renderer contains the first, so that text has the same width on every machine; the second is as wide."""
 _NAME = "karmalake"

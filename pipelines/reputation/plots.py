@@ -12,7 +12,7 @@ import altair as alt
 import polars as pl
 
 from pipelines.contract.time_like import TimeLike
-from pipelines.reputation.charts import BLUE
+from pipelines.reputation.charts import BLUE, LONE_BAND, LONE_POINT
 from pipelines.reputation.query_errors import check_count
 from pipelines.reputation.trends import Chart, find_trend
 
@@ -25,8 +25,8 @@ _LINES: dict[str, dict[str, Any]] = {
     "step": {"color": BLUE, "interpolate": "step-after"},
 }
 _MARKS: dict[str, dict[str, Any]] = {
-    "line": {"type": "line", **_LINES["line"]},
-    "step": {"type": "line", **_LINES["step"]},
+    "line": {"type": "line", "point": LONE_POINT, **_LINES["line"]},
+    "step": {"type": "line", "point": LONE_POINT, **_LINES["step"]},
     "bar": {"type": "bar", "color": BLUE},
     "point": {"type": "point", "color": BLUE, "filled": True},
 }
@@ -83,11 +83,12 @@ def draw(rows: pl.DataFrame, chart: Chart, title: str, meaning: str) -> AnyChart
     drawn: AnyChart = base.mark_line().encode(y=y, **named)
     drawn.mark = alt.MarkDef(**_MARKS[chart.mark])
     if chart.low:
-        band = alt.MarkDef(type="area", opacity=0.2, **_LINES[chart.mark])
-        edges = base.mark_area().encode(y=alt.Y(chart.low, title=None), y2=chart.high)
+        band = alt.MarkDef(type="area", opacity=0.2, **LONE_BAND, **_LINES[chart.mark])
+        edges = base.mark_area().encode(y=alt.Y(chart.low, **_Y.get(chart.mark, {}), title=chart.y), y2=chart.high)
         edges.mark = band
         drawn = alt.LayerChart(layer=[edges, drawn])
-    return drawn.properties(title=alt.Title(title, subtitle=wrap(meaning, _SUBTITLE_CHARACTERS)))
+    absent = ["There are no rows."] if rows.is_empty() else []
+    return drawn.properties(title=alt.Title(title, subtitle=[*wrap(meaning, _SUBTITLE_CHARACTERS), *absent]))
 
 
 def _drawable(rows: pl.DataFrame, chart: Chart) -> pl.DataFrame:

@@ -24,6 +24,25 @@ def _days(days: int, **columns: float) -> pl.DataFrame:
     return pl.DataFrame({"first_day": first_days}).with_columns(**columns)
 
 
+def _first_row() -> list[charts.TitledChart]:
+    """Return every chart over time, of one row."""
+    spread = _days(1, p10=1, p25=2, median=3, p75=4, p90=5)
+    rated = _days(1, average=4, lower=3, upper=5, ratings=9, seven_day_mean=4).rename({"first_day": "day"})
+    return [charts.activity(_days(1, events=7, active_users=3)), charts.rating(rated), charts.distribution(spread)]
+
+
+@pytest.mark.slow
+def test_a_chart_of_one_row_shows_it() -> None:
+    """A line and an area of one row are drawn without length: the one has a point, the other an edge."""
+    for drawn in _first_row():
+        svg = vl_convert.vegalite_to_svg(drawn.chart.properties(width=1_000).to_json())
+        assert re.search(r"mark-symbol role-mark layer_\d_layer_1_marks|mark-symbol role-mark layer_\d_marks", svg)
+        layers = drawn.chart.to_dict()["layer"]
+        lines = [layer["mark"] for layer in layers if layer["mark"]["type"] == "line"]
+        assert lines
+        assert all(mark["point"] for mark in lines)
+
+
 @pytest.mark.slow
 def test_days_have_a_month() -> None:
     """A label of a day says its month, for any number of days; the first of a month may be its name alone."""

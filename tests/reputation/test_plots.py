@@ -1,5 +1,6 @@
 """Charts of one call: every trend has one, they are Altair objects, and they are drawn without network."""
 
+import re
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import polars as pl
 import pytest
+import vl_convert
 
 from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
 from pipelines.reputation.derive import derive
-from pipelines.reputation.plots import AnyChart
+from pipelines.reputation.plots import AnyChart, draw
 from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
@@ -42,6 +45,45 @@ def test_every_trend_has_a_chart(warehouse: Warehouse, name: str) -> None:
     assert described["title"]["text"] == name.replace("_", " ")
     assert {field for field in _fields(described) if field not in columns} == set()
     assert "" not in _fields(described)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", trends())
+def test_every_chart_names_its_axes(warehouse: Warehouse, name: str) -> None:
+    """Both, also where a band is drawn below a line; an axis with a name at each place has no title."""
+    chart = trends()[name].chart
+    texts = _texts(warehouse.plot.trend(name))
+    rows = warehouse.trend(name)
+    for column in (chart.x, chart.y):
+        plain = column.removesuffix(")").rpartition("(")[2]
+        if rows.schema[plain] != pl.String:
+            assert any(text.casefold().endswith(plain) for text in texts), (column, texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, trend in trends().items() if trend.chart.mark in ("line", "step")])
+def test_a_line_of_one_value_is_visible(warehouse: Warehouse, name: str) -> None:
+    """A line of one value has no length: it is a point. Without rows a sentence says so."""
+    rows = warehouse.trend(name).head(1)
+    for shown in (rows, rows.clear()):
+        drawn = draw(shown, trends()[name].chart, name, "What it means.")
+        assert ("There are no rows." in _svg(drawn)) == shown.is_empty()
+        points = re.search(r'<g class="mark-symbol role-mark[^>]*[^/]>', _svg(drawn))  # without points it ends in />
+        assert (points is None) == shown.is_empty()
+
+
+def test_the_band_of_a_rating_is_around_its_line() -> None:
+    """The band is that of the daily average, not of the mean of seven days."""
+    chart = trends()["rating"].chart
+    assert (chart.y, chart.low, chart.high) == ("average", "lower", "upper")
+
+
+def _svg(chart: AnyChart) -> str:
+    return vl_convert.vegalite_to_svg(chart.to_json())
+
+
+def _texts(chart: AnyChart) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", _svg(chart))
 
 
 def _fields(part: Any) -> list[str]:

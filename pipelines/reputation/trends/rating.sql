@@ -2,7 +2,7 @@
 -- $action_type = null: only ratings of this action_type
 -- Method: ratings that count; the band is 1.96 standard errors of a ratio of sums, clustered by rated user, because the
 -- ratings of one user resemble each other; null on days with one rated user. The mean weighs all ratings equally.
--- Chart: line x=day y=seven_day_mean low=lower high=upper
+-- Chart: line x=day y=average low=lower high=upper
 WITH by_user AS (
     SELECT
         day,
