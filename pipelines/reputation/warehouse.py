@@ -201,7 +201,7 @@ class Warehouse:
 
     def _is_closed(self) -> bool:
         try:
-            self._connection.execute("SELECT 1")
+            self._connection.execute("SELECT 1").fetchall()  # a result that is not read blocks the connection
         except duckdb.ConnectionException:
             return True
         return False

@@ -344,6 +344,14 @@ def test_every_trend_runs_without_events(name: str, empty: Warehouse) -> None:
     assert trends()[name].meaning.endswith(".")
 
 
+def test_a_trend_follows_a_handle_that_was_shown(diary: Diary, opened: Open) -> None:
+    """A notebook or a debugger shows the warehouse; nothing is left unfinished on its connection."""
+    diary.rate(5, "ada", 5)
+    warehouse = opened(diary.events)
+    assert "lake version" in repr(warehouse)
+    assert warehouse.trend("rating").height == 1
+
+
 def test_since_may_be_a_moment(diary: Diary, opened: Open) -> None:
     """A time stands for its UTC day; one without a time zone is in UTC."""
     diary.add(5, "ada")
