@@ -40,7 +40,7 @@ def topic_sources(settings: Settings) -> dict[str, str]:
 def require_topics(settings: Settings, what: str) -> None:
     """Raise UsageError if ingest reads a queue; `what` is a command or an option that is for topics."""
     if kind := settings.queue.kind:
-        raise UsageError(f"{what} is not available with a queue, and queue.kind is {kind}: see docs/buses.md")
+        raise UsageError(f"{what} is not available with a queue, and queue.kind is {kind}: it needs a topic of Kafka")
 
 
 def require_no_mapped_topics(settings: Settings) -> None:

@@ -37,7 +37,7 @@ def test_a_trend_is_limited_to_the_days(
 ) -> None:
     """CSV of the activity from the second of three days on."""
     second = (AS_OF - timedelta(days=3)).date()
-    chosen = ["--since", f"{second}", "--until", f"{second + timedelta(days=1)}", "--set", "action_type=Other"]
+    chosen = ["--since", f"{second}", "--until", f"{second + timedelta(days=1)}", "--set", "action_type=ReviewPosted"]
     assert run(monkeypatch, data, "activity", *chosen[:4], "--format", "csv") == 0
     assert capsysbinary.readouterr().out.decode().splitlines() == [
         "first_day,action_type,active_users,events,counted",

@@ -46,7 +46,7 @@ def test_a_command_for_topics_says_that_it_is_none_for_queues(
     monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "data"))
     error = CliRunner().invoke(app, command.split()).exception
     assert isinstance(error, UsageError), error
-    assert "is not available with a queue, and queue.kind is rabbitmq: see docs/buses.md" in str(error)
+    assert "is not available with a queue, and queue.kind is rabbitmq: it needs a topic" in str(error)
 
 
 def test_functions_for_topics_refuse_a_queue(queue: Queue) -> None:
