@@ -27,7 +27,7 @@ def _values(count: int) -> list[bytes]:
 
 
 def _send_text(settings: Settings, *bodies: str) -> None:
-    client: Any = boto3.client("sqs")
+    client: Any = boto3.client("sqs", region_name="eu-west-1")
     assert settings.queue.url
     for body in bodies:
         client.send_message(QueueUrl=settings.queue.url.get_secret_value(), MessageBody=body)
