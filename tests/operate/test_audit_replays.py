@@ -152,7 +152,7 @@ def test_the_verdict_names_what_is_not_compared(
     both: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`lost 0` stands beside the number of records of which it says nothing, also in JSON."""
-    monkeypatch.setattr(command, "current_settings", lambda: both)
+    monkeypatch.setattr(command, "topic_settings", lambda _command: both)
     send(to_rides(both), [ride(1), ride(2)])
     drain_all(both)
     command.audit()
