@@ -130,9 +130,11 @@ def _glue_problems(values: pa.Array, rows: list[int]) -> dict[int, Problem]:
 
 def _json_problems(values: pa.Array, rows: list[int], form: Format) -> dict[int, Problem]:
     """Return by row the problem of those undecodable values that may be JSON, if that is not the format."""
+    if form == "json":
+        return {}
     problem = Problem(Reason.UNDECODABLE, f"The value begins like JSON, but contract.format is {form}.")
     found = pc.indices_nonzero(pc.starts_with(values.take(pa.array(rows)), b"{")).to_pylist()
-    return {} if form == "json" else {rows[index]: problem for index in found}
+    return {rows[index]: problem for index in found}
 
 
 def _parse_message(values: pa.Array) -> Parsed:

@@ -116,10 +116,11 @@ def read_checkpoint(folder: str, columns: list[str], upto: int | None = None) ->
     TransientError when an object store does not answer, CorruptionError when it is torn.
     """
     with translate_store_errors(folder):
-        checkpoints = [file for file in list_log(folder) if file.is_checkpoint]
-    newest = max((file for file in checkpoints if upto is None or file.version <= upto), key=_version, default=None)
-    if newest is None:
+        files = [file for file in list_log(folder) if upto is None or file.version <= upto]
+    checkpoints = [file for file in files if file.is_checkpoint]
+    if not checkpoints:
         return None
+    newest = checkpoints[-1]
     store, path = resolve_store(f"{folder}/{newest.name}")
     try:
         with translate_store_errors(folder):
@@ -129,10 +130,6 @@ def read_checkpoint(folder: str, columns: list[str], upto: int | None = None) ->
             f"the checkpoint {folder}/{newest.name} of a log cannot be read ({one_line(error)}): restore the lake from "
             "a copy"
         ) from error
-
-
-def _version(file: LogFile) -> int:
-    return file.version
 
 
 def remove_old_entries(table: DeltaTable, retained: int = RETAINED_ENTRIES) -> int:
