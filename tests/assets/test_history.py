@@ -17,6 +17,7 @@ from pipelines.settings import HistorySettings, Settings
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
+from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _DAYS = [f"2024-05-{day:02}" for day in range(1, 13)]
@@ -123,11 +124,14 @@ def test_a_backfill_killed_twice_completes(no_bus: Settings, tmp_path: Path) -> 
         write(tmp_path, day, _ROWS)
     (tmp_path / "dagster").mkdir()
     for commits in (4, 8):
-        loading = _load(no_bus, tmp_path)
-        wait_for(f"{commits} commits", lambda at_least=commits: _commits(no_bus) >= at_least)
-        loading.kill()
-        assert loading.wait() == -9
-    assert _load(no_bus, tmp_path).wait(PATIENCE_SECONDS) == 0
+        with ended(_load(no_bus, tmp_path)) as loading:
+            wait_for(
+                f"{commits} commits or its end",
+                lambda at_least=commits, loading=loading: loading.poll() is not None or _commits(no_bus) >= at_least,
+            )
+        assert loading.returncode == -9
+    with ended(_load(no_bus, tmp_path)) as loading:
+        assert loading.wait(PATIENCE_SECONDS) == 0
     assert query(no_bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(_ROWS * len(_DAYS),) * 2]
     assert query(no_bus, 'SELECT sum("read"), sum(duplicates) FROM commits') == [(_ROWS * len(_DAYS), 0)]
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
@@ -144,6 +148,6 @@ def _commits(settings: Settings) -> int:
 
 
 def _load(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
-    arguments = [str(folder), _DAYS[0], _DAYS[-1], settings.model_dump_json()]
+    arguments = [str(folder), _DAYS[0], _DAYS[-1], settings.model_dump_json(exclude_unset=True)]  # what is set, as a file has it
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen([sys.executable, "-c", _LOAD, *arguments], cwd=REPOSITORY, env=environment)
