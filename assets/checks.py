@@ -4,7 +4,7 @@ Those in MINUTELY cost the same however long the history is. The others read all
 their asset is materialized by hand.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
@@ -14,7 +14,7 @@ from assets.resources import NO_CONFIG, Karmalake
 from assets.scores import reputation_cache
 from pipelines.boundary.text import escape_lines
 from pipelines.operate.check import Check
-from pipelines.operate.lag.measure import longest_lag_seconds
+from pipelines.operate.lag.measure import Measurement, longest_lag_seconds
 from pipelines.operate.lag.observe import all_advice, observe_lags
 from pipelines.operate.verify import totals, verify_lake
 from pipelines.operate.verify_served import verify_fresh, verify_served
@@ -56,7 +56,7 @@ def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResu
     measured = [each.measurement for each in observed]
     seconds = longest_lag_seconds(measured)
     metadata = {
-        "lag_seconds": "unknown: no valid record time" if seconds is None else seconds,
+        "lag_seconds": _unknown(measured) if seconds is None else seconds,
         "limit_seconds": settings.lag.max_seconds,
         "lag_records": sum(each.lag_records for each in measured),
         "topics": ", ".join(each.topic for each in measured),
@@ -103,6 +103,10 @@ MINUTELY = [ingest_keeps_up, served_documents_match_the_lake, served_scores_are_
 """The checks of the job that runs each minute."""
 CHECKS = [reconciliation, dead_letter_share, *MINUTELY]
 """All checks but the audit, which is part of its asset."""
+
+
+def _unknown(measured: Sequence[Measurement]) -> str:
+    return "unknown: " + next(each.unknown_time for each in measured if each.lag_seconds is None)
 
 
 def _result(

@@ -17,8 +17,7 @@ from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.operate.doctor import diagnose
 from pipelines.operate.erase import erase_without_documents
 from pipelines.operate.erase_limits import list_unreached
-from pipelines.operate.lag.measure import measure_lags
-from pipelines.operate.lag.observe import observe_lags
+from pipelines.operate.lag.observe import measure_lags, observe_lags
 from pipelines.operate.replay import compare, fresh, open_replay, replay
 from pipelines.operate.skip import parse_partition, skip
 from pipelines.operate.topic_check import check_topics

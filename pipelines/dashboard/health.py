@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 import polars as pl
 
 from pipelines.errors import KarmalakeError
-from pipelines.operate.lag.measure import Measurement, measure_lags, summarize
+from pipelines.operate.lag.measure import Measurement, summarize
+from pipelines.operate.lag.observe import measure_lags
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.read import published
 from pipelines.settings import Settings

@@ -1,7 +1,7 @@
 """The message of a queue, and the protocol of a queue client: `rabbitmq.py` and `sqs.py` implement it."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipelines.errors import UsageError
 from pipelines.settings import IngestSettings
@@ -28,6 +28,15 @@ class Message:
     receipt: Any
 
 
+class Backlog(NamedTuple):
+    """The approximate number of messages in a queue."""
+
+    ready: int
+    """Those that can be received."""
+    in_flight: int
+    """Those that a reader received and has not acknowledged; 0 for RabbitMQ, which does not tell."""
+
+
 class QueueClient(Protocol):
     """A connection to one queue; it raises the errors of `errors.py`."""
 
@@ -50,6 +59,6 @@ class QueueClient(Protocol):
         """Let messages be received again at once, if the end of the connection does not."""
         ...
 
-    def waiting(self) -> int:
-        """Return the approximate number of messages in the queue that were not received."""
+    def backlog(self) -> Backlog:
+        """Return what the queue holds."""
         ...

@@ -29,6 +29,8 @@ from pipelines.ingest.sources import CONTRACT, require_no_mapped_topics
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
 _LOG = logging.getLogger(__name__)
+QUEUE_ID = "queue-"
+"""What the topic_id of a queue begins with."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class QueueSource:
 
     def __post_init__(self) -> None:
         digest = blake2b(f"{self.client.name} {self.client.place}".encode(), digest_size=16).hexdigest()
-        self.topic_id = f"queue-{digest}"
+        self.topic_id = f"{QUEUE_ID}{digest}"
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return received messages, numbered from the checkpoint on; None if none came within `max_wait_seconds`.
@@ -82,8 +84,16 @@ class QueueSource:
         return lambda _topic_id, _partition: position
 
     def remaining_records(self) -> int:
-        """Return the approximate number of messages in the queue."""
-        return self.client.waiting()
+        """Return the approximate number of messages that can be received; warn if there are only others."""
+        backlog = self.client.backlog()
+        if not backlog.ready and (elsewhere := backlog.in_flight - len(self.messages)) > 0:
+            _LOG.warning(
+                "%s: about %s messages were received by a reader that has not acknowledged them: they can be received "
+                "again once their visibility timeout is over",
+                self.client.name,
+                elsewhere,
+            )
+        return backlog.ready
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
         """Acknowledge the messages of a committed range; the next poll raises the error if that fails."""

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, one_line
 from pipelines.ingest.filling import SLICE_MS
-from pipelines.ingest.message import Message, MissingQueueError, batch_messages
+from pipelines.ingest.message import Backlog, Message, MissingQueueError, batch_messages
 from pipelines.settings import Settings
 
 with extra("rabbitmq", "RabbitMQ"):
@@ -79,11 +79,11 @@ class RabbitMQ:
     def release(self, receipts: list[Any]) -> None:
         """Do nothing: the server does it when the connection ends."""
 
-    def waiting(self) -> int:
-        """Return the number of messages ready on the server or sent ahead."""
+    def backlog(self) -> Backlog:
+        """Return the messages ready on the server, or sent ahead to this connection."""
         with _translate_errors(self.place, self.queue):
             ready = self.channel.queue_declare(self.queue, passive=True).method.message_count
-        return ready + self.channel.get_waiting_message_count()
+        return Backlog(ready + self.channel.get_waiting_message_count(), 0)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, one_line, truncate
-from pipelines.ingest.message import Message, MissingQueueError
+from pipelines.ingest.message import Backlog, Message, MissingQueueError
 from pipelines.settings import Settings
 
 with extra("sqs", "SQS"):
@@ -79,12 +79,12 @@ class SQS:
                 visible = [entry | {"VisibilityTimeout": 0} for entry in entries]
                 self.client.change_message_visibility_batch(QueueUrl=self.place, Entries=visible)
 
-    def waiting(self) -> int:
-        """Return the approximate number of messages that can be received."""
-        name = "ApproximateNumberOfMessages"
+    def backlog(self) -> Backlog:
+        """Return the messages that are visible, and those that are not until their visibility timeout is over."""
+        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         with _translate_errors(self.place):
-            response = self.client.get_queue_attributes(QueueUrl=self.place, AttributeNames=[name])
-            return int(response["Attributes"][name])
+            attributes = self.client.get_queue_attributes(QueueUrl=self.place, AttributeNames=names)["Attributes"]
+            return Backlog(*(int(attributes[name]) for name in names))
 
 
 def _message(message: dict[str, Any]) -> Message:

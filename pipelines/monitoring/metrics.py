@@ -180,7 +180,7 @@ class IngestMetrics:
         )
         self._behind_seconds = registry.gauge(
             "karmalake_lag_seconds",
-            "Time on the bus of the oldest record that is not yet in the lake; NaN if no such record has a valid time.",
+            "Time on the bus of the oldest record that is not yet in the lake; NaN if unknown, estimated for a queue.",
             *place,
         )
         self._catch_up = registry.gauge(

@@ -183,14 +183,13 @@ def _measuring_lag(
 
     work = WorkLog()
     copies = ["dlq"] if settings.ingest.publish_dead_letters else []
-    background = [*([] if settings.queue.kind else ["lag"]), *copies, *others]
+    background = ["lag", *copies, *others]
     with monitor_process(metrics, loops, settings, background) as monitor:
 
         def measure() -> None:
             monitor.metrics.observed(observe_lags(settings, work.take()))
 
-        interval = settings.lag.interval_seconds
-        with nullcontext() if settings.queue.kind else measure_periodically(monitor, "lag", measure, interval):
+        with measure_periodically(monitor, "lag", measure, settings.lag.interval_seconds):
             yield monitor, work
 
 

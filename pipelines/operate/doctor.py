@@ -18,7 +18,8 @@ from pipelines.lake.halted import load_halted
 from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import required_extras
-from pipelines.operate.lag.measure import measure_lags, summarize
+from pipelines.operate.lag.measure import summarize
+from pipelines.operate.lag.observe import measure_lags
 from pipelines.refresh import policy_in_force, unknown_seeds_in_force
 from pipelines.reputation.uncounted import uncounted_in_warehouse
 from pipelines.reputation.warehouse_file import attach, stored_info
@@ -58,7 +59,8 @@ def _checks(settings: Settings) -> dict[str, Callable[[Settings], str]]:
         **({"outbox": _outbox} if settings.relay.database_url else {}),
         **bus,
         "lake": _lake,
-        **({} if settings.queue.kind else {"lag": _lag, "halted": _halted}),
+        "lag": _lag,
+        **({} if settings.queue.kind else {"halted": _halted}),
         **({"notify": _notify} if settings.notify.rules else {}),
         "policy": _policy,
         "warehouse": _warehouse,
@@ -142,7 +144,7 @@ def _outbox(settings: Settings) -> str:
 
 def _queue(settings: Settings) -> str:
     with open_queue(settings) as queue:
-        return f"{queue.client.name}, about {queue.remaining_records():,} messages waiting"
+        return f"reading {queue.client.name}"
 
 
 def _broker(settings: Settings) -> str:

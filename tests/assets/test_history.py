@@ -148,6 +148,7 @@ def _commits(settings: Settings) -> int:
 
 
 def _load(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
-    arguments = [str(folder), _DAYS[0], _DAYS[-1], settings.model_dump_json(exclude_unset=True)]  # what is set, as a file has it
+    is_set = settings.model_dump_json(exclude_unset=True)  # as a file would have it
+    arguments = [str(folder), _DAYS[0], _DAYS[-1], is_set]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen([sys.executable, "-c", _LOAD, *arguments], cwd=REPOSITORY, env=environment)

@@ -14,7 +14,8 @@ from pipelines.contract.decode import decode
 from pipelines.contract.queue_messages import decode_base64, unwrap_detail
 from pipelines.errors import TransientError
 from pipelines.ingest import rabbitmq
-from pipelines.ingest.queue import Message, QueueSource
+from pipelines.ingest.message import Backlog, Message
+from pipelines.ingest.queue import QueueSource
 from pipelines.ingest.sqs import SQS, checked_client, open_sqs
 from pipelines.settings import ContractSettings, Format, IngestSettings, QueueSettings, Settings
 from tests.contract.encoding import avro_schema, to_avro, to_protobuf
@@ -87,7 +88,7 @@ class _Nothing:
     def release(self, receipts: list[object]) -> None:
         raise AssertionError(receipts)
 
-    def waiting(self) -> int:
+    def backlog(self) -> Backlog:
         raise AssertionError
 
 
@@ -172,7 +173,7 @@ def test_a_page_at_the_address_of_sqs_is_not_an_empty_queue(body: str, monkeypat
             lambda: queue.receive(10, 0.1),
             lambda: queue.acknowledge(["r"]),
             lambda: queue.release(["r"]),
-            queue.waiting,
+            queue.backlog,
         ):
             with pytest.raises(TransientError, match=r"sent an invalid answer.*its content type is ''"):
                 request()

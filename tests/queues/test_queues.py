@@ -360,7 +360,7 @@ def test_a_frozen_rabbitmq_is_an_outage(settings: Settings, monkeypatch: pytest.
         with rabbitmq_client.open_rabbitmq(_reading(settings, server.url)) as queue:
             server.pause()
             with pytest.raises(TransientError, match=r"RabbitMQ at .* failed"):
-                queue.waiting()
+                queue.backlog()
         with pytest.raises(TransientError, match=r"RabbitMQ at .* failed: Timeout during AMQP handshake"):
             drain_all(_reading(settings, f"{server.url}?stack_timeout=1"))
 

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.drain import open_drain
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.operate.lag.measure import measure_lags
 from pipelines.settings import Settings, SourcesSettings, load_settings
 from tests.draining import drain_all, query, valid_records
 from tests.queues.conftest import Queue
@@ -21,7 +20,6 @@ _RIDES = "topic = 'rides'\nformat = 'json'\nuser_id = 'who'\naction_type = 'R'\n
     "command",
     [
         "audit",
-        "lag",
         "replay --from-beginning",
         "topics ensure",
         "topics check",
@@ -57,8 +55,6 @@ def test_functions_for_topics_refuse_a_queue(queue: Queue) -> None:
         open_drain(queue.settings, [TopicPartition("rabbitmq:ratings", 0)]),
     ):
         pass
-    with pytest.raises(UsageError, match="lag is not available with a queue"):
-        measure_lags(queue.settings)
     drain_all(queue.settings)
     assert query(queue.settings, "SELECT count(*) FROM events") == [(3,)]
 

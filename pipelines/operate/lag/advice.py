@@ -96,6 +96,11 @@ def _at_capacity(last: Measurement, pace: dict[int, Pace], work: Work, ingest: I
             f"{rates}, and commits are full with {work.largest_commit_records:,} records: "
             "raise ingest.max_batch_records and ingest.max_batch_bytes, if memory allows"
         )
+    if last.is_queue:
+        return (
+            f"{rates}: one process is at its limit, and a queue has one ingester; have the producers, or a connector, "
+            "write to a topic of Kafka, whose topic partitions several processes can share"
+        )
     return (
         f"{rates}, and every topic partition is behind: one process is at its limit; share the topic partitions "
         f"among more processes, and add topic partitions if {len(last.partitions)} are too few"

@@ -1,4 +1,4 @@
-"""Consumer lag by topic partition, in records and in time, of the lake or of a consumer group.
+"""Consumer lag by topic partition, in records and in time, of the lake or of a consumer group; or that of a queue.
 
 Owns one measurement, and the pace between two. `history.py` stores measurements, `advice.py` draws conclusions.
 """
@@ -14,10 +14,11 @@ from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import admin_client, consumer, translate_errors
-from pipelines.bus.topics import Topic, TopicPartitionState, describe_topic
+from pipelines.bus.topics import TopicPartitionState, describe_topic
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
-from pipelines.ingest.sources import explain_missing_topic, require_topics, topic_sources
+from pipelines.ingest.queue import QUEUE_ID, open_queue
+from pipelines.ingest.sources import explain_missing_topic
 from pipelines.lake.checkpoints import checkpoint
 from pipelines.lake.tables import Lake, is_lake
 from pipelines.settings import KafkaSettings, Settings
@@ -35,7 +36,8 @@ class Lag:
     """The lag of one topic partition: the log holds [begin_offset, end_offset), the lake has read up to next_offset.
 
     `lag_records` counts offsets, control records included. The embedded broker understates end_offset by up to one
-    producer's batch.
+    producer's batch. A queue is topic partition 0, whose offsets number its messages: it holds what is after the lake's
+    checkpoint.
     """
 
     topic_partition: int
@@ -46,7 +48,7 @@ class Lag:
     lag_records: int
     lag_seconds: float | None
     """Age of the first unread record by bus time; 0 if there is none, None if neither it nor the records right after it
-    have a valid time."""
+    have a valid time. Of a queue an estimate (`observe.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The lag of every topic partition of one topic at one time."""
+    """The lag of every topic partition of one topic, or of one queue, at one time."""
 
     measured_at: datetime
     topic: str
@@ -88,10 +90,20 @@ class Measurement:
         return longest if longest or len(known) == len(self.partitions) else None
 
     @property
+    def is_queue(self) -> bool:
+        """Whether it is of a queue."""
+        return self.topic_id.startswith(QUEUE_ID)
+
+    @property
+    def unknown_time(self) -> str:
+        """Why the lag in time is unknown, where it is."""
+        return "no earlier measurement tells it" if self.is_queue else "records without a valid time"
+
+    @property
     def summary(self) -> str:
         """The lag in words, as part of a sentence."""
         seconds = self.lag_seconds
-        time = "an unknown time (records without a valid time)" if seconds is None else f"{seconds:,.1f} s"
+        time = f"an unknown time ({self.unknown_time})" if seconds is None else f"{seconds:,.1f} s"
         return f"{self.lag_records:,} records and {time}"
 
 
@@ -112,22 +124,30 @@ def measure_lag(settings: Settings, name: str | None = None) -> Measurement:
     """Return the current lag of every topic partition of a topic; None is the topic of our own contract.
 
     Without a lake, nothing is read yet.
-    Raises UsageError if the topic does not exist, or ingest reads a queue; TransientError if the brokers do not answer
-    or the lake cannot be read.
+    Raises UsageError if the topic does not exist, TransientError if the brokers do not answer or the lake cannot be
+    read.
     """
-    require_topics(settings, "lag")
     kafka = settings.kafka if name is None else settings.kafka.model_copy(update={"topic": name})
     topic = describe_topic(kafka)
     if topic is None:
         raise UsageError(explain_missing_topic(settings, kafka.topic))
-    places = [_Partition(state, at) for state, at in zip(topic.partitions, _checkpoints(settings, topic), strict=True)]
+    checkpoints = _checkpoints(settings, topic.topic_id, [state.partition for state in topic.partitions])
+    places = [_Partition(state, at) for state, at in zip(topic.partitions, checkpoints, strict=True)]
     now, lags = _lags(kafka, places)
     return Measurement(now, topic.name, topic.topic_id, topic.retention_hours, lags)
 
 
-def measure_lags(settings: Settings) -> tuple[Measurement, ...]:
-    """Return the lag of every topic that is ingested. Raises like `measure_lag`."""
-    return tuple(measure_lag(settings, name) for name in topic_sources(settings))
+def measure_queue(settings: Settings) -> Measurement:
+    """Return how many messages wait in the queue that is ingested; for how long they have, a queue does not tell.
+
+    Raises like `open_queue`, and TransientError if the lake cannot be read.
+    """
+    with open_queue(settings) as queue:
+        waiting = sum(queue.client.backlog())
+    [next_offset] = _checkpoints(settings, queue.topic_id, [0])
+    begin = next_offset or 0
+    lag = Lag(0, begin, begin + waiting, next_offset, waiting, None if waiting else 0.0)
+    return Measurement(datetime.now(UTC), queue.client.name, queue.topic_id, None, (lag,))
 
 
 def summarize(measurements: Sequence[Measurement]) -> str:
@@ -143,12 +163,12 @@ def longest_lag_seconds(measurements: Sequence[Measurement]) -> float | None:
     return None if None in seconds else max((each for each in seconds if each is not None), default=0.0)
 
 
-def _checkpoints(settings: Settings, topic: Topic) -> list[int | None]:
+def _checkpoints(settings: Settings, topic_id: str, partitions: Sequence[int]) -> list[int | None]:
     try:
         if not is_lake(settings.lake_root):
-            return [None] * len(topic.partitions)
+            return [None] * len(partitions)
         events = Lake(settings.lake_root).table("events")
-        return [checkpoint(events, topic.topic_id, state.partition) for state in topic.partitions]
+        return [checkpoint(events, topic_id, partition) for partition in partitions]
     except (DeltaError, OSError) as error:
         raise TransientError(f"the checkpoints in {settings.lake_root} cannot be read: {error}; try again") from error
 

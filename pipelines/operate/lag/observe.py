@@ -4,7 +4,7 @@ Owns one observation, and the work of a `stream` between two. `monitoring/monito
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.lag.advice import advise
 from pipelines.operate.lag.history import append, recent
-from pipelines.operate.lag.measure import Measurement, Pace, Work, measure_lag, paces
+from pipelines.operate.lag.measure import Measurement, Pace, Work, measure_lag, measure_queue, paces
 from pipelines.reputation.derive import DerivationResult
 from pipelines.serving.publish import PublishResult
 from pipelines.settings import Settings
@@ -36,22 +36,58 @@ class Observation:
     """What to do, one sentence each, the most urgent first."""
 
 
-def observe_lag(settings: Settings, work: Work | None = None, topic: str | None = None) -> Observation:
-    """Measure the lag of a topic, compare it with the history, and append it there; None is that of our own contract.
+def measure_lags(settings: Settings) -> tuple[Measurement, ...]:
+    """Return the lag of every topic that is ingested, or of the queue.
 
-    `work` is what a `stream` did since its last observation. Raises like `measure_lag` and `history.append`.
+    How long a message of a queue waits is estimated from the measurements of ten minutes, as the smaller one of two:
+    the time since the queue was last empty, and the number of messages divided by the rate of commits (Little's law:
+    J. D. C. Little, "A proof for the queuing formula L = lambda W", Operations Research 9, 1961).
+
+    Raises like `measure_lag` and `measure_queue`.
     """
-    measurement = replace(measure_lag(settings, topic), work=work)
-    previous = recent(settings.lag_dir, measurement.topic_id, measurement.measured_at - _ADVICE_WINDOW)
+    return tuple(_measure_each(settings))
+
+
+def observe_lags(settings: Settings, work: Work | None = None) -> tuple[Observation, ...]:
+    """Measure the lag like `measure_lags`, compare it with the history, and append it there.
+
+    `work` is what a `stream` did since its last observation. Raises like `measure_lags` and `history.append`.
+    """
+    return tuple(_observe(settings, replace(measured, work=work)) for measured in _measure_each(settings))
+
+
+def _measure_each(settings: Settings) -> Iterator[Measurement]:
+    if settings.queue.kind:
+        measured = measure_queue(settings)
+        yield _with_waiting_time(measured, _previous(settings, measured))
+    else:
+        for topic in topic_sources(settings):
+            yield measure_lag(settings, topic)
+
+
+def _previous(settings: Settings, measured: Measurement) -> list[Measurement]:
+    return recent(settings.lag_dir, measured.topic_id, measured.measured_at - _ADVICE_WINDOW)
+
+
+def _with_waiting_time(measured: Measurement, previous: Sequence[Measurement]) -> Measurement:
+    """Return the measurement of a queue with the time that its messages have waited, if it can be estimated."""
+    [lag] = measured.partitions
+    if not lag.lag_records or not previous:
+        return measured
+    empty = [each.measured_at for each in previous if not each.lag_records]
+    estimates = [(measured.measured_at - empty[-1]).total_seconds()] if empty else []
+    pace = paces(_baseline(previous, measured), measured).get(lag.topic_partition)
+    if pace is not None and pace.out_per_second:
+        estimates.append(lag.lag_records / pace.out_per_second)
+    return replace(measured, partitions=(replace(lag, lag_seconds=min(estimates, default=None)),))
+
+
+def _observe(settings: Settings, measurement: Measurement) -> Observation:
+    previous = _previous(settings, measurement)
     append(settings.lag_dir, measurement, settings.lag.keep_days)
     pace = paces(_baseline(previous, measurement), measurement) if previous else {}
     advice = advise([*previous, measurement], settings.ingest)
     return Observation(measurement, pace, _catch_up(measurement, pace), tuple(advice))
-
-
-def observe_lags(settings: Settings, work: Work | None = None) -> tuple[Observation, ...]:
-    """Observe the lag of every topic that is ingested. Raises like `observe_lag`."""
-    return tuple(observe_lag(settings, work, topic) for topic in topic_sources(settings))
 
 
 def all_advice(observations: Sequence[Observation]) -> list[str]:

@@ -18,7 +18,7 @@ from pipelines.monitoring.metrics import StreamMetrics
 from pipelines.operate.doctor import diagnose
 from pipelines.operate.lag.history import append, recent
 from pipelines.operate.lag.measure import Lag, Pace, Work, catch_up_seconds, first_bus_times, measure_lag, paces
-from pipelines.operate.lag.observe import observe_lag
+from pipelines.operate.lag.observe import observe_lags
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -133,8 +133,8 @@ def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings
 def test_lag_of_unknown_age_is_handled_everywhere(hostile: Settings, time_ms: int) -> None:
     """It is observed, stored and read back, advised on, exported as a metric and reported by doctor."""
     send_at(hostile, time_ms)
-    observe_lag(hostile)
-    observation = observe_lag(hostile)
+    observe_lags(hostile)
+    [observation] = observe_lags(hostile)
     recorded = recent(hostile.lag_dir, observation.measurement.topic_id, datetime.now(UTC) - timedelta(minutes=1))
     assert [one.lag_seconds for one in recorded] == [None, None]
     metrics = StreamMetrics()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.operate.lag.history import append, recent
 from pipelines.operate.lag.measure import Work
-from pipelines.operate.lag.observe import observe_lag
+from pipelines.operate.lag.observe import observe_lags
 from pipelines.settings import Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
 
@@ -36,11 +36,11 @@ def lag(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Lag:
 def test_an_observation_uses_the_previous_one(settings: Settings) -> None:
     """Each is stored, and the next computes the pace and the time to catch up from it."""
     send(settings, valid_records(range(40)))
-    first = observe_lag(settings)
+    [first] = observe_lags(settings)
     assert (first.paces, first.catch_up_seconds) == ({}, None)
     drain_all(with_ingest(settings))
     work = Work(1, 40, 40, 0.5, 0.25)
-    second = observe_lag(settings, work)
+    [second] = observe_lags(settings, work)
     assert sum(pace.out_per_second for pace in second.paces.values()) > 0
     assert (second.measurement.work, second.catch_up_seconds) == (work, 0.0)
     recorded = recent(settings.lag_dir, first.measurement.topic_id, first.measurement.measured_at)
@@ -50,12 +50,14 @@ def test_an_observation_uses_the_previous_one(settings: Settings) -> None:
 def test_the_pace_spans_several_seconds(settings: Settings) -> None:
     """It is relative to the newest measurement that is at least five seconds old."""
     send(settings, valid_records(range(40)))
-    now = observe_lag(settings).measurement
+    [first] = observe_lags(settings)
+    now = first.measurement
     for seconds_ago in (60, 20, 2):
         parts = tuple(replace(lag, end_offset=0) for lag in now.partitions)
         before = replace(now, measured_at=now.measured_at - timedelta(seconds=seconds_ago), partitions=parts)
         append(settings.lag_dir, before, 1)
-    paces = observe_lag(settings).paces.values()
+    [second] = observe_lags(settings)
+    paces = second.paces.values()
     assert 40 / 30 < sum(pace.in_per_second for pace in paces) <= 40 / 20
 
 
