@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from pipelines.contract.time_like import TimeLike, to_utc
     from pipelines.mapping.source_files import read_source
     from pipelines.operate.loads import list_loads, preview_withdrawal, withdraw_loads
+    from pipelines.reputation.as_of import AsOf
     from pipelines.reputation.explain import explain, explain_change
     from pipelines.reputation.policy import Policy
     from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
     from pipelines.reputation.shown import Shown, ShownChange, explain_shown
-    from pipelines.reputation.warehouse import AsOf, Warehouse, open_warehouse
+    from pipelines.reputation.warehouse import Warehouse, open_warehouse
     from pipelines.reputation.warehouse_file import Info
     from pipelines.serving.read import (
         LeaderboardEntry,
@@ -74,7 +75,8 @@ _MODULES = {
     "pipelines.reputation.policy": ("Policy",),
     "pipelines.reputation.policy_file": ("load_policy", "parse_policy", "shipped_policies"),
     "pipelines.reputation.shown": ("Shown", "ShownChange", "explain_shown"),
-    "pipelines.reputation.warehouse": ("AsOf", "Warehouse", "open_warehouse"),
+    "pipelines.reputation.as_of": ("AsOf",),
+    "pipelines.reputation.warehouse": ("Warehouse", "open_warehouse"),
     "pipelines.reputation.warehouse_file": ("Info",),
     "pipelines.serving.read": (
         "LeaderboardEntry",

@@ -43,6 +43,7 @@ MODULES = {
     "karmalake.errors": (),
 }
 """The documented names by module; where there are none, the docstring of the module suffices."""
+_OURS = ("assets.", "karmalake.", "pipelines.")
 _MAX_WIDTH = 60
 _ELLIPSIS = "'...'"
 _MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
@@ -115,8 +116,10 @@ def _abbreviated(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def _members(owner: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties in definition order."""
-    yield from ((name, value) for name, value in vars(owner).items() if name[0] != "_" and _is_shown(value))
+    """Yield the public methods and properties in definition order, after those of our classes that it extends."""
+    classes = [each for each in reversed(owner.__mro__) if each.__module__.startswith(_OURS)]
+    members = {name: value for each in classes for name, value in vars(each).items()}
+    yield from ((name, value) for name, value in members.items() if name[0] != "_" and _is_shown(value))
 
 
 def _is_shown(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Failures of SQL that a reader wrote, as errors of the tree: what is wrong, and the place in the statement.
 
-Owns the texts. `query_guard.py` decides what is a query; `warehouse.py` runs it.
+Owns the texts. `query_guard.py` decides what is a query; `warehouse_session.py` runs it.
 """
 
 import re

@@ -1,55 +1,39 @@
 """Reading a published warehouse, from Python and notebooks.
 
-Owns querying; `warehouse_file.py` opens the file, and `derive.py` creates it. A warehouse is immutable: a reader
-neither blocks the pipeline nor sees changes, however many newer ones are published.
+Owns the questions about reputations; `warehouse_session.py` holds the connection and runs readers' SQL,
+`warehouse_file.py` opens the file, and `derive.py` creates it. A warehouse is immutable: a reader neither blocks the
+pipeline nor sees changes, however many newer ones are published.
 """
 
-import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
-from html import escape
-from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import polars as pl
-import pyarrow as pa
 
 from pipelines.boundary.extras import extra
 from pipelines.contract.time_like import TimeLike, require_order, to_utc
-from pipelines.errors import ConfigurationError, UsageError
+from pipelines.errors import UsageError
 from pipelines.reputation.activation import activated_in
-from pipelines.reputation.compare import change_between, compare_policies
+from pipelines.reputation.as_of import AnyPolicy, AsOf
+from pipelines.reputation.compare import change_between
 from pipelines.reputation.event_metadata import with_fields
-from pipelines.reputation.explain import explain, explain_change, ratings_given
+from pipelines.reputation.explain import explain_change, ratings_given
 from pipelines.reputation.known_users import naming_erased, of_known_user, require_events
 from pipelines.reputation.merged_users import aliases_in
-from pipelines.reputation.notebook_progress import show_progress
-from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.query_errors import Parameters, check_count, check_parameters, check_types, explained
-from pipelines.reputation.query_guard import check_query, named_tables
-from pipelines.reputation.remote_warehouse import downloaded
-from pipelines.reputation.scopes import of_known_value
-from pipelines.reputation.scores import scores
+from pipelines.reputation.query_errors import check_count, explained
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.trends import find_trend, run_trend, trends
-from pipelines.reputation.trust_paths import trust_paths
-from pipelines.reputation.warehouse_file import NO_FILES, USE_WAREHOUSE, Access, attach, stored_info
+from pipelines.reputation.warehouse_file import Access
+from pipelines.reputation.warehouse_session import Session, running
 from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pipelines.reputation.plots import Plots
 
-_INTERRUPT_SECONDS = 0.1
-"""Interval of interruptions after the first: the next statement of the block would run without a limit."""
-AnyPolicy = Policy | str | Path
-"""A policy, the name of a shipped one, or the path of a policy file."""
 _EVENTS = """
     SELECT * FROM events
     WHERE ($user_id IS NULL OR user_id = $user_id)
@@ -79,13 +63,6 @@ _CHANGES = """
     ORDER BY number
 """
 
-_TABLES = """
-    SELECT table_name
-    FROM information_schema.tables
-    WHERE table_catalog = 'warehouse' AND table_schema = 'main'
-    ORDER BY ALL
-"""
-"""Not for the readers' connection, where they may call a table like a part of information_schema."""
 _SAMPLE = """
     FROM reputation
     ORDER BY md5(concat($seed, ' ', user_id)), user_id
@@ -115,21 +92,7 @@ def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = Fa
     return Warehouse(Path(data_dir) / "warehouse.duckdb", access=access)
 
 
-@contextmanager
-def _running(task: str) -> Generator[None]:
-    """Show the progress of our own statements, and raise their failures as errors of the tree."""
-    with show_progress(task), explained():
-        yield
-
-
-def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """Return another connection to the same warehouse, without its temporary objects; it closes with the first."""
-    cursor = connection.cursor()
-    cursor.execute(USE_WAREHOUSE)
-    return cursor
-
-
-class Warehouse:
+class Warehouse(Session):
     """A published warehouse: the tables of the reputations, and the lake's `events`, `commits`, ... as views.
 
     Its contents stay the same while newer warehouses are published, until `refresh()`. Results are polars data frames;
@@ -140,212 +103,6 @@ class Warehouse:
     `snapshot()`. What is asked of one user raises KarmalakeError, with the most similar user_id, if no event is of
     that user, and UsageError if the user was erased.
     """
-
-    def __init__(
-        self, path: Path, connection: duckdb.DuckDBPyConnection | None = None, access: Access = NO_FILES
-    ) -> None:
-        self.path = path
-        self._lake_uri: str | None = None
-        """The lake on S3 whose published warehouse this is; None for one on disk."""
-        self._access = access
-        self._origin: Warehouse | None = None
-        """The handle of which this is a snapshot: a connection closes with it."""
-        self._own: dict[str, pa.Table] = {}
-        self._connect(connection or attach(path, access))
-
-    @classmethod
-    def on_s3(cls, lake_uri: str, access: Access = NO_FILES) -> Self:
-        """Download the published warehouse of a lake on S3 and open it. Raises like `open_warehouse`."""
-        with downloaded(lake_uri) as path:
-            warehouse = cls(path, access=access)
-        warehouse._lake_uri = lake_uri
-        return warehouse
-
-    def _connect(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Use a connection for our statements, and a cursor of it for readers' SQL, whose tables ours do not see."""
-        self._connection = connection
-        self._queries = _cursor(connection)
-        for name, table in self._own.items():
-            self._queries.register(name, table)
-        self.info = stored_info(connection)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Warehouse {', '.join(f'{name} {value}' for name, value in self._described())}>"
-
-    def _repr_html_(self) -> str:
-        """Return the HTML that notebooks show: version, moment and policy, and the names of tables and trends."""
-        rows = self._described()
-        if not self._is_closed():
-            rows += [("tables", ", ".join(self._ipython_key_completions_())), ("trends", ", ".join(trends()))]
-        left = 'style="text-align: left"'  # notebooks right-align cells by default
-        cells = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>" for name, value in rows)
-        return f"<table>{''.join(cells)}</table>"
-
-    def _described(self) -> list[tuple[str, str]]:
-        info = self.info
-        return [
-            *([("closed", "open it again with open_warehouse()")] if self._is_closed() else []),
-            ("at", self._lake_uri or str(self.path)),
-            ("lake version", str(info.lake_version)),
-            ("as of", f"{info.as_of:%Y-%m-%d %H:%M:%S} UTC"),
-            ("policy", f"{info.policy.name} {info.policy_version}"),
-        ]
-
-    def _is_closed(self) -> bool:
-        try:
-            self._connection.execute("SELECT 1").fetchall()  # a result that is not read blocks the connection
-        except duckdb.ConnectionException:
-            return True
-        return False
-
-    def __getitem__(self, table: str) -> duckdb.DuckDBPyRelation:
-        """Return a table or view as a lazy DuckDB relation; in notebooks the tab key completes its name.
-
-        Raises UsageError, listing the known names, for an unknown one.
-        """
-        if table not in (known := self._ipython_key_completions_()):
-            raise UsageError(f"there is no table {table!r}: there are {', '.join(known)}")
-        return self._queries.table(table)
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return [*self.tables(), *self._own]
-
-    def tables(self) -> list[str]:
-        """Return the names of the warehouse's tables and views."""
-        with explained():
-            return [name for (name,) in self._connection.execute(_TABLES).fetchall()]
-
-    def close(self) -> None:
-        """Close the connection, and those of its snapshots."""
-        self._connection.close()
-
-    def refresh(self) -> bool:
-        """Switch to the warehouse published now; return whether it is a newer one.
-
-        Existing relations and snapshots keep the old one.
-        """
-        before = self.info
-        if self._lake_uri is None:
-            self._connect(attach(self.path, self._access))
-        else:
-            with downloaded(self._lake_uri) as self.path:
-                self._connect(attach(self.path, self._access))
-        return self.info != before
-
-    def snapshot(self) -> "Warehouse":
-        """Return another handle on the current contents, which `refresh()` of this one does not change.
-
-        Closing this handle closes it, too.
-        """
-        with explained():
-            pinned = Warehouse(self.path, _cursor(self._connection), self._access)
-        pinned._lake_uri, pinned._origin = self._lake_uri, self
-        for name, table in self._own.items():
-            pinned.register(name, table)
-        return pinned
-
-    def register(self, name: str, table: Any) -> None:
-        """Make a table of yours readable as `name` by this handle's SQL, until it is closed; again replaces it.
-
-        table: a frame of polars or pandas, a table of Arrow, or a relation of DuckDB, as it is now: a lazy one is run.
-        Raises UsageError for anything else, and for the name of a table of the warehouse.
-        """
-        check_name(name, self.tables())
-        self._own = without(name, self._own) | {name: as_arrow(name, table)}
-        with explained():
-            self._queries.register(name, self._own[name])
-
-    @contextmanager
-    def time_limit(self, seconds: float, remedy: str = "narrow it down") -> Generator[None]:
-        """Interrupt the queries of the block after `seconds`. Raises UsageError then, which says what to do."""
-        done = threading.Event()
-
-        def interrupt() -> None:
-            wait = seconds
-            while not done.wait(wait):
-                self._connection.interrupt()
-                self._queries.interrupt()
-                wait = _INTERRUPT_SECONDS
-
-        interrupter = threading.Thread(target=interrupt, daemon=True)
-        interrupter.start()
-        try:
-            yield
-        except duckdb.InterruptException:
-            raise UsageError(f"no answer within {seconds:,g} s, so the query was stopped: {remedy}") from None
-        finally:
-            done.set()
-            interrupter.join()
-
-    def relation(self, query: str, params: Parameters = None) -> duckdb.DuckDBPyRelation:
-        """Return a query as a lazy DuckDB relation, which runs when its rows are taken.
-
-        params: a list with a value for each `?`, or a dictionary with one for each `$name`.
-        Raises UsageError, with a mark under the place, unless `query` is one query that only reads and `params` fits.
-        """
-        with explained(self._queries, query, params):
-            check_query(self._queries, query, with_files=self._access.all_files)
-            check_parameters(query, params)
-            return self._queries.sql(query, params=params)
-
-    def sql(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pl.DataFrame:
-        """Return the rows of a query; `params` and errors as of `relation()`.
-
-        tables: your own tables by name, as of `register()`, for this query only; those that it does not name are not
-        read.
-        """
-        with self._asked(query, params, tables):
-            rows = self.relation(query, params)
-            check_types(rows)
-            return rows.pl()
-
-    def arrow(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pa.Table:
-        """Return the rows of a query as an Arrow table; arguments and errors as of `sql()`."""
-        with self._asked(query, params, tables):
-            return self.relation(query, params).to_arrow_table()
-
-    def pandas(self, query: str, params: Parameters = None, tables: Tables | None = None) -> Any:
-        """Return the rows of a query as a pandas data frame; arguments and errors as of `sql()`.
-
-        Raises ConfigurationError when pandas is not installed; karmalake does not depend on it.
-        """
-        if find_spec("pandas") is None:
-            raise ConfigurationError(
-                ".pandas() needs pandas, which is not installed: pip install pandas, or take .sql() or .arrow() instead"
-            )
-        with self._asked(query, params, tables):
-            return self.relation(query, params).df()
-
-    @contextmanager
-    def _asked(self, query: str, params: Parameters, tables: Tables | None) -> Generator[None]:
-        """Run a reader's query with its tables, show its progress, and raise its mistakes as sentences."""
-        mistakes = explained(self._queries, query, params)
-        with explained(), self._borrowed(query, tables), show_progress("the query"), mistakes:
-            yield
-
-    @contextmanager
-    def _borrowed(self, query: str, tables: Tables | None) -> Generator[None]:
-        """Register the tables that a query names, and afterwards those that had their names before."""
-        named = set[str]() if tables is None else named_tables(self._queries, query)
-        borrowed = select_named(named, tables)
-        try:
-            for name, table in borrowed.items():
-                check_name(name, self.tables())
-                self._queries.register(name, as_arrow(name, table))
-            yield
-        finally:
-            for name in borrowed:
-                self._queries.unregister(name)
-            for name in select_named({*borrowed}, self._own):
-                self._queries.register(name, self._own[name])
 
     def events(
         self,
@@ -459,7 +216,7 @@ class Warehouse:
         until: None means the warehouse's as_of. Raises UsageError unless since is before until.
         """
         end = self.info.as_of if until is None else to_utc(until)
-        with _running("the changes of all users"):
+        with running("the changes of all users"):
             return change_between(self._connection, self.info.policy, to_utc(since), end)
 
     def explain(
@@ -500,7 +257,7 @@ class Warehouse:
         Ratings are as they came, before corrections, and as the warehouse's policy reads them.
         Raises KarmalakeError for an unknown user.
         """
-        with _running(f"the ratings given to {user_id}"), naming_erased(user_id, self._settings):
+        with running(f"the ratings given to {user_id}"), naming_erased(user_id, self._settings):
             given = ratings_given(self._connection, self.info.policy, user_id, self.info.as_of)
             return of_known_user(self._connection, user_id, given)
 
@@ -538,7 +295,7 @@ class Warehouse:
         """
         end = self.info.as_of if until is None else to_utc(until)
         require_order(to_utc(since), end)
-        with _running(f"what changed for {user_id}"), naming_erased(user_id, self._settings):
+        with running(f"what changed for {user_id}"), naming_erased(user_id, self._settings):
             changes = explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
             return of_known_user(self._connection, user_id, changes)
 
@@ -555,7 +312,7 @@ class Warehouse:
         begin, end = to_utc(since), self.info.as_of if until is None else to_utc(until)
         if end > self.info.as_of:
             raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
-        with _running(f"what was shown of {user_id}"), naming_erased(user_id, self._settings):
+        with running(f"what was shown of {user_id}"), naming_erased(user_id, self._settings):
             unrecorded = self._unrecorded_policy
             return explain_shown(self._connection, user_id, begin, end, unrecorded, self._settings(), view)
 
@@ -565,7 +322,7 @@ class Warehouse:
         Columns: moment, score (Float64; null while the policy in force lacked the view). The last moment is the
         warehouse's as_of; of more than 60, those of the newest days remain, one for each day.
         """
-        with _running(f"the scores shown of {user_id}"), naming_erased(user_id, self._settings):
+        with running(f"the scores shown of {user_id}"), naming_erased(user_id, self._settings):
             require_events(self._connection, user_id)
             rules = self._unrecorded_policy()
             return shown_scores(self._connection, user_id, self.info.as_of, rules, self._settings(), view)
@@ -577,7 +334,7 @@ class Warehouse:
 
         Raises UsageError for an unknown trend or parameter, and unless since is before until.
         """
-        with _running(f"the trend {name}"):
+        with running(f"the trend {name}"):
             return run_trend(self._connection, find_trend(name), since, until, parameters)
 
     @property
@@ -612,62 +369,3 @@ class Warehouse:
     def _unrecorded_policy(self) -> Policy:
         """Return the policy in force before the first activation: without any, the warehouse's, else the settings'."""
         return load_policy(load_settings().reputation.policy) if activated_in(self._connection) else self.info.policy
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class AsOf:
-    """The scores of one moment, as known now or at another moment; returned by `Warehouse.as_of()`."""
-
-    _connection: duckdb.DuckDBPyConnection
-    moment: datetime
-    known_at: datetime | None
-    policy: Policy
-    """The policy of this moment, used unless a method is given another one."""
-    _settings: Callable[[], Settings]
-
-    def __repr__(self) -> str:
-        known = "as known now" if self.known_at is None else f"as known at {self.known_at:%Y-%m-%d %H:%M:%S} UTC"
-        return f"<AsOf {self.moment:%Y-%m-%d %H:%M:%S} UTC, {known}, policy {self.policy.name}>"
-
-    def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Compute the scores of every user with an event before the moment; columns as of `Warehouse.scores()`."""
-        rules = self._rules(policy)
-        with _running(f"scores by {rules.name}"):
-            return scores(self._connection, rules, self.moment, self.known_at)
-
-    def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return the all-time score and rank of all users by `before` (None: this moment's policy) and by `policy`.
-
-        Columns as of `Warehouse.compare()`. Publishes nothing.
-        """
-        rules, old = self._rules(policy), self._rules(before)
-        with _running(f"{old.name} beside {rules.name}"):
-            return compare_policies(self._connection, old, rules, self.moment, self.known_at)
-
-    def explain(
-        self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time", scope: str | None = None
-    ) -> pl.DataFrame:
-        """Return every contribution to a user's score in a view at this moment with its reason, in the order of events.
-
-        Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
-        rule, related_event_id, points, rating, earned (points; they add up to the score), score (points so far) and
-        level.
-        """
-        with _running(f"the explanation of {user_id}"), naming_erased(user_id, self._settings):
-            rules = self._rules(policy)
-            rows = explain(self._connection, rules, user_id, self.moment, self.known_at, view, scope)
-            return of_known_value(self._connection, scope, of_known_user(self._connection, user_id, rows))
-
-    def trust_paths(self, user_id: str, rater_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return through whom a rater of a user is trusted, as of `Warehouse.trust_paths()`.
-
-        Columns: day, weight, part and path. The days are those before this moment.
-        """
-        with _running(f"the paths of trust to {rater_id}"), naming_erased(user_id, self._settings):
-            rules = self._rules(policy)
-            return trust_paths(self._connection, rules, user_id, rater_id, self.moment, self.known_at)
-
-    def _rules(self, policy: AnyPolicy | None) -> Policy:
-        if policy is None:
-            return self.policy
-        return policy if isinstance(policy, Policy) else load_policy(policy)

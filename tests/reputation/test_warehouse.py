@@ -108,7 +108,7 @@ def test_result_types(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> 
     rows = warehouse.sql(query, values).rows()
     assert warehouse.relation(query, values).fetchall() == rows
     assert pl.from_arrow(warehouse.arrow(query, values)).rows() == rows  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr("pipelines.reputation.warehouse.find_spec", lambda _: None)
+    monkeypatch.setattr("pipelines.reputation.warehouse_session.find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"needs pandas, .* pip install pandas, or take \.sql\(\)"):
         warehouse.pandas(query, values)
 
