@@ -3,6 +3,7 @@
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import struct
 import tempfile
@@ -24,6 +25,8 @@ FALLBACK_ENCODING = "cp1252"
 _ZIP = b"PK\x03\x04"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
+_ZSTD_BLOCK_BYTES = 1024
+"""Of a zstd file, decompressed at a time: at most 32 MiB of content, since four bytes may stand for 128 KiB."""
 _SAMPLE_BYTES = 256 * 1024
 _ERRORS = (
     *(OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError),
@@ -108,12 +111,45 @@ def first_bytes(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
+class _ZstdFrames(io.RawIOBase):
+    """The content of the frames of a zstd file; zstandard's own reader takes one that is cut off for a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = _zstd_frame()
+        self._rest, self._content = b"", io.BytesIO()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some content; none at the end. Raises EOFError if the file ends within a frame."""
+        while not (count := self._content.readinto(buffer)):
+            block = self._rest or self._file.read(_ZSTD_BLOCK_BYTES)
+            if not block and not self._frame.eof:
+                raise EOFError("it ends within a frame")
+            if not block:
+                return 0
+            if self._frame.eof:
+                self._frame = _zstd_frame()
+            self._content = io.BytesIO(self._frame.decompress(block))
+            self._rest = self._frame.unused_data
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _zstd_frame() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
+
+
 def _decompressed(path: Path, start: bytes) -> Any:
     if start.startswith(b"\x1f\x8b"):
         return gzip.open(path)
     if start.startswith(b"\x28\xb5\x2f\xfd"):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-        return decompressor.stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        return io.BufferedReader(_ZstdFrames(path), _SAMPLE_BYTES)
     if start.startswith(b"BZh"):
         return bz2.open(path)
     if start.startswith(b"\xfd7zXZ"):

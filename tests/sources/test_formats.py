@@ -133,10 +133,25 @@ def test_a_long_window_of_zstd_is_read(tmp_path: Path, expected: list[tuple[obje
     assert _events(path) == expected
 
 
+def test_zstd_that_ends_between_lines_is_an_error(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """A frame without its end is no smaller table; frames that follow each other, and those to skip, are one file."""
+    compressor = zstandard.ZstdCompressor().compressobj()
+    begun = compressor.compress(_CSV.encode()) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    path = tmp_path / "a.csv.zst"
+    path.write_bytes(begun)
+    with pytest.raises(UsageError, match=r"cannot be decompressed: it ends within a frame: it is damaged or cut off"):
+        _events(path)
+    to_skip = struct.pack("<LL", 0x184D2A50, 2) + b"no"
+    parts = [zstandard.compress(part.encode()) for part in _CSV.splitlines(keepends=True)]
+    path.write_bytes(parts[0] + to_skip + b"".join(parts[1:]))
+    assert _events(path) == expected
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:10] + b"\x00" * 20 + data[30:]])
 def test_a_damaged_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """Nothing of it is taken for the whole."""
-    for suffix, compress in ((".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)):
+    kinds = ((".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress), (".zst", zstandard.compress))
+    for suffix, compress in kinds:
         path = tmp_path / f"a.csv{suffix}"
         path.write_bytes(damage(compress(_CSV.encode())))
         with pytest.raises(UsageError, match=r"cannot be decompressed: .*damaged or cut off"):
