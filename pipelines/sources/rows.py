@@ -56,6 +56,7 @@ _MAGIC = {
     b"\xff\x06\x00\x00sNaPpY": "snappy",
 }
 """How files begin, decompressed, whose name says no format."""
+_OLE, _ZIP, _ODS = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"PK\x03\x04", b"application/vnd.oasis.opendocument.spreadsheet"
 _TAR, _TAR_AT = b"ustar", 257
 """What a tar archive has in the header of its first file, and where."""
 _ARCHIVE = "is an archive, perhaps of several files: unpack it, and give its files"
@@ -171,8 +172,15 @@ def describe(path: Path, options: ReadOptions = _PLAIN, names: Collection[str] =
     """Describe what was found about the form of a file and is not the usual; empty if nothing is. Raises UsageError."""
     form = file_format(path, options, shown)
     if form != "csv":
-        return "" if _FORMATS.get(_extension(Path(shown or path))) == form else f"format {form}"
+        said = "" if _FORMATS.get(_extension(Path(shown or path))) == form else f"format {form}"
+        return ", ".join(filter(None, [said, _sheets(path, options, names, shown) if form == "xlsx" else ""]))
     return str(csv_dialect(path, options, _extension(path), names))
+
+
+def _sheets(path: Path, options: ReadOptions, names: Collection[str], shown: str) -> str:
+    """Return which sheets of a workbook are read; empty if there is only one."""
+    first = next(read_rows(path, options, (), names, shown))
+    return (first.columns.schema.metadata or {}).get(b"note", b"").decode()
 
 
 def count_rows(path: Path, options: ReadOptions = _PLAIN, names: Collection[str] = (), shown: str = "") -> int:
@@ -189,7 +197,7 @@ def file_format(path: Path, options: ReadOptions = _PLAIN, shown: str = "") -> s
     """Return the format of a file: the option, what its name says, or what it begins with. Raises UsageError."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give its files")
-    named = options.format or _FORMATS.get(_extension(Path(shown or path)))
+    named = options.format or ("xlsx" if _is_workbook(path) else _FORMATS.get(_extension(Path(shown or path))))
     found = named or _format_of(path)
     if found in _NOT_READ:
         raise UsageError(f"{path}: {_NOT_READ[found]}")
@@ -204,10 +212,14 @@ def _extension(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def _is_workbook(path: Path) -> bool:
+    """Return whether a file begins like a workbook, whatever its name: text is never stored so."""
+    start = first_bytes(path, 4096)
+    return start.startswith(_OLE) or (start.startswith(_ZIP) and (b"xl/" in start or _ODS in start))
+
+
 def _format_of(path: Path) -> str:
     """Return the format that the first bytes of a file show; text that is not JSON is CSV."""
-    if first_bytes(path, 4) == b"PK\x03\x04" and b"xl/" in first_bytes(path, 4096):
-        return "xlsx"
     with TextStream(path, "utf-8") as stream:
         start = stream.sample
     if start[_TAR_AT:].startswith(_TAR):

@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterator
 from decimal import Decimal
 from functools import reduce
@@ -51,6 +52,12 @@ _MAX_SECONDS = 600
 """For decoding one batch: a file that takes longer is hostile or damaged."""
 _MAX_REASON_CHARS = 300
 """Of what a library says: fastavro quotes the whole schema of a file."""
+_MAX_SHOWN_SHEETS = 20
+_MANY_DIGITS = "^-?[0-9]{16,30}$"
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How workbooks begin: ZIP archives, and those of Excel before 2007."""
+NOTE = b"note"
+"""Schema metadata: what was found about the form of the file and is not the usual."""
 UNREADABLE = b"unreadable"
 """Field metadata of a column without a text form: its type."""
 
@@ -102,7 +109,7 @@ def _in_time(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 def _tables(path: str, form: str, ids: frozenset[str], names: list[str], chunk_rows: int) -> Iterator[pa.Table]:
     row = 1
     of_excel = form == "xlsx"
-    for batch in _excel_batches(path, chunk_rows, names) if of_excel else _BATCHES[form](path, chunk_rows):
+    for batch in _excel_batches(path, chunk_rows, names, ids) if of_excel else _BATCHES[form](path, chunk_rows):
         _check_names(batch.schema.names)
         for piece in _split(batch, row):
             yield _as_text(piece, ids, row)
@@ -168,14 +175,26 @@ def _avro_batches(path: str, _chunk_rows: int) -> Iterator[pa.RecordBatch]:
             yield pa.record_batch([_array([row[name] for row in rows]) for name in names], names)
 
 
-def _excel_batches(path: str, chunk_rows: int, names: Collection[str]) -> Iterator[pa.RecordBatch]:
+def _excel_batches(
+    path: str, chunk_rows: int, names: Collection[str], ids: Collection[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of all sheets that have the mapped names, or the columns of the first sheet if none are mapped."""
     with extra("excel", "an Excel file"):
         fastexcel: Any = import_module("fastexcel")
-    book = fastexcel.read_excel(path)
-    header = _header_row(book, names) if names else 0
-    sheet = book.load_sheet(0, header_row=header, schema_sample_rows=None)
-    table = pa.Table.from_batches([sheet.to_arrow()])
-    yield from table.filter(_has_values(table)).to_batches(chunk_rows)
+    content = Path(path).read_bytes()  # its reader finds the kind of a workbook in it, and from a path in its name
+    if not content.startswith(_WORKBOOKS):
+        raise RefusedError(
+            "it is no workbook, though it is called one: save it as .xlsx, or give --format csv for text"
+        )
+    book = fastexcel.read_excel(content)
+    sheets, note = _sheets(book, names)
+    tables = _sheet_tables(book, sheets, fastexcel.UnsupportedColumnTypeCombinationError)
+    table = pa.concat_tables(tables, promote_options="default")
+    table = table.filter(_has_values(table))
+    for name in set(ids) & set(table.column_names):
+        _check_digits(book, sheets, name, table[name], fastexcel.UnsupportedColumnTypeCombinationError)
+    table = table.replace_schema_metadata({NOTE: note.encode()})
+    yield from table.to_batches(chunk_rows) or [pa.RecordBatch.from_pylist([], table.schema)]  # its columns are checked
 
 
 def _has_values(table: pa.Table) -> pa.ChunkedArray:
@@ -183,11 +202,85 @@ def _has_values(table: pa.Table) -> pa.ChunkedArray:
     return reduce(pc.or_, (pc.is_valid(column) for column in table.columns))
 
 
-def _header_row(book: Any, names: Collection[str]) -> int:
-    """Return the first of the rows on top that has the mapped names, as below a title; 0 if none has."""
-    top = book.load_sheet(0, header_row=None, skip_rows=0, n_rows=_MAX_ROWS_ABOVE_HEADER + 1, dtypes="string")
-    rows = zip(*(column.to_pylist() for column in top.to_arrow().columns), strict=True)
-    return next((number for number, row in enumerate(rows) if has_names([text or "" for text in row], names)), 0)
+def _sheets(book: Any, names: Collection[str]) -> tuple[dict[str, int], str]:
+    """Return the number of the header row by the name of each sheet that is read, and a note about several sheets.
+
+    The header is the first of the rows on top that has the mapped names, as below a title. If no sheet has them, the
+    first one is read, so that the error says what it has.
+    """
+    tops = {sheet: top for sheet in book.sheet_names if (top := _top_rows(book, sheet))}
+    if not tops:
+        raise RefusedError("it is empty: the first row must name the columns")
+    first = next(iter(tops))
+    wanted = names or [name for name in tops[first][0] if name]
+    found = {sheet: _header_row(top, wanted) for sheet, top in tops.items()}
+    read = {sheet: row for sheet, row in found.items() if row is not None} or {first: 0}
+    for sheet, row in read.items():
+        twice = [name for name, count in Counter(tops[sheet][row]).items() if count > 1 and name in wanted]
+        if twice:
+            raise RefusedError(f"sheet {sheet!r}: several columns are named {twice[0]!r}: rename one")
+    others = [sheet for sheet in tops if sheet not in read]
+    note = f"{len(read)} of {len(tops)} sheets are read: {_shown(read)}"
+    return read, f"{note}; without the columns: {_shown(others)}" if others else note * (len(read) > 1)
+
+
+def _shown(sheets: Collection[str]) -> str:
+    more = ", ..." if len(sheets) > _MAX_SHOWN_SHEETS else ""
+    return f"{', '.join(map(repr, islice(sheets, _MAX_SHOWN_SHEETS)))}{more}"
+
+
+def _top_rows(book: Any, sheet: str) -> list[list[str]]:
+    """Return the rows on top of a sheet as text; none of an empty sheet, or one of charts."""
+    top = book.load_sheet(sheet, header_row=None, skip_rows=0, n_rows=_MAX_ROWS_ABOVE_HEADER + 1, dtypes="string")
+    columns = [column.to_pylist() for column in top.to_arrow().columns] if top.width else []
+    return [[text or "" for text in row] for row in zip(*columns, strict=True)]
+
+
+def _header_row(top: list[list[str]], names: Collection[str]) -> int | None:
+    return next((number for number, row in enumerate(top) if has_names(row, names)), None)
+
+
+def _sheet_tables(book: Any, sheets: dict[str, int], unsupported: type[Exception]) -> list[pa.Table]:
+    """Return the rows of sheets; as text, unless each column has one type in all of them."""
+    try:
+        tables = [_sheet_table(book, sheet, row) for sheet, row in sheets.items()]
+        pa.unify_schemas([table.schema for table in tables])
+    except (unsupported, pa.ArrowInvalid, pa.ArrowTypeError):
+        return [_sheet_table(book, sheet, row, dtypes="string") for sheet, row in sheets.items()]
+    return tables
+
+
+def _sheet_table(book: Any, sheet: str, row: int, **options: Any) -> pa.Table:
+    found = book.load_sheet(sheet, header_row=row, schema_sample_rows=None, **options)
+    return pa.Table.from_batches([found.to_arrow()])
+
+
+def _check_digits(
+    book: Any, sheets: dict[str, int], name: str, values: pa.ChunkedArray, unsupported: type[Exception]
+) -> None:
+    """Raise RefusedError for an id of many digits that may be a number, as text beside others: its last are lost."""
+    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+        return  # `_check_id` knows floats
+    long = pc.fill_null(pc.match_substring_regex(values, _MANY_DIGITS), fill_value=False)
+    rounded = [row for row in pc.indices_nonzero(long).to_pylist() if _is_of_a_float(values[row].as_py())]
+    if not rounded:
+        return
+    try:
+        tables = [_sheet_table(book, *sheet, use_columns=[name], dtype_coercion="strict") for sheet in sheets.items()]
+        if all(pa.types.is_string(table.schema.types[0]) for table in tables):
+            return  # all of them are text
+    except unsupported:
+        pass
+    raise RefusedError(
+        f"row {rounded[0] + 1}, column {name!r}: {values[rounded[0]].as_py()} may be a number, of which Excel drops "
+        "the last digits: write all ids of the column as text"
+    )
+
+
+def _is_of_a_float(digits: str) -> bool:
+    """Return whether digits are as a float above 2^53 is written."""
+    number = float(digits)
+    return abs(number) > _MAX_EXACT_FLOAT and digits in {f"{number:.0f}", f"{Decimal(repr(number)):f}"}
 
 
 def _array(values: list[Any]) -> pa.Array:
@@ -257,6 +350,8 @@ def _split(batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
             f"row {row + int(sizes.argmax())} is longer than {mebibytes(MAX_ROW_BYTES)}: remove long values"
         )
     start = 0
+    if not len(batch):
+        yield batch
     while start < len(batch):
         rows = max(1, int(np.searchsorted(np.cumsum(sizes[start:]), CHUNK_BYTES, side="right")))
         yield batch.slice(start, rows)
@@ -307,7 +402,7 @@ def _as_text(batch: pa.RecordBatch, ids: frozenset[str], row: int) -> pa.Table:
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise RefusedError(f"column {name!r} cannot be read: {str(error).splitlines()[0]}") from None
         columns.append(text)
-    return pa.table(columns, pa.schema(fields))
+    return pa.table(columns, pa.schema(fields, {NOTE: (batch.schema.metadata or {}).get(NOTE, b"")}))
 
 
 def _check_id(name: str, kind: pa.DataType, column: pa.Array, row: int) -> None:

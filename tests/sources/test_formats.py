@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import count_rows, describe, read_rows
 from pipelines.sources.times import read_file_times
-from tests.sources.workbook import write_workbook, zipped
+from tests.sources.workbook import workbook, write_workbook, zipped
 
 _MAPPING = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"), ("buyer", "buyer")))
 _ROWS = [
@@ -248,6 +249,50 @@ def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) 
     header, *rows = [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)]
     write_workbook(tmp_path / "b.xlsx", [*above, header, *rows])
     assert _events(tmp_path / "b.xlsx") == expected, "the header is below a title"
+
+
+def test_all_sheets_with_the_mapped_names_are_read(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """In any order of columns, with other types, below a title, under the name of another format; others are named."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    header, *rows = [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)]
+    january, february = [header, *rows[:5]], [["2024"], *(row[::-1] for row in [header, *rows[5:9]])]
+    march = [header, *([seller, buyer, f"{stars}", at] for seller, buyer, stars, at in rows[9:])]
+    write_workbook(tmp_path / "a.csv", [["Read me"]], january, february, [], march)
+    assert _events(tmp_path / "a.csv") == expected
+    said = "format xlsx, 3 of 4 sheets are read: 'sheet2', 'sheet3', 'sheet5'; without the columns: 'sheet1'"
+    assert describe(tmp_path / "a.csv", names=_MAPPING.required_columns()) == said
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["s1", 1, "x", "2024-01-01"], [123456789012345678, 1, 1, "2024-01-01"]], "row 2, column 'seller': .*as text"),
+        ([["s1", 1, "x", "2024-01-01"], ["123456789012345680", 1, 1, "2024-01-01"]], None),
+    ],
+)
+def test_rounded_ids_beside_text_are_refused(tmp_path: Path, rows: list[list[object]], message: str | None) -> None:
+    """A number of a workbook has 15 digits: whole ones in a column of text and numbers belong to another user."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    write_workbook(tmp_path / "a.xlsx", [_HEADER.strip().split(","), *rows])
+    with pytest.raises(UsageError, match=message) if message else nullcontext():
+        assert len(_events(tmp_path / "a.xlsx")) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_CSV.encode(), "it is no workbook, though it is called one"),
+        (workbook([]), "it is empty: the first row must name the columns"),
+        (workbook([["seller", "at", "stars", "buyer", "at"], ["s", "2024-01-01", 1, "b", "x"]]), "are named 'at'"),
+        (workbook([["Seller", "at", "stars", "buyer"]]), "do you mean 'Seller'"),
+    ],
+)
+def test_a_workbook_that_is_not_understood_says_what_to_do(tmp_path: Path, content: bytes, message: str) -> None:
+    """Also without rows; and a column that is there twice is not taken for either."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    (tmp_path / "a.xlsx").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        _events(tmp_path / "a.xlsx")
 
 
 def test_rows_without_a_value_do_not_count(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
