@@ -12,8 +12,9 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator
+from datetime import date
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -126,7 +127,13 @@ def _parquet_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
     dictionaries = sorted((strings - delta) & _repeating_columns(metadata, CHUNK_BYTES // chunk_rows))
     batch_rows = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
     rows = 0
-    with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
+    with pq.ParquetFile(
+        path,
+        read_dictionary=dictionaries,
+        buffer_size=_BLOCK_BYTES,
+        pre_buffer=False,
+        coerce_int96_timestamp_unit="us",  # of nanoseconds, those after 2262 are other times
+    ) as file:
         for batch in file.iter_batches(batch_rows, use_threads=False):
             rows += len(batch)
             yield _with_zones(batch, instants)
@@ -165,14 +172,41 @@ def _orc_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _avro_batches(path: str, _chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield records, at least one batch; its schema says which columns are times, so that all batches have one form."""
     with extra("avro", "an Avro file"):
         import fastavro  # noqa: PLC0415 - only where a file is Avro
+        from fastavro.read import LOGICAL_READERS  # noqa: PLC0415
+    for kind, read in LOGICAL_READERS.items():
+        LOGICAL_READERS[kind] = partial(_read_or_none, read)
     with Path(path).open("rb") as file:
         records: Any = fastavro.reader(file)
         schema = records.writer_schema
-        names = [field["name"] for field in schema.get("fields", [])]
-        while rows := list(islice(records, _RECORD_ROWS)):
-            yield pa.record_batch([_array([row[name] for row in rows]) for name in names], names)
+        if not isinstance(schema, dict) or "fields" not in schema:
+            raise RefusedError("its values are not records of one type: write rows as records of one type")
+        kinds = {field["name"]: _avro_kind(field["type"]) for field in schema["fields"]}
+        rows = list(islice(records, _RECORD_ROWS))
+        while True:
+            yield pa.record_batch([_array([row[name] for row in rows], kind) for name, kind in kinds.items()], [*kinds])
+            if not (rows := list(islice(records, _RECORD_ROWS))):
+                return
+
+
+def _read_or_none(read: Any, *arguments: Any) -> Any:
+    """Return a value of a logical type; None for one that Python has not, such as the year 12000."""
+    try:
+        return read(*arguments)
+    except (OverflowError, ValueError):
+        return None
+
+
+def _avro_kind(schema: Any) -> pa.DataType | None:
+    """Return the type of a column of times or floats; None for others, and where a union has several types."""
+    if isinstance(schema, list):
+        kinds = [kind for kind in schema if kind != "null"]
+        return _avro_kind(kinds[0]) if len(kinds) == 1 else None
+    if isinstance(schema, dict):
+        return _AVRO_TIMES.get(schema.get("logicalType", "")) or _avro_kind(schema.get("type"))
+    return pa.float32() if schema == "float" else None
 
 
 def _excel_batches(
@@ -283,12 +317,26 @@ def _is_of_a_float(digits: str) -> bool:
     return abs(number) > _MAX_EXACT_FLOAT and digits in {f"{number:.0f}", f"{Decimal(repr(number)):f}"}
 
 
-def _array(values: list[Any]) -> pa.Array:
-    """Return Python values as a column, as their JSON if they have several types."""
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """Return Python values as a column, as their JSON if they have several types, and times of no `kind` as text."""
+    if kind is not None:
+        return pa.array(values, kind)
+    values = [value.isoformat() if isinstance(value, date) else value for value in values]
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.array([value if isinstance(value, str) else _json(value) for value in values], pa.string())
+
+
+_AVRO_TIMES = {
+    "timestamp-millis": TIMESTAMP,
+    "timestamp-micros": TIMESTAMP,
+    "timestamp-nanos": pa.timestamp("ns", "UTC"),
+    "local-timestamp-millis": pa.timestamp("us"),
+    "local-timestamp-micros": pa.timestamp("us"),
+    "local-timestamp-nanos": pa.timestamp("ns"),
+    "date": pa.date32(),
+}
 
 
 _BATCHES = {

@@ -198,6 +198,10 @@ def test_an_encoding_is_found_and_said(tmp_path: Path, encoding: str, form: str)
     assert describe(path, names=_MAPPING.required_columns()) == form
 
 
+def _avro_time(kind: str) -> dict[str, str]:
+    return {"type": "long", "logicalType": kind}
+
+
 def _write_avro(path: Path) -> None:
     fields = [
         {"name": "seller", "type": "string"},
@@ -207,6 +211,49 @@ def _write_avro(path: Path) -> None:
     time = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
     with path.open("wb") as file:
         fastavro.writer(file, {"type": "record", "name": "R", "fields": [*fields, time]}, _ROWS)
+
+
+def _avro(path: Path, schema: object, records: list[object]) -> Path:
+    with path.open("wb") as file:
+        fastavro.writer(file, schema, records)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "texts"),
+    [
+        (
+            ["null", _avro_time("timestamp-micros")],
+            [None] * 4096 + [_ROWS[0]["at"]],
+            [""] * 4096 + ["2024-01-01T10:00:00Z"],
+        ),
+        (["string", _avro_time("timestamp-millis")], [_ROWS[0]["at"], "later"], ["2024-01-01T10:00:00+00:00", "later"]),
+        (_avro_time("timestamp-millis"), [2**60, _ROWS[0]["at"]], ["", "2024-01-01T10:00:00Z"]),
+        (_avro_time("timestamp-nanos"), [1_704_103_200_123_456_789], ["2024-01-01T10:00:00.123456Z"]),
+        (_avro_time("local-timestamp-nanos"), [1_704_103_200_123_456_789], ["2024-01-01T10:00:00.123456"]),
+        ("float", [0.1], ["0.1"]),
+    ],
+)
+def test_a_column_of_avro_has_one_form(tmp_path: Path, kind: object, values: list[object], texts: list[str]) -> None:
+    """By its schema, whatever the values of a batch: empty ones first, times beside text, or beyond the calendar."""
+    schema = {"type": "record", "name": "R", "fields": [{"name": "x", "type": kind}]}
+    chunks = list(read_rows(_avro(tmp_path / "a.avro", schema, [{"x": value} for value in values])))
+    assert len({str(chunk.columns.schema) for chunk in chunks}) == 1
+    assert [text for chunk in chunks for text in chunk.text("x").to_pylist()] == texts
+
+
+def test_avro_of_other_values_than_records_is_refused(tmp_path: Path) -> None:
+    """With what to do."""
+    with pytest.raises(UsageError, match=r"a\.avro: its values are not records of one type"):
+        count_rows(_avro(tmp_path / "a.avro", "string", ["a"]))
+
+
+def test_times_of_int96_beyond_2262_are_read(tmp_path: Path) -> None:
+    """As Spark writes 9999-12-31 for no end: in nanoseconds it would be a time of another century."""
+    path, years = tmp_path / "a.parquet", [datetime(1600, 1, 1), datetime(9999, 12, 31)]  # noqa: DTZ001
+    pq.write_table(pa.table({"at": pa.array(years, pa.timestamp("us"))}), path, use_deprecated_int96_timestamps=True)
+    (rows,) = read_rows(path)
+    assert rows.text("at").to_pylist() == ["1600-01-01T00:00:00Z", "9999-12-31T00:00:00Z"]
 
 
 def _write_categories(path: Path) -> None:
