@@ -9,8 +9,8 @@ from pyarrow import compute
 from pipelines.boundary.toml import abbreviate
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
-_ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
-"""A large number as spreadsheets and floats write it: its last digits are lost."""
+_ROUNDED_NUMBER = r"^-?[0-9](?:[.,][0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
+"""A large number as spreadsheets and floats write it, also with a decimal comma: its last digits are lost."""
 _NESTED = ("{", "[")
 _NO_ID = rf"{_ROUNDED_NUMBER}|^[{{\[]"
 

@@ -158,6 +158,7 @@ def test_values_that_are_not_ids_are_refused(tmp_path: Path, values: pa.Array, m
             "row 1, column 'user': 9.8765432101e.10 is a rounded number",
         ),
         ("a.csv", "user,at\n7.65612E+16,2024-01-01\n", "is a rounded number, not an id: write all digits"),
+        ("a.csv", "user;at\n1,23E+17;2024-01-01\n", "1,23E.17 is a rounded number, not an id: write all digits"),
         ("a.ndjson", '{"user": 1e+16, "at": "2024-01-01"}', "row 1, column 'user': 1e.16 is a rounded number"),
         (
             "a.ndjson",
