@@ -77,6 +77,24 @@ def test_numbers_continue_after_a_stop(busless: Settings, tmp_path: Path, monkey
     assert len(set(ids)) == 20
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is still written: its last row would be a part of one. The complete file loads, each event once."""
+    monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 40)
+    path = _votes(tmp_path / "a.csv", "".join(f"a,2024-01-01T00:00:{n}Z\n" for n in range(10, 30)))
+    small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=4)})
+    source = open_input(InputFile(path), _NUMBERED, small)
+    first = source.poll(lambda *_: None)
+    assert first is not None
+    with path.open("a") as file:
+        file.write("b,2024-01-0")
+    with pytest.raises(UsageError, match=r"a\.csv: it changed while it was read: load it again when it is complete"):
+        source.poll(source.next_checkpoint())
+    path.write_text(f"{path.read_text()}2\n")
+    assert _accepted(busless, path, _NUMBERED) == 21
+
+
 def test_a_later_export_with_one_more_column_counts_nothing_twice_by_its_identity(
     busless: Settings, tmp_path: Path
 ) -> None:

@@ -42,6 +42,8 @@ class FileSource(RecordsAtHand):
     topic_id: str
     name: str
     """Its address: a path, an URI, `-` for standard input, or the name of a frame."""
+    state: list[int]
+    """Its size and modification time when it was opened."""
     source: SourceFile | None = None
     """The source file that says what the rows are; None if the caller does."""
     position: int = 0
@@ -67,13 +69,15 @@ class FileSource(RecordsAtHand):
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the rows from the checkpoint on, in whole chunks up to the limits of a batch; None at the end.
 
-        An invalid row is rejected, with the row as JSON in the value. Raises UsageError for a missing column or an
-        unreadable file; nothing of this batch is committed then.
+        An invalid row is rejected, with the row as JSON in the value. Raises UsageError for a missing column, an
+        unreadable file, and one that changed since it was opened; nothing of this batch is committed then.
         """
         start = checkpoint(self.topic_id, 0) or 0
         if start == 0 or start != self.position:
             self._begin(start)
         chunks = list(self._chunks_of_a_batch())
+        if self.state != _state(self.path):
+            raise UsageError(f"{self.path}: it changed while it was read: load it again when it is complete")
         if not chunks:
             return None
         mapping = self.mapping
@@ -192,13 +196,21 @@ def open_file(
     """
     try:
         path = path.resolve(strict=True)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    state = _state(path)
+    place = [name, content] if content else [str(path), *state]
+    identity = [*place, _identity(rows), *_changed(settings.contract)]
+    source = rows if isinstance(rows, SourceFile) else None
+    return FileSource(path, _mapping(rows), settings, f"file-{_digest(identity)}", name or str(path), state, source)
+
+
+def _state(path: Path) -> list[int]:
+    try:
         status = path.stat()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    place = [name, content] if content else [str(path), status.st_size, status.st_mtime_ns]
-    identity = [*place, _identity(rows), *_changed(settings.contract)]
-    source = rows if isinstance(rows, SourceFile) else None
-    return FileSource(path, _mapping(rows), settings, f"file-{_digest(identity)}", name or str(path), source)
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _digest(value: Any) -> str:
