@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob, has_magic
@@ -54,12 +54,13 @@ class InputFile:
 def find_files(addresses: Iterable[str | Path]) -> list[str]:
     """Return the files of addresses: a folder has those in it, a pattern its matches, a Delta table its data files.
 
-    Raises UsageError for an address without files, and for a link within a folder, or to a match of a pattern, that
-    leads out of it. Hidden files, and those that begin with `_`, do not count, except as data files of a Delta table.
+    Raises UsageError for an address without files, for a folder that cannot be read, for a link within a folder, or to
+    a match of a pattern, that leads out of it or nowhere, and for a name that is not UTF-8. Hidden files and folders,
+    and those that begin with `_` as unfinished ones of Spark do, do not count, except as data files of a Delta table.
     """
     found = [file for address in map(str, addresses) for file in _files_at(address)]
     for file in found:
-        _check_nul(file)
+        _check_path(file)
     return found
 
 
@@ -104,7 +105,11 @@ def _check_name(address: Any, name: str) -> None:
         )
 
 
-def _check_nul(file: str) -> None:
+def _check_path(file: str) -> None:
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{file!r} is not a name in UTF-8: rename the file") from None
     if "\0" in file:
         raise UsageError(f"{file!r} has a NUL, which no file name has: correct the address, or export the table again")
 
@@ -121,11 +126,12 @@ def _files_at(address: str) -> Sequence[str]:
     if has_magic(address) and not Path(address).exists():
         fixed = takewhile(lambda part: not has_magic(part), Path(address).parts)
         matches = glob(address, recursive=True)  # noqa: PTH207 - patterns as in a shell
-        return _some(address, _files_in(Path(*fixed), _visible(matches)))
+        folder = Path(*fixed)
+        return _some(address, _files_in(folder, _visible(folder, matches, Path(address).parts)))
     if (Path(address) / _DELTA_LOG).is_dir():
         return _delta_files(address)
     if Path(address).is_dir():
-        return _some(address, _files_in(Path(address), _visible(map(str, Path(address).rglob("*")))))
+        return _some(address, _files_in(Path(address), _visible(Path(address), _walk(Path(address)))))
     return [address]
 
 
@@ -137,11 +143,30 @@ def _objects_at(address: str) -> Sequence[str]:
         if store.get_file_info(f"{path}/{_DELTA_LOG}").type == pa_fs.FileType.Directory:
             return _delta_files(address)
         found = store.get_file_info(pa_fs.FileSelector(path, recursive=True))
-    return _some(address, _visible(f"s3://{info.path}" for info in found if info.is_file))
+    visible = _visible(Path(path), (info.path for info in found if info.is_file))
+    return _some(address, (f"s3://{each}" for each in visible))
 
 
-def _visible(paths: Iterable[str]) -> Iterator[str]:
-    return (path for path in paths if not Path(path).name.startswith((".", "_")))
+def _walk(folder: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        yield from (str(Path(place, name)) for name in (*folders, *files))
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: {error.strerror}")
+
+
+def _visible(folder: Path, paths: Iterable[str], written: Collection[str] = ()) -> Iterator[str]:
+    """Yield the paths in a folder with no hidden part but those that are `written` in a pattern."""
+    for path in paths:
+        parts = Path(path).relative_to(folder).parts
+        if not any(_is_hidden(part) and part not in written for part in parts):
+            yield path
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)  # _year=2024 is a partition
 
 
 def _files_in(folder: Path, paths: Iterable[str]) -> Iterator[str]:
@@ -151,13 +176,15 @@ def _files_in(folder: Path, paths: Iterable[str]) -> Iterator[str]:
     """
     root = os.path.realpath(folder)
     for path in paths:
-        _check_nul(path)
+        _check_path(path)
         target = os.path.realpath(path)
         if not Path(target).is_relative_to(root):
             raise UsageError(
                 f"{path}: it is a link out of the folder {folder}, to {target}: give that path itself, or copy it"
             )
-        if Path(path).is_file():
+        if not Path(target).exists():
+            raise UsageError(f"{path}: the file {target} is missing: restore it, or remove what names it")
+        if Path(target).is_file():
             yield path
 
 

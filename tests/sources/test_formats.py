@@ -1,9 +1,11 @@
 """One small table in every form that people have gives the same events, ids included (`once`), or says what to do."""
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
+import os
 import re
 import struct
 import tarfile
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import fastavro
@@ -630,6 +633,45 @@ def test_all_data_files_of_a_delta_table_are_read(tmp_path: Path) -> None:
         find_files([table])
     with pytest.raises(UsageError, match="has a NUL, which no file name has"):
         find_files(["a\0.csv"])
+
+
+def test_a_folder_has_no_unfinished_files_and_no_missing_ones(tmp_path: Path) -> None:
+    """What Jupyter and Spark leave in hidden folders is no data; a link to nothing, or a lost data file, is said."""
+    folder = tmp_path / "folder"
+    names = ["a.csv", ".ipynb_checkpoints/a.csv", "_temporary/0/b.csv", "_year=2024/c.csv", "d/_e.csv", "d/f.csv"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(_CSV)
+    shown = [str(folder / name) for name in ("_year=2024/c.csv", "a.csv", "d/f.csv")]
+    assert find_files([folder]) == find_files([f"{folder}/**/*.csv"]) == shown
+    assert find_files([f"{folder}/_temporary/*/*.csv"]) == find_files([folder / "_temporary/0"]), "if asked for"
+    (folder / "gone.csv").symlink_to(folder / "nothing")
+    for address in (folder, f"{folder}/*"):
+        with pytest.raises(UsageError, match=r"gone\.csv: the file .*nothing is missing: restore it"):
+            find_files([address])
+    write_deltalake(tmp_path / "table", _TABLE)
+    next((tmp_path / "table").glob("*.parquet")).unlink()
+    with pytest.raises(UsageError, match=r"\.parquet is missing: restore it"):
+        find_files([tmp_path / "table"])
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are not left out; and one whose name is not UTF-8 is named, which ended the load with a traceback."""
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UsageError, match="locked: Permission denied"):
+        find_files([tmp_path])
+    (tmp_path / "locked").rmdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")).write_text(_CSV)
+    with pytest.raises(UsageError, match=r"udcff\.csv' is not a name in UTF-8: rename the file"):
+        find_files([tmp_path])
 
 
 @pytest.mark.parametrize("name", ["a.orc", "a.arrow", "a.avro", "a.parquet"])
