@@ -3,10 +3,14 @@
 HTTP libraries limit the time of each read, so a server that sends one byte at a time can block its caller indefinitely.
 Here exchanges run on an event loop in a background thread, and the deadline cancels every phase: connecting, TLS,
 sending, headers and body. Redirects are not followed and cookies are not stored.
+
+A name is looked up in a thread of its own, which a deadline cannot end: resolvers hang for half a minute. Threads are
+started as they are needed, so names that hang delay no other exchange (`isolated`).
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +21,9 @@ from typing import Any, cast
 import httpx
 
 from pipelines.errors import TransientError
+
+_MAX_LOOKUPS = 4_096
+"""Names that are looked up at once; asyncio's own limit is a few more than the processors."""
 
 
 class _NoCookies(CookieJar):
@@ -33,6 +40,7 @@ def _new_client() -> httpx.AsyncClient:
 @cache
 def _running_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_MAX_LOOKUPS, "http-lookup"))
     Thread(target=loop.run_forever, name="http-exchange", daemon=True).start()
     return loop
 

@@ -4,8 +4,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import Any
 
 import httpx
 import pytest
@@ -205,6 +207,32 @@ def test_a_certificate_is_checked(client: HttpClient) -> None:
 
     with _server(serve) as address, pytest.raises(TransientError, match="ConnectError"):
         _get(client, f"https://{address}/")
+
+
+def test_names_that_hang_delay_no_other_exchange(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver answers no deadline: more look-ups may hang than a machine has processors (`isolated`)."""
+    released, resolve = Event(), socket.getaddrinfo
+    hanging = []
+
+    def look_up(host: bytes, *options: Any, **more: Any) -> Any:
+        if host == b"gone.example":
+            hanging.append(host)
+            released.wait()
+        return resolve(host, *options, **more)
+
+    def fail(_: int) -> None:
+        with pytest.raises(TransientError, match="no complete answer within"):
+            _get(client, "http://gone.example/")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with ThreadPoolExecutor(40) as others, _server(_respond(_OK + b"Content-Length: 2\r\n\r\nok")) as address:
+        try:
+            list(others.map(fail, range(40)))
+            url = f"http://{address}/".replace("127.0.0.1", "localhost")
+            assert client.exchange(httpx.Request("POST", url), _SLACK, 1_000).body == b"ok"
+            assert len(hanging) == 40
+        finally:
+            released.set()
 
 
 def test_an_excerpt_has_no_control_characters() -> None:
