@@ -257,13 +257,16 @@ def _deliveries(branch: _Branch, records: Sequence[Any]) -> list[Delivery]:
 
 
 def _settle(branch: _Branch, wait_seconds: float) -> None:
-    """Mark deliveries as done: delivered ones, and rejected ones once they are dead letters."""
+    """Mark deliveries as done: delivered ones, and rejected ones once they are dead letters.
+
+    One that is revoked is delivered, or becomes a dead letter, by the new owner of its topic partition.
+    """
     failed: list[tuple[Delivery, str]] = []
     for delivery, answer in branch.lanes.poll_results(wait_seconds):
         if answer.outcome is Outcome.DELIVERED:
             branch.tracker.mark_done(delivery)
             branch.counts.delivered += 1
-        elif answer.outcome is Outcome.REJECTED:
+        elif answer.outcome is Outcome.REJECTED and not delivery.revoked:
             failed.append((delivery, answer.reason))
     if failed:
         write_dead_letters(branch.dead_letters, branch.plan.name, failed)
@@ -307,7 +310,7 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
         consumer(kafka, **options) as reader,
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
-        lanes = Lanes(transports, plan.destination.attempts)
+        lanes = Lanes(transports, plan.destination.attempts, plan.is_quiet)
         branch = _Branch(plan, settings, reader, dead_letters, lanes, Watch(kafka, group_id))
         reader.subscribe([kafka.topic], listener=_Moves(branch.moves))
         try:

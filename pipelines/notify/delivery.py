@@ -1,7 +1,6 @@
 """One delivery: a notification, the result of an attempt, and retries. Independent of any transport."""
 
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -79,22 +78,25 @@ def describe_error(error: BaseException) -> str:
 
 
 def deliver_with_retry(
-    attempt: Callable[[], DeliveryResult], attempts: int, stopping: threading.Event
+    attempt: Callable[[], DeliveryResult], attempts: int, is_due: Callable[[float], bool]
 ) -> DeliveryResult:
-    """Attempt until the notification is delivered or rejected, has failed `attempts` times, or `stopping` is set.
+    """Attempt until the notification is delivered or rejected, has failed `attempts` times, or is no longer due.
 
     The pause between attempts doubles, up to a minute, with up to half of it as jitter, so that a recovering receiver
-    does not get all retries at once. A result of RETRY means that `stopping` was set before the last attempt.
+    does not get all retries at once.
+
+    is_due: called before each attempt; waits for so many seconds and as long as nothing may be delivered, and returns
+    whether to attempt it. If not, the result is RETRY.
     """
+    pause, reason = 0.0, ""
     for number in range(1, attempts + 1):
+        if not is_due(pause):
+            return DeliveryResult(Outcome.RETRY, "stopped before it was delivered")
         answer = attempt()
         if answer.outcome is not Outcome.RETRY:
             return answer
-        if number == attempts:
-            return DeliveryResult(Outcome.REJECTED, f"{answer.reason}, after {attempts} attempts")
-        if stopping.wait(backoff_seconds(number, answer.retry_after_seconds)):
-            break
-    return DeliveryResult(Outcome.RETRY, "stopped before it was delivered")
+        pause, reason = backoff_seconds(number, answer.retry_after_seconds), answer.reason
+    return DeliveryResult(Outcome.REJECTED, f"{reason}, after {attempts} attempts")
 
 
 def backoff_seconds(failures: int, asked_for: float | None) -> float:

@@ -1,7 +1,7 @@
 """The threads that deliver to one destination: all notifications of a user go through one lane, in order.
 
-A lane that hangs delays only its own users of that destination. Independent of Kafka: the reader submits deliveries
-and polls their results.
+A lane that hangs delays only its own users of that destination. In quiet times all of them wait. Independent of Kafka:
+the reader submits deliveries and polls their results.
 """
 
 import contextlib
@@ -16,14 +16,13 @@ from typing import Any
 from pipelines.notify.delivery import (
     DeliveryResult,
     Notification,
-    Outcome,
     Transport,
     attempt_delivery,
     deliver_with_retry,
     describe_error,
 )
 
-_NOT_TRIED = DeliveryResult(Outcome.RETRY, "not attempted")
+_QUIET_POLL_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -40,11 +39,11 @@ class Delivery:
 class Lanes:
     """One thread per transport; `submit` and `poll_results` must be called from one other thread."""
 
-    def __init__(self, transports: Sequence[Transport], attempts: int) -> None:
+    def __init__(self, transports: Sequence[Transport], attempts: int, is_quiet: Callable[[], bool]) -> None:
         self.in_flight = 0
         self.failure: str | None = None
         """Why a lane ended by a bug. Its deliveries never get a result, so new lanes are needed."""
-        self._attempts = attempts
+        self._attempts, self._is_quiet = attempts, is_quiet
         self._stopping = threading.Event()
         self._answered: queue.SimpleQueue[tuple[Delivery, DeliveryResult]] = queue.SimpleQueue()
         self._queues: list[queue.SimpleQueue[Delivery | None]] = [queue.SimpleQueue() for _ in transports]
@@ -88,11 +87,18 @@ class Lanes:
                 transport.close()
 
     def _deliver(self, delivery: Delivery, transport: Transport) -> DeliveryResult:
-        if delivery.revoked or self._stopping.is_set():
-            return _NOT_TRIED
         return deliver_with_retry(
-            lambda: attempt_delivery(transport, delivery.notification), self._attempts, self._stopping
+            lambda: attempt_delivery(transport, delivery.notification),
+            self._attempts,
+            lambda pause: self._is_due(delivery, pause),
         )
+
+    def _is_due(self, delivery: Delivery, pause: float) -> bool:
+        """Wait for the pause and the end of quiet times; return whether the delivery is still this notifier's."""
+        stopped = self._stopping.wait(pause)
+        while not stopped and not delivery.revoked and self._is_quiet():
+            stopped = self._stopping.wait(_QUIET_POLL_SECONDS)
+        return not stopped and not delivery.revoked
 
 
 def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:

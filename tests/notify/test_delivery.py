@@ -1,7 +1,6 @@
 """One delivery: what is sent, what the response means, and when it is retried."""
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -16,6 +15,7 @@ from pipelines.notify.delivery import (
     backoff_seconds,
     deliver_with_retry,
 )
+from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.notify.template import Event
@@ -25,6 +25,7 @@ from pipelines.settings import RedisSettings, Settings
 from tests.notify.receiver import SECRET, Receiver
 from tests.services.ports import HOST, free_port
 from tests.services.redis_server import RedisServer
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 EVENT = Event("e-1", "ada", "Rated", "2026-01-01T00:00:00+00:00", {"rating": "1", "wörd": "ü"})
 NOTIFICATION = Notification(EVENT, "low", "ada got 1")
@@ -92,33 +93,78 @@ def test_refused_connections_and_timeouts_are_retried(receiver: Receiver) -> Non
     assert _attempt(receiver.url, 0.2) == DeliveryResult(Outcome.RETRY, "no complete answer within 0.2 s")
 
 
-@pytest.mark.slow
 def test_a_retry_has_the_same_key(receiver: Receiver) -> None:
     """The receiver can recognize a repeat."""
     statuses = iter([500, 503, 204])
     receiver.answer = lambda _: next(statuses)
     transport = _transport(receiver.url)
-    assert deliver_with_retry(lambda: transport.attempt(NOTIFICATION), 5, threading.Event()) == DELIVERED
+    assert deliver_with_retry(lambda: transport.attempt(NOTIFICATION), 5, _at_once) == DELIVERED
     transport.close()
     assert receiver.keys == ["e-1"] * 3
 
 
 def test_a_delivery_is_rejected_after_the_last_attempt() -> None:
     """The reason gives the number of attempts, and a rejection is not retried."""
-    answer = deliver_with_retry(lambda: DeliveryResult(Outcome.RETRY, "HTTP 500"), 2, threading.Event())
+    answer = deliver_with_retry(lambda: DeliveryResult(Outcome.RETRY, "HTTP 500"), 2, _at_once)
     assert answer == DeliveryResult(Outcome.REJECTED, "HTTP 500, after 2 attempts")
     refusals = iter([DeliveryResult(Outcome.REJECTED, "HTTP 400")])
-    assert deliver_with_retry(lambda: next(refusals), 5, threading.Event()).reason == "HTTP 400"
+    assert deliver_with_retry(lambda: next(refusals), 5, _at_once).reason == "HTTP 400"
 
 
 def test_a_stopping_notifier_does_not_wait_for_a_retry() -> None:
-    """The result is RETRY: the next notifier delivers it."""
-    stopping = threading.Event()
-    stopping.set()
-    assert (
-        deliver_with_retry(lambda: DeliveryResult(Outcome.RETRY, "HTTP 503", 3_000), 5, stopping).outcome
-        is Outcome.RETRY
-    )
+    """The result is RETRY: the next notifier delivers it. So it is for one whose topic partition has a new owner."""
+    transport = _Answers([DeliveryResult(Outcome.RETRY, "HTTP 503", 3_000)])
+    lanes = Lanes([transport], attempts=5, is_quiet=lambda: False)
+    lanes.submit(Delivery(None, NOTIFICATION))
+    lanes.submit(Delivery(None, NOTIFICATION, revoked=True))
+    wait_for("the first attempt", lambda: transport.attempts == 1)
+    lanes.stop(PATIENCE_SECONDS)
+    assert [answer.outcome for _, answer in lanes.poll_results(0.0)] == [Outcome.RETRY] * 2
+    assert transport.attempts == 1
+
+
+def test_a_quiet_time_holds_what_was_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what waits for its lane nor a retry is delivered before the end of a quiet time."""
+    monkeypatch.setattr("pipelines.notify.lanes._QUIET_POLL_SECONDS", 0.001)
+    quiet = {"now": True, "asked": 0}
+
+    def is_quiet() -> bool:
+        quiet["asked"] += 1
+        return quiet["now"]
+
+    def wait_for_questions() -> None:
+        after = quiet["asked"] + 2
+        wait_for("more questions", lambda: quiet["asked"] > after)
+
+    transport = _Answers([DeliveryResult(Outcome.RETRY, "HTTP 503"), DELIVERED], lambda: quiet.update(now=True))
+    lanes = Lanes([transport], attempts=2, is_quiet=is_quiet)
+    lanes.submit(Delivery(None, NOTIFICATION))
+    for attempts in range(2):
+        wait_for_questions()
+        assert transport.attempts == attempts
+        quiet["now"] = False
+        wait_for("an attempt", lambda attempts=attempts: transport.attempts > attempts)
+    assert [answer for _, answer in lanes.poll_results(PATIENCE_SECONDS)] == [DELIVERED]
+    lanes.stop(PATIENCE_SECONDS)
+
+
+class _Answers:
+    """A transport that gives some answers, and calls a function with each."""
+
+    def __init__(self, answers: list[DeliveryResult], on_attempt: Callable[[], None] = lambda: None) -> None:
+        self._answers, self._on_attempt, self.attempts = iter(answers), on_attempt, 0
+
+    def attempt(self, _: Notification) -> DeliveryResult:
+        self._on_attempt()
+        self.attempts += 1
+        return next(self._answers)
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def _at_once(_: float) -> bool:
+    return True
 
 
 def test_pauses_double_and_respect_retry_after() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import MemberState
-from pipelines.notify.branch import DeliveryCounts, Plan, _read
+from pipelines.notify.branch import DeliveryCounts, Plan, _read, _settle
+from pipelines.notify.delivery import DeliveryResult, Outcome
 from pipelines.notify.events import decode_changes, decode_events
 from pipelines.notify.lanes import Delivery
 from pipelines.notify.offset_tracker import OffsetTracker
@@ -113,6 +114,18 @@ def test_a_destination_of_changes_reports_them() -> None:
             branch.reader.polled = polled
             _read(branch)
         assert [loss.lost for loss in branch.counts.losses] == lost
+
+
+def test_a_revoked_delivery_is_no_dead_letter() -> None:
+    """The new owner of its topic partition delivers it, or writes the dead letter; there are no others (`None`)."""
+    revoked = delivery(7)
+    revoked.revoked = True
+    answered = [(revoked, DeliveryResult(Outcome.REJECTED, "HTTP 400"))]
+    branch: Any = SimpleNamespace(
+        lanes=SimpleNamespace(poll_results=lambda _: answered), dead_letters=None, counts=DeliveryCounts()
+    )
+    _settle(branch, 0.0)
+    assert branch.counts == DeliveryCounts()
 
 
 def _branch(decode: Any, committed: int) -> Any:

@@ -16,7 +16,6 @@ from pipelines.notify.delivery import (
     Notification,
     Outcome,
     backoff_seconds,
-    deliver_with_retry,
 )
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.redis_stream import StreamTransport
@@ -166,13 +165,10 @@ def test_a_status_counts_before_the_body_is_complete(server: _Server) -> None:
 @example("\u0663")
 @example("nan")
 def test_any_retry_after_is_waited_for_at_most_an_hour(retry_after: str) -> None:
-    """Beyond year 9999, negative, 10^400, odd time zones: a pause of up to an hour, interruptible by a stop."""
+    """Beyond year 9999, negative, 10^400, odd time zones: a pause of up to an hour."""
     answer = classify_response(503, retry_after)
     assert answer.outcome is Outcome.RETRY
     assert 0 <= backoff_seconds(1, answer.retry_after_seconds) <= 3_600
-    stopping = threading.Event()
-    stopping.set()
-    assert deliver_with_retry(lambda: answer, 2, stopping).outcome is Outcome.RETRY
 
 
 def test_a_notification_that_cannot_be_encoded_is_rejected(settings: Settings) -> None:
@@ -193,7 +189,7 @@ def test_a_notification_that_cannot_be_encoded_is_rejected(settings: Settings) -
 @pytest.mark.parametrize("raised", [OverflowError, ValueError, MemoryError, SystemExit, BaseException])
 def test_any_error_of_an_attempt_is_a_result(raised: type[BaseException]) -> None:
     """The lane continues with the next delivery, and the reason names the error (`isolated`)."""
-    lanes = Lanes([_Raising(raised)], attempts=1)
+    lanes = Lanes([_Raising(raised)], attempts=1, is_quiet=lambda: False)
     deliveries = [Delivery(None, NOTIFICATION), Delivery(None, NOTIFICATION)]
     for delivery in deliveries:
         lanes.submit(delivery)
@@ -221,7 +217,7 @@ class _Raising:
 def test_a_lane_that_ends_by_a_bug_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The submitter learns that no result will come."""
     monkeypatch.setattr("pipelines.notify.lanes.attempt_delivery", None)
-    lanes = Lanes([_Raising(ValueError)], attempts=1)
+    lanes = Lanes([_Raising(ValueError)], attempts=1, is_quiet=lambda: False)
     lanes.submit(Delivery(None, NOTIFICATION))
     wait_for("the lane to end", lambda: lanes.failure is not None)
     assert lanes.failure == "TypeError: 'NoneType' object is not callable"
