@@ -9,6 +9,7 @@ started as they are needed, so names that hang delay no other exchange (`isolate
 """
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -20,8 +21,10 @@ from typing import Any, cast
 
 import httpx
 
-from pipelines.errors import TransientError
+from pipelines.errors import ConfigurationError, TransientError, one_line
 
+_PROXIES, _CERTIFICATES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}, {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+"""What httpx reads of the environment; proxies also in lower case."""
 _MAX_LOOKUPS = 4_096
 """Names that are looked up at once; asyncio's own limit is a few more than the processors."""
 
@@ -34,7 +37,23 @@ class _NoCookies(CookieJar):
 
 
 def _new_client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=None, cookies=_NoCookies())  # noqa: S113 - each exchange has a deadline
+    try:
+        return httpx.AsyncClient(timeout=None, cookies=_NoCookies())  # noqa: S113 - each exchange has a deadline
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        names, fault = _fault(error)
+        found = ", ".join(sorted(name for name in os.environ if name.upper() in names))
+        raise ConfigurationError(
+            f"HTTP requests cannot be made with {found} in the environment: {fault}; correct or unset it"
+        ) from None
+
+
+def _fault(error: Exception) -> tuple[set[str], str]:
+    """Return which variables are wrong, and how, without the text of an address, which may hold a password."""
+    if isinstance(error, ImportError):
+        return _PROXIES, "proxies that speak SOCKS are not supported"
+    if isinstance(error, OSError):
+        return _CERTIFICATES, f"the certificates cannot be read ({one_line(error)})"
+    return _PROXIES, "a proxy has to be a URL like http://host:port, and an IPv6 address in NO_PROXY has no brackets"
 
 
 @cache
@@ -57,7 +76,11 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class HttpClient:
-    """A pool of persistent connections. Thread-safe."""
+    """A pool of persistent connections. Thread-safe.
+
+    Proxies and certificates are those that the environment names; creation raises ConfigurationError if they cannot be
+    used.
+    """
 
     _client: httpx.AsyncClient = field(default_factory=_new_client)
     _loop: asyncio.AbstractEventLoop = field(default_factory=_running_loop)

@@ -15,9 +15,9 @@ from redis.cluster import RedisCluster
 
 from pipelines.boundary.stopping import ending_all
 from pipelines.bus.groups import require_groups
-from pipelines.bus.topics import ensure_compacted_topic, ensure_topic
+from pipelines.bus.topics import ensure_compacted_topic, ensure_topic, topic_exists
 from pipelines.contract.score_change import require_packages
-from pipelines.errors import ConfigurationError, TransientError
+from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dlq_settings
 from pipelines.notify.delivery import Transport
@@ -63,17 +63,22 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
     """Deliver to every destination until `stopping` is set.
 
     An error that a retry cannot fix (ConfigurationError), such as a broker without consumer groups, ends all of them
-    and is raised; so is TransientError if no broker responds at the start, unless `stopping` is set meanwhile. If it is
-    set before, nothing is asked of any server.
+    and is raised; so is UsageError if there is no topic of events, and TransientError if no broker responds at the
+    start, unless `stopping` is set meanwhile. If it is set before, nothing is asked of any server.
     """
     if stopping.is_set():
         return
     try:
         require_groups(settings.kafka, "karmalake notify")
-        for kafka in {plan.kafka.topic: plan.kafka for plan in planned}.values():
+        for kafka, is_compacted in {plan.kafka.topic: (plan.kafka, plan.is_compacted) for plan in planned}.values():
+            if is_compacted:
+                ensure_compacted_topic(kafka)
+            elif not topic_exists(kafka):
+                raise UsageError(
+                    f"topic {kafka.topic} does not exist on {kafka.bootstrap_servers}: create it with "
+                    "`karmalake topics ensure`"
+                )
             ensure_topic(dlq_settings(kafka))
-        if scores := next((plan.kafka for plan in planned if plan.is_compacted), None):
-            ensure_compacted_topic(scores)
     except TransientError:
         if stopping.is_set():
             return

@@ -14,7 +14,8 @@ from pipelines.notify.rules import Webhook
 from pipelines.notify.signature import signed_headers
 from pipelines.notify.template import to_json
 
-_AGAIN = {408, 429}
+_AGAIN = {407, 408, 429}
+"""Of these 4xx, 407 is the answer of a proxy, before the request reached the receiver."""
 _MAX_ANSWER_BYTES = 64 * 1024
 _LONGEST_DATE = 64
 """Longer values of Retry-After are not dates and are ignored."""
@@ -53,22 +54,23 @@ class WebhookTransport:
 
 
 def check_address(webhook: Webhook) -> None:
-    """Raise ConfigurationError for a URL that no request can be sent to."""
+    """Raise ConfigurationError for a URL that no request can be sent to, or an environment that allows none."""
     try:
         httpx.Request("POST", webhook.url)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ConfigurationError(
             f"the URL of the webhook at {webhook.host} is not valid: {error}; correct `url`"
         ) from None
+    HttpClient().close()
 
 
 def open_webhook(webhook: Webhook, secret: bytes) -> WebhookTransport:
-    """Return a transport that connects on first use and follows no redirects."""
+    """Return a transport that connects on first use and follows no redirects. Raises like `HttpClient`."""
     return WebhookTransport(webhook, secret, HttpClient())
 
 
 def classify_response(status: int, retry_after: str | None) -> DeliveryResult:
-    """Return the result for an HTTP status: 2xx is delivered; 5xx, 408 and 429 are retried; the rest is rejected."""
+    """Return the result for an HTTP status: 2xx is delivered; 5xx and `_AGAIN` are retried; the rest is rejected."""
     if 200 <= status < 300:
         return DELIVERED
     if status >= 500 or status in _AGAIN:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from pipelines.boundary.http import HttpClient, HttpResponse, excerpt
-from pipelines.errors import TransientError
+from pipelines.errors import ConfigurationError, TransientError
 
 _DEADLINE = 0.6
 _SLACK = 10.0
@@ -233,6 +233,24 @@ def test_names_that_hang_delay_no_other_exchange(client: HttpClient, monkeypatch
             assert len(hanging) == 40
         finally:
             released.set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("ALL_PROXY", "socks5://me:hidden@127.0.0.1:1080", "SOCKS"),
+        ("https_proxy", "ftp://me:hidden@h", "like http://host:port"),
+        ("HTTP_PROXY", "http://me:hid/den@h:1", "like http://host:port"),
+        ("no_proxy", "[::1]", "no brackets"),
+        ("SSL_CERT_FILE", "/no/such/file", "certificates cannot be read"),
+    ],
+)
+def test_an_unusable_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str) -> None:
+    """Without the password of a proxy: it is a setting of the machine, and no defect."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"{name}.* in the environment: .*{fault}") as caught:
+        HttpClient()
+    assert "hid" not in str(caught.value)
 
 
 def test_an_excerpt_has_no_control_characters() -> None:

@@ -64,12 +64,12 @@ def test_the_receiver_can_verify_a_notification(receiver: Receiver) -> None:
     ("status", "outcome"),
     [
         *((status, Outcome.DELIVERED) for status in (200, 202, 204)),
-        *((status, Outcome.RETRY) for status in (500, 502, 503, 504, 408, 429)),
+        *((status, Outcome.RETRY) for status in (500, 502, 503, 504, 407, 408, 429)),
         *((status, Outcome.REJECTED) for status in (301, 400, 401, 404, 410, 422)),
     ],
 )
 def test_a_status_says_whether_to_try_again(receiver: Receiver, status: int, outcome: Outcome) -> None:
-    """Client errors are not retried; server errors are."""
+    """Client errors are not retried; server errors are, and those of a proxy before the receiver."""
     receiver.answer = lambda _: status
     answer = _attempt(receiver.url)
     assert answer.outcome is outcome

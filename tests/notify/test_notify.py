@@ -330,6 +330,21 @@ def test_the_command_checks_a_rule_file(bus: Settings, receiver: Receiver, write
     assert f"{rules}:10: rules.0.txt: is not a key here: did you mean 'text'?" in output
 
 
+def test_the_command_checks_the_environment_and_the_topic(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that cannot be used is found by `--check`; a mistyped topic at the start, and not by its silence."""
+    rules = write_rules(webhook("ops", receiver.url))
+    missing = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}.missing"})})
+    code, output = _output(command(missing, rules))
+    assert code == 2
+    assert f"topic {missing.kafka.topic} does not exist on {bus.kafka.bootstrap_servers}: create it" in output
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    code, output = _output(command(bus, rules, "--check"))
+    assert code == 78
+    assert "ALL_PROXY in the environment: proxies that speak SOCKS" in output
+
+
 def _output(process: subprocess.Popen[str]) -> tuple[int, str]:
     output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, output
