@@ -125,7 +125,7 @@ def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Re
     with ending_all(stopping):
         while not stopping.is_set():
             try:
-                with _opened(plan, settings) as branch:
+                with _opened(plan, settings, reports) as branch:
                     while not stopping.is_set():
                         _turn(branch, reports)
                         reports.turn(plan.name)
@@ -171,10 +171,7 @@ def _turn(branch: _Branch, reports: Reports) -> None:
     _settle(branch, wait_seconds=0.0 if deliveries else idle_ms / 1000)
     settled = branch.counts.delivered + branch.counts.dead_letters
     if settled >= branch.plan.max_in_flight or monotonic() - branch.committed_at >= _COMMIT_SECONDS:
-        _commit(branch)
-        if branch.counts != DeliveryCounts():
-            reports.done(branch.plan.name, branch.counts)
-            branch.counts = DeliveryCounts()
+        _commit(branch, reports)
 
 
 def _read_intact(branch: _Branch, reports: Reports) -> list[Delivery]:
@@ -276,8 +273,8 @@ def _settle(branch: _Branch, wait_seconds: float) -> None:
         branch.counts.reason = failed[-1][1]
 
 
-def _commit(branch: _Branch) -> None:
-    """Commit the checkpoints; during a rebalance nothing is committed, and the next poll handles it."""
+def _commit(branch: _Branch, reports: Reports) -> None:
+    """Commit the checkpoints and report; during a rebalance nothing is committed, and the next poll handles it."""
     branch.committed_at = monotonic()
     checkpoints = branch.tracker.checkpoints()
     topic = branch.plan.kafka.topic
@@ -289,11 +286,14 @@ def _commit(branch: _Branch) -> None:
         if offsets:
             branch.reader.commit(offsets)
             branch.tracker.mark_committed(checkpoints)
+    if branch.counts != DeliveryCounts():
+        reports.done(branch.plan.name, branch.counts)
+        branch.counts = DeliveryCounts()
 
 
 @contextlib.contextmanager
-def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
-    """Yield a branch that joins its group; on exit, commit what was delivered in time."""
+def _opened(plan: Plan, settings: Settings, reports: Reports) -> Generator[_Branch]:
+    """Yield a branch that joins its group; on exit, commit and report what was delivered in time."""
     kafka = plan.kafka
     group_id = f"{settings.notify.group_id}.{plan.name}"
     options = {
@@ -318,7 +318,7 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
         finally:
             branch.lanes.stop(settings.notify.stop_seconds)
         _settle(branch, wait_seconds=0.0)
-        _commit(branch)
+        _commit(branch, reports)
 
 
 class _Moves(ConsumerRebalanceListener):

@@ -64,6 +64,18 @@ def test_events_are_delivered_in_order_and_the_checkpoint_follows(
     assert {request.payload["text"] for request in receiver.requests} == {f"u-{n % 7}: {n}" for n in range(100)}
 
 
+def test_what_is_delivered_last_is_reported(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what a stop comes upon between two commits, in the output and the metrics."""
+    monkeypatch.setattr(branch_module, "_COMMIT_SECONDS", float("inf"))
+    send(bus, valid_records(range(3)))
+    with notifying(bus, write_rules(webhook("ops", receiver.url))) as done:
+        wait_for("the deliveries", lambda: len(receiver.keys) == 3)
+    assert done.delivered("ops") == 3
+    assert lag(bus, "ops") == 0
+
+
 def test_a_rejected_notification_becomes_a_dead_letter_and_blocks_nothing(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
