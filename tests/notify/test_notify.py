@@ -79,7 +79,10 @@ def test_what_is_delivered_last_is_reported(
 def test_a_rejected_notification_becomes_a_dead_letter_and_blocks_nothing(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """The dead letter is the original record with the reason; malformed records are only counted."""
+    """The dead letter is the original record with the reason, so it can be delivered again.
+
+    Malformed records are only counted.
+    """
 
     def answer(request: Request) -> Status:
         return {"e-3": 422, "e-5": 503}.get(request.key, 204)
@@ -99,6 +102,12 @@ def test_a_rejected_notification_becomes_a_dead_letter_and_blocks_nothing(
         records[5].value: b"HTTP 503, after 2 attempts",
     }
     assert {headers["karmalake.notify.destination"] for headers in letters.values()} == {b"ops"}
+    receiver.requests.clear()
+    receiver.answer = lambda _: 204
+    notify = bus.notify.model_copy(update={"group_id": f"{bus.notify.group_id}-again"})
+    again = bus.model_copy(update={"kafka": dlq_settings(bus.kafka), "notify": notify})
+    with notifying(again, write_rules(webhook("ops", receiver.url))):
+        wait_for("the dead letters, as the page delivers them again", lambda: {*receiver.keys} == {"e-3", "e-5"})
     drain_all(bus)
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)]
 
