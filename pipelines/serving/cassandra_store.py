@@ -34,7 +34,8 @@ from typing import Any
 import polars as pl
 
 from pipelines.boundary.extras import extra
-from pipelines.errors import ConfigurationError, FencedError, TransientError
+from pipelines.boundary.http import excerpt
+from pipelines.errors import ConfigurationError, FencedError, TransientError, one_line
 from pipelines.serving.publication_state import PublicationState, Stamp
 from pipelines.settings import CassandraSettings
 
@@ -45,6 +46,7 @@ with extra("cassandra", "Cassandra"):
         DriverException,
         InvalidRequest,
         Unauthorized,
+        Unavailable,
         UnresolvableContactPoints,
     )
     from cassandra.auth import PlainTextAuthProvider
@@ -334,9 +336,19 @@ def _translate_errors(settings: CassandraSettings, doing: str) -> Generator[None
     try:
         yield
     except NoHostAvailable as error:
-        if any(isinstance(each, AuthenticationFailed) for each in _node_errors(error)):
+        if any(isinstance(each, AuthenticationFailed) for each in _node_errors(error).values()):
             raise ConfigurationError(f"{where} refused access: check cassandra.user and cassandra.password") from None
-        raise TransientError(f"{where} did not answer while {doing}: check that it is running, or try again") from error
+        for each in _node_errors(error).values():
+            if isinstance(each, Unavailable):
+                raise TransientError(
+                    f"{where} has {each.alive_replicas} of the {each.required_replicas} replicas up that {doing} "
+                    "needs: start the other nodes or, if there are fewer nodes than the replication of the keyspace "
+                    "asks for, lower it with ALTER KEYSPACE"
+                ) from error
+        found = "; ".join(f"{node}: {excerpt(one_line(each), 200)}" for node, each in _node_errors(error).items())
+        raise TransientError(
+            f"{where} did not answer while {doing} ({found}): check that it is running, or try again"
+        ) from error
     except UnresolvableContactPoints:  # its own message is `{}`
         raise TransientError(
             f"{where} cannot be resolved: check cassandra.hosts, which are names without ports (cassandra.port is "
@@ -350,9 +362,9 @@ def _translate_errors(settings: CassandraSettings, doing: str) -> Generator[None
         raise TransientError(f"{where} failed while {doing}: {error}; try again") from error
 
 
-def _node_errors(error: Any) -> list[Exception]:
+def _node_errors(error: Any) -> dict[Any, Exception]:
     """Return the error of each node."""
-    return list(error.errors.values()) if isinstance(error.errors, dict) else [error]
+    return error.errors if isinstance(error.errors, dict) else {"all nodes": error}
 
 
 def _chunks(changes: list[_Change]) -> Iterator[list[_Change]]:

@@ -211,11 +211,18 @@ def test_an_unresolvable_host_is_named(host: str, tmp_path: Path) -> None:
 
 
 def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:
-    """No node, no keyspace, and unsupported leaderboards; no password is shown."""
+    """No node, too few of them, no keyspace, and unsupported leaderboards; no password is shown."""
     absent = CassandraSettings(hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2)  # type: ignore[arg-type] # noqa: S106
-    with pytest.raises(TransientError, match="did not answer while publishing") as caught:
+    with pytest.raises(
+        TransientError, match=rf"did not answer while publishing \({HOST}:{absent.port}: .*refused"
+    ) as caught:
         publish(always(documents(ann=1)), stamp(1), absent, tmp_path)
     assert "secret" not in str(caught.value)
+    with open_cassandra(store) as opened:
+        replication = "{'class': 'SimpleStrategy', 'replication_factor': 3}"
+        opened.session.execute(f"CREATE KEYSPACE replicated WITH replication = {replication}")
+    with pytest.raises(TransientError, match="has 1 of the 2 replicas up that publishing needs: start the other"):
+        publish(always(documents(ann=1)), stamp(1), store.model_copy(update={"keyspace": "replicated"}), tmp_path)
     with pytest.raises(ConfigurationError, match="refused publishing"):
         publish(always(documents(ann=1)), stamp(1), store.model_copy(update={"keyspace": "nowhere"}), tmp_path)
     environment = {"KARMALAKE_CASSANDRA_HOSTS": "a, b", "KARMALAKE_REDIS_LEADERBOARDS": "all_time"}
