@@ -77,6 +77,7 @@ def _on_the_bus(settings: Settings) -> Iterator[str]:
             f"the topic {settings.feed.topic}: each user named to `erase` has a record without a value there, after "
             "which compaction removes the others; consumers remove what they have of the user when they read it"
         )
+        yield f"the topic {settings.feed.topic}.notify.dlq, if `karmalake notify` has rules about changes: by retention"
 
 
 def _at_destinations(settings: Settings) -> Iterator[str]:
@@ -98,6 +99,11 @@ def _at_destinations(settings: Settings) -> Iterator[str]:
 
 
 def _in_other_copies(settings: Settings) -> Iterator[str]:
+    if settings.cassandra.hosts:
+        yield (
+            f"the files of Cassandra: deleted documents leave those of keyspace {settings.cassandra.keyspace} with a "
+            "compaction after gc_grace_seconds of the table documents (10 days by default); snapshots keep them"
+        )
     if settings.relay.database_url is not None:
         yield "the outbox and the other tables of the database in relay.database_url"
     else:

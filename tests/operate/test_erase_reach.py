@@ -36,7 +36,7 @@ from pipelines.reputation.derive import open_draft
 from pipelines.reputation.histories import histories_folder
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.read import read_reputation
-from pipelines.settings import Settings
+from pipelines.settings import CassandraSettings, FeedSettings, Settings
 from tests.draining import NOON, assert_verified, drain_all, query, send, valid_records, with_ingest
 from tests.services.waiting import wait_for
 from tests.test_stream import streaming
@@ -372,11 +372,12 @@ def test_the_unreached_locations_are_named(settings: Settings, tmp_path: Path) -
         '[destinations.crm]\nkind = "webhook"\nurl = "https://crm.example/hook"\nsecret_env = "S"\n'
         '[[rules]]\nname = "all"\nactions = ["A"]\nto = ["app", "crm"]\ntext = "x"\n'
     )
-    changes = {"notify": settings.notify.model_copy(update={"rules": rules})}
+    changes = {"notify": settings.notify.model_copy(update={"rules": rules}), "feed": FeedSettings(enabled=True)}
+    changes["cassandra"] = CassandraSettings(hosts=("node",))
     listed = "\n".join(list_unreached(settings.model_copy(update=changes), Mentions()))
     topic = settings.kafka.topic
-    topics = (topic, f"{topic}.dlq", f"{topic}.notify.dlq")
-    for name in (*topics, "stream told", "crm.example", "tombstones.txt", "Dagster"):
+    topics = (topic, f"{topic}.dlq", f"{topic}.notify.dlq", "karmalake.scores.notify.dlq")
+    for name in (*topics, "stream told", "crm.example", "tombstones.txt", "Dagster", "files of Cassandra"):
         assert name in listed
 
 
