@@ -31,7 +31,6 @@ _CONFIGURATION_ERRORS: tuple[type[Exception], ...] = (
     errors.InvalidReplicationFactorError,
     errors.InvalidTopicError,
     errors.KafkaConfigurationError,
-    errors.MessageSizeTooLargeError,
     errors.PolicyViolationError,
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedCodecError,
@@ -119,6 +118,11 @@ def translate_errors(kafka: KafkaSettings, doing: str) -> Generator[None]:
     where = f"{doing} at {kafka.bootstrap_servers}"
     try:
         yield
+    except errors.MessageSizeTooLargeError as error:
+        raise ConfigurationError(
+            f"{where} was refused: {error}; a record, or a batch of up to 256 KiB of them, is larger than its topic "
+            "accepts: raise max.message.bytes of the topic. Records above 1 MiB are not sent"
+        ) from error
     except _CONFIGURATION_ERRORS as error:
         raise ConfigurationError(f"{where} was refused: {error}; check the [kafka] settings and permissions") from error
     except ssl.SSLError as error:
