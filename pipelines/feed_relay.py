@@ -13,6 +13,7 @@ user, so does the relay, after the change. After a kill of the relay at that mom
 # (the functions of pyarrow.compute are created at import)
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 
 from pipelines.best_effort import best_effort
 from pipelines.bus.clients import translate_errors
-from pipelines.bus.topics import ensure_compacted_topic, topic_exists
+from pipelines.bus.topics import compaction_problem, ensure_compacted_topic, topic_exists
 from pipelines.contract.score_change import encode_changes, require_packages
 from pipelines.delivery import delivering
 from pipelines.emit.producer import BulkProducer, Record, produce_records
@@ -37,6 +38,7 @@ from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.retries import OnIteration
 from pipelines.settings import Format, KafkaSettings, Settings
 
+_LOG = logging.getLogger(__name__)
 _SEND_ROWS = 1_000
 """Rows to hold as Python values at a time."""
 
@@ -108,7 +110,8 @@ class FeedTopic:
         """Send records in order, and wait for the brokers."""
         with translate_errors(self.kafka, f"relaying the feed to {self.kafka.topic}"):
             if self.producer is None:
-                ensure_compacted_topic(self.kafka)
+                if problem := compaction_problem(ensure_compacted_topic(self.kafka)):
+                    _LOG.warning("%s", problem)
                 self.producer = BulkProducer(self.kafka)
             for record in records:
                 self.producer.send(record)

@@ -80,6 +80,20 @@ def ensure_compacted_topic(kafka: KafkaSettings) -> Topic:
     return _ensure(kafka, {"cleanup.policy": "compact", "min.compaction.lag.ms": str(_WEEK_MS)})
 
 
+def compaction_problem(topic: Topic) -> str | None:
+    """Return why a topic does not retain the newest record of each key; None if it does, or the broker does not say.
+
+    An existing topic may have been created by a broker with its defaults, for a consumer that came first.
+    """
+    policy = topic.configs.get("cleanup.policy", "compact")
+    if policy == "compact":
+        return None
+    return (
+        f"cleanup.policy of {topic.name} is {policy}: retention removes the newest records of users, and the others of "
+        "erased users stay until then; set it to compact, and min.compaction.lag.ms to 604800000"
+    )
+
+
 def _ensure(kafka: KafkaSettings, configs: dict[str, str]) -> Topic:
     config = {
         "num_partitions": kafka.partitions,

@@ -31,7 +31,10 @@ def ensure() -> None:
 
 @topics.command()
 def check() -> None:
-    """Check every topic that is ingested for risks of losing events, with advice. Exits 1 if there are any."""
+    """Check the topics that are ingested, and that of the feed, for risks of losing records, with advice.
+
+    Exits 1 if there are any.
+    """
     from pipelines.operate.topic_check import check_topics  # noqa: PLC0415
 
     found = check_topics(topic_settings("topics check"))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from deltalake import DeltaTable
 
-from pipelines.bus.topics import Topic, describe_topic
+from pipelines.bus.topics import Topic, compaction_problem, describe_topic
 from pipelines.errors import UsageError
 from pipelines.ingest.sources import explain_missing_topic, topic_sources
 from pipelines.lake.checkpoints import checkpoint
@@ -29,8 +29,16 @@ class Finding:
 
 
 def check_topics(settings: Settings) -> dict[str, list[Finding]]:
-    """Return the findings about each topic that is ingested, by its name. Raises like `check_topic`."""
-    return {name: check_topic(settings, name) for name in topic_sources(settings)}
+    """Return the findings about each topic that is ingested, and that of the feed, by name.
+
+    Raises like `check_topic`.
+    """
+    found = {name: check_topic(settings, name) for name in topic_sources(settings)}
+    if settings.relays_feed and (
+        feed := describe_topic(settings.kafka.model_copy(update={"topic": settings.feed.topic}))
+    ):
+        found[feed.name] = list(judge_feed(feed))
+    return found
 
 
 def check_topic(settings: Settings, name: str | None = None) -> list[Finding]:
@@ -76,6 +84,13 @@ def judge_configs(topic: Topic) -> Iterator[Finding]:
             f"event times; set message.timestamp.after.max.ms to {_MAX_CLOCK_LEAD_MS}, or the type to LogAppendTime",
         )
     yield from _judge_replicas(topic.replication_factor, int(configs.get("min.insync.replicas", 1)))
+
+
+def judge_feed(topic: Topic) -> Iterator[Finding]:
+    """Yield the findings about the topic of the feed, of which consumers expect the newest change of each user."""
+    if problem := compaction_problem(topic):
+        yield Finding("loses data", problem)
+    yield from _judge_replicas(topic.replication_factor, int(topic.configs.get("min.insync.replicas", 1)))
 
 
 def _judge_replicas(replicas: int, in_sync: int) -> Iterator[Finding]:

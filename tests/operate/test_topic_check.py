@@ -1,15 +1,20 @@
 """The topic check reports risks of losing events before they occur."""
 
+from contextlib import closing
+
 import pytest
 
 from pipelines.bus.clients import admin_client
-from pipelines.bus.topics import Topic, TopicPartitionState, ensure_topic
+from pipelines.bus.topics import Topic, TopicPartitionState, compaction_problem, ensure_compacted_topic, ensure_topic
 from pipelines.errors import UsageError
-from pipelines.operate.topic_check import check_topic, judge_configs
-from pipelines.settings import Settings
+from pipelines.feed_relay import open_feed_topic
+from pipelines.lake.tables import create_lake
+from pipelines.operate.topic_check import check_topic, check_topics, judge_configs
+from pipelines.settings import FeedSettings, Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
+from tests.test_feed import opened, record
 
 _SOUND = {
     "cleanup.policy": "delete",
@@ -79,3 +84,26 @@ def test_a_topic_with_added_partitions(kafka: KafkaCluster, settings: Settings) 
         admin.create_partitions({bus.kafka.topic: 3})
     grown = wait_for("the new topic partition", lambda: check_topic(bus)[1:])
     assert "it has 3 partitions, and the lake has read 2" in grown[0].message
+
+
+@pytest.mark.jvm
+def test_a_topic_of_the_feed_that_a_consumer_created(
+    kafka: KafkaCluster, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Brokers create it with their defaults for a consumer that comes first, so retention removes changes."""
+    feed = FeedSettings(enabled=True, topic=kafka.new_topic(cleanup_policy="delete"))
+    bus = kafka.settings(topic=settings.kafka.topic, partitions=1)
+    fed = settings.model_copy(update={"kafka": bus, "feed": feed})
+    ensure_topic(bus)
+    create_lake(fed.lake_root)
+    with opened(fed) as recorded:
+        record(recorded, 1, ann=1)
+    with closing(open_feed_topic(fed)) as relayed:
+        relayed.relay_pending(lambda _: None)
+    found = check_topics(fed)[feed.topic]
+    assert [finding.severity for finding in found] == ["loses data"] * 2  # the other is its one replica
+    assert found[0].message.startswith(f"cleanup.policy of {feed.topic} is delete")
+    assert found[0].message in caplog.text
+    assert (
+        compaction_problem(ensure_compacted_topic(fed.kafka.model_copy(update={"topic": f"{feed.topic}-new"}))) is None
+    )
