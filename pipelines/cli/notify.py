@@ -97,10 +97,14 @@ def _warn(path: Path, names_of_rules: "Callable[[], list[str] | None]") -> None:
 
 
 def _print_done(destination: str, done: "DeliveryCounts") -> None:
-    parts = [f"{done.delivered:,} delivered"]
-    if done.malformed:
-        parts.append(f"{done.malformed:,} malformed records skipped")
-    print_line(f"{destination}: {', '.join(parts)}")
+    did = {"delivered": done.delivered, "malformed records skipped": done.malformed}
+    if parts := [f"{count:,} {what}" for what, count in did.items() if count]:
+        print_line(f"{destination}: {', '.join(parts)}")
+    if done.failed_attempts:
+        print_warning(
+            f"{destination}: failed attempts: {done.failed_attempts:,}, the last one by {done.failure}; notifications "
+            "are tried again, up to the `attempts` of their destination"
+        )
     if done.dead_letters:
         print_warning(f"{destination}: {done.dead_letters:,} became dead letters; the last reason: {done.reason}")
     for loss in done.losses:

@@ -63,6 +63,10 @@ class DeliveryCounts:
 
     delivered: int = 0
     dead_letters: int = 0
+    failed_attempts: int = 0
+    """Attempts after which a notification is tried again, or becomes a dead letter."""
+    failure: str = ""
+    """Reason of the last failed attempt."""
     malformed: int = 0
     """Records that are not valid events."""
     reason: str = ""
@@ -258,6 +262,9 @@ def _settle(branch: _Branch, wait_seconds: float) -> None:
 
     One that is revoked is delivered, or becomes a dead letter, by the new owner of its topic partition.
     """
+    for reason in branch.lanes.failed_attempts():
+        branch.counts.failed_attempts += 1
+        branch.counts.failure = reason
     failed: list[tuple[Delivery, str]] = []
     for delivery, answer in branch.lanes.poll_results(wait_seconds):
         if answer.outcome is Outcome.DELIVERED:

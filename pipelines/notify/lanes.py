@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.notify.delivery import (
     DeliveryResult,
     Notification,
+    Outcome,
     Transport,
     attempt_delivery,
     deliver_with_retry,
@@ -45,6 +46,7 @@ class Lanes:
         """Why a lane ended by a bug. Its deliveries never get a result, so new lanes are needed."""
         self._attempts, self._is_quiet = attempts, is_quiet
         self._stopping = threading.Event()
+        self._failures: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._answered: queue.SimpleQueue[tuple[Delivery, DeliveryResult]] = queue.SimpleQueue()
         self._queues: list[queue.SimpleQueue[Delivery | None]] = [queue.SimpleQueue() for _ in transports]
         self._threads = [_start(self._work, *pair) for pair in zip(self._queues, transports, strict=True)]
@@ -67,6 +69,10 @@ class Lanes:
             deadline = monotonic()
             yield answered
 
+    def failed_attempts(self) -> list[str]:
+        """Return the reasons of the attempts that failed, and may be repeated, since the last call."""
+        return [self._failures.get() for _ in range(self._failures.qsize())]
+
     def stop(self, seconds: float) -> None:
         """Start no more deliveries, and wait up to `seconds` for those in flight; the rest end with the process."""
         self._stopping.set()
@@ -88,10 +94,14 @@ class Lanes:
 
     def _deliver(self, delivery: Delivery, transport: Transport) -> DeliveryResult:
         return deliver_with_retry(
-            lambda: attempt_delivery(transport, delivery.notification),
-            self._attempts,
-            lambda pause: self._is_due(delivery, pause),
+            lambda: self._attempt(delivery, transport), self._attempts, lambda pause: self._is_due(delivery, pause)
         )
+
+    def _attempt(self, delivery: Delivery, transport: Transport) -> DeliveryResult:
+        answer = attempt_delivery(transport, delivery.notification)
+        if answer.outcome is Outcome.RETRY:
+            self._failures.put(answer.reason)
+        return answer
 
     def _is_due(self, delivery: Delivery, pause: float) -> bool:
         """Wait for the pause and the end of quiet times; return whether the delivery is still this notifier's."""

@@ -50,6 +50,9 @@ class Done:
     def delivered(self, destination: str) -> int:
         return sum(counts.delivered for name, counts in list(self._tallies) if name == destination)
 
+    def failed_attempts(self, destination: str) -> int:
+        return sum(counts.failed_attempts for name, counts in list(self._tallies) if name == destination)
+
     @property
     def losses(self) -> list[Loss]:
         return [loss for _, counts in list(self._tallies) for loss in counts.losses]

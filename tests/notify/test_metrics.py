@@ -2,6 +2,8 @@
 
 import pytest
 
+from pipelines.cli.notify import _print_done
+from pipelines.notify.branch import DeliveryCounts
 from pipelines.operate.lag.measure import measure_group
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
@@ -38,6 +40,18 @@ def test_a_destination_that_hangs_is_visible(
     measured = measure_group(bus.kafka, f"{bus.notify.group_id}.ops")
     assert {lag.topic_partition: lag.next_offset for lag in measured} == checkpoints(bus, "ops")
     assert sum(lag.lag_records for lag in measured) == 0
+
+
+def test_a_receiver_that_is_down_is_reported_before_dead_letters_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the default `attempts` there are none for a minute, and with others for hours."""
+    _print_done("ops", DeliveryCounts(failed_attempts=3, failure="ConnectError: refused"))
+    output, warning = capsys.readouterr()
+    assert not output
+    assert warning.startswith(
+        "warning: ops: failed attempts: 3, the last one by ConnectError: refused; notifications are"
+    )
+    _print_done("ops", DeliveryCounts(delivered=2, malformed=1))
+    assert capsys.readouterr() == ("ops: 2 delivered, 1 malformed records skipped\n", "")
 
 
 def _lag(address: str, destination: str) -> float:

@@ -122,7 +122,9 @@ def test_a_revoked_delivery_is_no_dead_letter() -> None:
     revoked.revoked = True
     answered = [(revoked, DeliveryResult(Outcome.REJECTED, "HTTP 400"))]
     branch: Any = SimpleNamespace(
-        lanes=SimpleNamespace(poll_results=lambda _: answered), dead_letters=None, counts=DeliveryCounts()
+        lanes=SimpleNamespace(poll_results=lambda _: answered, failed_attempts=list),
+        dead_letters=None,
+        counts=DeliveryCounts(),
     )
     _settle(branch, 0.0)
     assert branch.counts == DeliveryCounts()
