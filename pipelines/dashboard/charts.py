@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
-from pipelines.reputation.charts import BLUE, GREY, INK, LONE_BAND, LONE_POINT, ORANGE
+from pipelines.reputation.charts import BLUE, GREY, INK, LONE_BAND, LONE_POINT, ORANGE, UTC, in_utc
 
 _HEIGHT = 200
 _TIMELINE_HEIGHT = 140
@@ -25,12 +25,12 @@ class TitledChart:
 
 def activity(rows: pl.DataFrame) -> TitledChart:
     """Draw events and active users over time; `rows` as from `queries.activity`."""
-    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None, axis=_DAYS))
+    base = alt.Chart(in_utc(rows)).encode(x=_days("first_day"))
     events = base.mark_area(color=BLUE, opacity=0.35, **LONE_BAND).encode(
         y=alt.Y("events:Q", title="events (area), users (line)")
     )
     users = base.mark_line(color=INK, point=_point(INK)).encode(
-        y="active_users:Q", tooltip=["first_day:T", "events:Q", "active_users:Q"]
+        y="active_users:Q", tooltip=[_day("first_day"), "events:Q", "active_users:Q"]
     )
     last, median = rows["events"][-1], rows["events"].median()
     return _layered(f"{last:,} events in the latest complete period, {median:,.0f} in the median one", events, users)
@@ -38,20 +38,21 @@ def activity(rows: pl.DataFrame) -> TitledChart:
 
 def rating(rows: pl.DataFrame) -> TitledChart:
     """Draw the daily average with its 95 % band and the seven-day mean; `rows` as from `queries.rating`."""
-    base = alt.Chart(rows).encode(x=alt.X("day:T", title=None, axis=_DAYS))
+    base = alt.Chart(in_utc(rows)).encode(x=_days("day"))
     band = base.mark_area(color=GREY, opacity=0.3).encode(
         y=alt.Y("lower:Q", title="rating", scale=alt.Scale(zero=False)), y2="upper:Q"
     )
-    daily = base.mark_circle(color=GREY, size=18).encode(y="average:Q", tooltip=["day:T", "average:Q", "ratings:Q"])
+    daily = base.mark_circle(color=GREY, size=18).encode(y="average:Q", tooltip=[_day("day"), "average:Q", "ratings:Q"])
     mean = base.mark_line(color=BLUE, point=_point(BLUE)).encode(y="seven_day_mean:Q")
-    change = round(rows["seven_day_mean"][-1] - rows["seven_day_mean"][min(6, rows.height - 1)], 2) + 0  # no -0.0
+    means = rows["seven_day_mean"].drop_nulls()
+    change = round(means[-1] - means[min(6, means.len() - 1)], 2) + 0  # no -0.0
     title = f"The seven-day mean rating changed by {change:+.2f} (dots: daily average; band: 95 %)"
     return _layered(title, band, daily, mean)
 
 
 def distribution(rows: pl.DataFrame) -> TitledChart:
     """Draw the median, middle half and middle 80 % of points; `rows` as from `queries.distribution`."""
-    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None, axis=_DAYS))
+    base = alt.Chart(in_utc(rows)).encode(x=_days("first_day"))
     outer = base.mark_area(color=BLUE, opacity=0.25, **LONE_BAND).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
     inner = base.mark_area(color=BLUE, opacity=0.45, **LONE_BAND).encode(y="p25:Q", y2="p75:Q")
     median = base.mark_line(color=INK, point=_point(INK)).encode(y="median:Q")
@@ -65,12 +66,14 @@ def score(ends: pl.DataFrame, shown: pl.DataFrame) -> TitledChart:
 
     `ends` as from `queries.scores_over_time`, `shown` as from `queries.shown_scores`.
     """
-    known = alt.Chart(ends).mark_line(color=GREY, interpolate="step-after", point=alt.OverlayMarkDef(color=GREY))
-    served = alt.Chart(shown).mark_line(color=BLUE, interpolate="step-after", point=True)
+    known = alt.Chart(in_utc(ends)).mark_line(
+        color=GREY, interpolate="step-after", point=alt.OverlayMarkDef(color=GREY)
+    )
+    served = alt.Chart(in_utc(shown)).mark_line(color=BLUE, interpolate="step-after", point=True)
     score = alt.Y("score:Q", title="score")
     layers = (
-        known.encode(x=alt.X("first_day:T", title=None, axis=_DAYS), y=score, tooltip=["first_day:T", "score:Q"]),
-        served.encode(x="moment:T", y=score, tooltip=["moment:T", "score:Q"]),
+        known.encode(x=_days("first_day"), y=score, tooltip=[_day("first_day"), "score:Q"]),
+        served.encode(x=_days("moment"), y=score, tooltip=[_moment("moment"), "score:Q"]),
     )
     now = (shown if shown.height else ends)["score"][-1]
     return _layered(f"{now:,.6g} points now (blue: as shown; grey: by event time, as known now)", *layers)
@@ -79,18 +82,30 @@ def score(ends: pl.DataFrame, shown: pl.DataFrame) -> TitledChart:
 def timeline(sums: pl.DataFrame) -> TitledChart:
     """Draw a user's events, one row per action_type, orange for lost points; `sums` as from `queries.timeline`."""
     drawn = (
-        alt.Chart(sums)
+        alt.Chart(in_utc(sums))
         .mark_circle(opacity=0.8)
         .encode(
-            x=alt.X("first_day:T", title=None, axis=_DAYS),
+            x=_days("first_day"),
             y=alt.Y("action_type:N", title=None),
             size=alt.Size("events:Q", legend=None),
             color=alt.condition("datum.earned < 0", alt.value(ORANGE), alt.value(BLUE)),
-            tooltip=["first_day:T", "action_type:N", "events:Q", "earned:Q"],
+            tooltip=[_day("first_day"), "action_type:N", "events:Q", "earned:Q"],
         )
     )
     title = f"{sums['events'].sum():,} events (orange: points lost)"
     return TitledChart(title, drawn.properties(width="container", height=_TIMELINE_HEIGHT))
+
+
+def _days(column: str) -> alt.X:
+    return alt.X(f"{column}:T", title=None, axis=_DAYS, scale=UTC)
+
+
+def _day(column: str) -> alt.Tooltip:
+    return alt.Tooltip(f"utcyearmonthdate({column}):T", title=column, format="%Y-%m-%d")
+
+
+def _moment(column: str) -> alt.Tooltip:
+    return alt.Tooltip(f"utcyearmonthdatehoursminutes({column}):T", title=column, format="%Y-%m-%d %H:%M UTC")
 
 
 def _point(color: str) -> alt.OverlayMarkDef:

@@ -1,6 +1,7 @@
 """The look of charts in notebooks and on the dashboard: colours, and for notebooks a theme and static images.
 
-Colours are distinct in print and for colour-blind readers (Okabe and Ito's palette, with different lightness).
+Colours are distinct in print and for colour-blind readers (Okabe and Ito's palette, with different lightness). Times
+are drawn in UTC wherever the reader is, since days of the warehouse are UTC days.
 """
 
 from base64 import b64encode
@@ -8,10 +9,15 @@ from html import escape
 from typing import Any
 
 import altair as alt
+import polars as pl
 from altair.utils.mimebundle import spec_to_mimebundle
 
 INK, BLUE, ORANGE, GREY = "#222222", "#0072B2", "#D55E00", "#999999"
-_PALE_BLUE, _AMBER = "#56B4E9", "#E69F00"
+_PALE_BLUE, _AMBER, _GREEN, _PINK = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"
+CATEGORIES = (BLUE, ORANGE, INK, GREY, _PALE_BLUE, _AMBER, _GREEN, _PINK)
+"""Colours of series, which Vega would repeat from the first on for more: draw no more than these."""
+UTC = alt.Scale(type="utc")
+"""The scale of times; Vega's other one is in the time zone of the browser or the machine."""
 LONE_POINT: dict[str, Any] = {"size": 16}
 """The points of a line, hardly wider than it: a value without neighbours would be invisible."""
 LONE_BAND: dict[str, Any] = {"stroke": BLUE, "strokeWidth": 1}
@@ -19,6 +25,11 @@ LONE_BAND: dict[str, Any] = {"stroke": BLUE, "strokeWidth": 1}
 _FONT = "Liberation Sans, Arial, sans-serif"
 """The renderer contains the first, so that text has the same width on every machine; the second is as wide."""
 _NAME = "karmalake"
+
+
+def in_utc(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows with each day as the moment at which it begins in UTC: Vega takes a day for one of its own zone."""
+    return rows.with_columns(pl.selectors.date().cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
 
 
 def draw_still() -> None:
@@ -61,6 +72,6 @@ def _theme() -> alt.theme.ThemeConfig:
             "axis": {"titleColor": INK, "labelColor": INK, "gridColor": "#e5e5e5", "titleFontWeight": "normal"},
             "axisTemporal": {"labelOverlap": "greedy", "labelSeparation": 14},
             "legend": {"titleColor": INK, "labelColor": INK, "titleFontWeight": "normal"},
-            "range": {"category": [BLUE, ORANGE, INK, GREY, _PALE_BLUE, _AMBER]},
+            "range": {"category": list(CATEGORIES)},
         }
     )

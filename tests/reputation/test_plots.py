@@ -1,9 +1,11 @@
 """Charts of one call: every trend has one, they are Altair objects, and they are drawn without network."""
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import pytest
 import vl_convert
 
 from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
+from pipelines.reputation.charts import CATEGORIES
 from pipelines.reputation.derive import derive
 from pipelines.reputation.plots import AnyChart, draw
 from pipelines.reputation.policy_file import load_policy, parse_policy
-from pipelines.reputation.trends import trends
+from pipelines.reputation.trends import Chart, trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
+from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 EVENTS = [
@@ -94,6 +98,80 @@ def _fields(part: Any) -> list[str]:
         return []
     own = [part["field"]] if isinstance(part.get("field"), str) else []
     return own + [field for name, item in part.items() if name != "datasets" for field in _fields(item)]
+
+
+@pytest.mark.parametrize("every", ["1d", "1w", "1mo"])
+def test_a_period_without_rows_is_a_gap(every: str) -> None:
+    """A count is zero there, from the first row of a series to the last of all; an average has no value."""
+    days = pl.date_range(date(2024, 1, 1), date(2024, 12, 1), every, eager=True)
+    rows = pl.DataFrame({"day": [days[0], days[4], days[2]], "of": ["a", "a", None], "n": 7, "mean": 0.5})
+    chart = Chart("line", "day", "n", "of", "all")
+    shown = [(row["of"], row["day"][:10], row["n"], row["mean"]) for row in _rows(draw(rows, chart, "t", "m", every))]
+    present = {("a", str(days[0])), ("a", str(days[4])), ("all", str(days[2]))}
+    places = [("a", str(day)) for day in days[:5]] + [("all", str(day)) for day in days[2:5]]
+    filled = [(*place, *((7, 0.5) if place in present else (0, None))) for place in places]
+    assert sorted(shown) == filled
+
+
+def test_colors_do_not_repeat() -> None:
+    """Of more series than colors, the largest are drawn and a note says so; bars have the others as one series."""
+    sizes = {f"type-{number:02d}": number for number in range(1, 21)}
+    rows = pl.DataFrame({"day": date(2024, 1, 1), "of": sizes.keys(), "events": sizes.values()})
+    lines = draw(rows, Chart("line", "day", "events", "of"), "title", "Meaning.")
+    assert {row["of"] for row in _rows(lines)} == {f"type-{number}" for number in range(13, 21)}
+    said = "Of 20 values of of, the {} with the largest sum of events have a color; the others are "
+    assert lines.to_dict()["title"]["subtitle"] == ["Meaning.", said.format(8) + "not drawn."]
+    bars = draw(rows, Chart("bar", "day", "sum(events)", "of"), "title", "Meaning.")
+    assert sum(row["events"] for row in _rows(bars)) == sum(sizes.values())
+    assert {row["of"] for row in _rows(bars)} == {"13 others", *(f"type-{number}" for number in range(14, 21))}
+    assert bars.to_dict()["title"]["subtitle"] == ["Meaning.", said.format(7) + "one."]
+    assert len({*CATEGORIES}) == 8
+    for chart in (lines, bars):
+        assert chart.to_dict()["encoding"]["color"]["scale"]["range"] == [*CATEGORIES]
+    many = draw(rows.head(8), Chart("line", "day", "events", "of"), "title", "Meaning.")
+    assert many.to_dict()["title"]["subtitle"] == ["Meaning."]
+
+
+def test_colors_of_cohorts_are_in_order() -> None:
+    """Any number of days as series: their colors go from pale to dark."""
+    days = pl.date_range(date(2024, 1, 1), date(2024, 12, 1), "1w", eager=True)
+    rows = pl.DataFrame({"cohort": days, "age_weeks": 1, "average_points": 2.0})
+    chart = draw(rows, trends()["cohorts"].chart, "title", "Meaning.")
+    assert len(_rows(chart)) == days.len()
+    assert chart.to_dict()["encoding"]["color"]["type"] == "ordinal"
+
+
+IN_ZONE = """
+from datetime import UTC, date, datetime, timedelta
+import polars as pl, vl_convert
+from pipelines.dashboard import charts
+from pipelines.reputation.plots import draw
+from pipelines.reputation.trends import trends
+days = [date(2024, 2, 28) + timedelta(days=number) for number in range(4)]
+moments = [datetime(2024, 2, 28, 23, 50, tzinfo=UTC) + timedelta(hours=number) for number in range(4)]
+rows = pl.DataFrame({"day": days, "first_day": days, "starts_at": moments, "moment": moments, "events": 1})
+ones = ("active_users", "score", "earned", "average", "lower", "upper", "ratings", "seven_day_mean")
+rows = rows.with_columns(*(pl.lit(1.5).alias(name) for name in (*ones, "p10", "p25", "median", "p75", "p90")))
+rows = rows.with_columns(action_type=pl.lit("a"), user_id=pl.lit("u"))
+shown = [draw(rows, trends()[name].chart, "t", "m") for name in ("daily", "rater_bursts", "rating")]
+for drawn in (charts.activity(rows), charts.rating(rows), charts.distribution(rows), charts.timeline(rows)):
+    shown.append(drawn.chart.properties(width=900))
+shown.append(charts.score(rows, rows).chart.properties(width=900))
+print(*(vl_convert.vegalite_to_svg(chart.to_json()) for chart in shown), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_charts_are_the_same_in_every_time_zone() -> None:
+    """Days are UTC days, and so is the axis of moments, wherever the reader or the machine is."""
+    zones = ("UTC", "Pacific/Kiritimati", "America/Los_Angeles")
+    command = [sys.executable, "-c", IN_ZONE]
+    drawn = [
+        subprocess.run(command, env=os.environ | {"TZ": zone}, cwd=REPOSITORY, capture_output=True, check=True).stdout
+        for zone in zones
+    ]
+    assert b"Feb 29" in drawn[0]
+    assert [image == drawn[0] for image in drawn] == [True] * len(zones)
 
 
 def test_a_chart_has_the_rows_of_its_call(warehouse: Warehouse) -> None:

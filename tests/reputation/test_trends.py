@@ -112,7 +112,11 @@ def test_the_band_of_a_rating_is_clustered_by_user(diary: Diary, opened: Open) -
         diary.rate(5, user_id, stars)
     diary.rate(11, "ada", 1)
     diary.rate(12, "ada", 2)
-    first, second, third = opened(diary.events).trend("rating").rows(named=True)
+    first, *without, second, third = opened(diary.events).trend("rating").rows(named=True)
+    assert [(row["day"], row["ratings"], row["average"]) for row in without] == [
+        (day(n), 0, None) for n in range(6, 11)
+    ]
+    assert {row["seven_day_mean"] for row in without} == {13 / 3}
     assert (first["ratings"], first["rated_users"]) == (3, 2)
     assert first["average"] == pytest.approx(13 / 3)
     assert first["lower"] == pytest.approx(13 / 3 - 1.96 * 8 / 9)

@@ -1,7 +1,8 @@
--- The average rating of each day with its 95 % confidence band, and the mean of the seven days to it.
+-- The average rating of each day with its 95 % confidence band.
 -- $action_type = null: only ratings of this action_type
 -- Method: ratings that count; the band is 1.96 standard errors of a ratio of sums, clustered by rated user, because the
--- ratings of one user resemble each other; null on days with one rated user. The mean weighs all ratings equally.
+-- ratings of one user resemble each other; null on days with one rated user. seven_day_mean is that of the seven days to
+-- it, of all ratings equally. Every day from the first to the last one with a rating has a row.
 -- Chart: line x=day y=average low=lower high=upper
 WITH by_user AS (
     SELECT
@@ -30,18 +31,24 @@ errors AS (
     GROUP BY by_user.day
 ),
 
+days AS (
+    SELECT CAST(unnest(generate_series(min(day), max(day), INTERVAL 1 DAY)) AS DATE) AS day
+    FROM by_day
+),
+
 shown AS (
     SELECT
-        by_day.day,
-        CAST(ratings AS BIGINT) AS ratings,
-        users AS rated_users,
+        days.day,
+        CAST(coalesce(ratings, 0) AS BIGINT) AS ratings,
+        coalesce(users, 0) AS rated_users,
         average,
         average - 1.96 * error AS lower,
         average + 1.96 * error AS upper,
         sum(total) OVER seven_days / sum(ratings) OVER seven_days AS seven_day_mean
-    FROM by_day
-    INNER JOIN errors ON errors.day = by_day.day
-    WINDOW seven_days AS (ORDER BY by_day.day RANGE BETWEEN INTERVAL 6 DAYS PRECEDING AND CURRENT ROW)
+    FROM days
+    LEFT JOIN by_day ON by_day.day = days.day
+    LEFT JOIN errors ON errors.day = days.day
+    WINDOW seven_days AS (ORDER BY days.day RANGE BETWEEN INTERVAL 6 DAYS PRECEDING AND CURRENT ROW)
 )
 
 FROM shown

@@ -1,7 +1,7 @@
 -- How long users stay active: the share that has not left, by days since the first event (Kaplan-Meier).
 -- $idle_days = 30 (1..36500): days without an event after which a user has left
--- Method: a user leaves once, at the end of the first pause of more than idle_days; others are observed until as_of, so
--- that young accounts count for as long as they exist. The band is 1.96 standard errors (Greenwood). since and until
+-- Method: a user has left once more than idle_days have passed without an event, also if one comes later; others are
+-- observed until as_of, so that young accounts contribute up to their age. The band is 1.96 standard errors (Greenwood). since and until
 -- choose users by the day of their first event. A row for age 0 and for each age at which users left.
 -- Chart: step x=age_days y=survival low=lower high=upper
 WITH pauses AS (
