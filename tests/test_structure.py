@@ -136,6 +136,12 @@ def test_connections_to_duckdb_are_made_in_one_place() -> None:
     assert made == [str(_PIPELINES / "boundary" / "database.py")]
 
 
+def test_results_of_duckdb_are_read_to_their_end() -> None:
+    """A result that `fetchone` leaves open may fail what follows on its connection; the feed reads SQLite's."""
+    reading = [path.name for path in _MODULES if ".fetchone()" in path.read_text(encoding="utf-8")]
+    assert reading == ["feed_state.py"]
+
+
 def test_delta_rs_does_not_read_rows() -> None:
     """Its scans leave threads that need Python; one that outlived the interpreter aborted a command (exit 134)."""
     scanning = [path.name for path in _MODULES if "to_pyarrow_" in path.read_text(encoding="utf-8")]

@@ -15,7 +15,7 @@ def connect(path: Path | None = None, **settings: str | int) -> duckdb.DuckDBPyC
     Raises duckdb.Error if the file cannot be opened.
     """
     connection = duckdb.connect(":memory:" if path is None else path, config={**settings})
-    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (True,):
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
         connection.execute(
             "SET enable_progress_bar = false"
         )  # refused in a notebook without ipywidgets, which has none

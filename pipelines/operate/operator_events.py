@@ -183,8 +183,8 @@ def _open_views(settings: Settings) -> Generator[tuple[duckdb.DuckDBPyConnection
 
 
 def _find_event(connection: duckdb.DuckDBPyConnection, event_id: str) -> StoredEvent | None:
-    row = connection.execute(_EVENT, [event_id]).fetchone()
-    return None if row is None else StoredEvent(*row)
+    found = connection.execute(_EVENT, [event_id]).fetchall()
+    return StoredEvent(*found[0]) if found else None
 
 
 def _find_identity(

@@ -133,8 +133,8 @@ def activated_in(connection: duckdb.DuckDBPyConnection, known_at: datetime | Non
         "SELECT policy FROM policies WHERE role IS NULL AND ($known_at IS NULL OR activated < $known_at) "
         "ORDER BY activated DESC LIMIT 1"
     )
-    row = connection.execute(query, {"known_at": known_at}).fetchone()
-    return None if row is None else Policy.model_validate_json(row[0])
+    found = connection.execute(query, {"known_at": known_at}).fetchall()
+    return Policy.model_validate_json(found[0][0]) if found else None
 
 
 def activations(lake: Lake) -> list[Activation]:
