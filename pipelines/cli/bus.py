@@ -79,9 +79,11 @@ def show_topic(topic: "Topic", source: str) -> None:
 
 
 def simulate(
-    events: Annotated[int, typer.Option(min=200, help="Number of distinct valid events.")] = 200_000,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed generates the same events.")] = 1,
-    days: Annotated[int, typer.Option(min=1, help="Number of days that the events cover.")] = 90,
+    events: Annotated[int, typer.Option(min=200, max=100_000_000, help="Number of distinct valid events.")] = 200_000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=4_294_967_295, help="Random seed; the same seed generates the same events.")
+    ] = 1,
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Number of days that the events cover.")] = 90,
     end: Annotated[str | None, typer.Option(help="End of the simulated time, ISO 8601 or now (default).")] = None,
 ) -> None:
     """Publish simulated events of rides and a marketplace, with realistic faults, and print what was injected."""

@@ -37,7 +37,7 @@ _COUNT_LABELS = ("sent", "accepted", "duplicates", "conflicts", "dead letters")
 
 
 def demo(
-    events: Annotated[int, typer.Option(min=1_000, help="Number of distinct valid events.")] = 200_000,
+    events: Annotated[int, typer.Option(min=1_000, max=100_000_000, help="Number of distinct valid events.")] = 200_000,
 ) -> None:
     """Run the whole pipeline once on simulated events, with a local broker and cache, and explain the results."""
     settings = _start_services()

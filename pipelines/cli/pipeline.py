@@ -35,7 +35,9 @@ _SUMS = ("converted", "made")
 
 
 def drain(
-    max_batches: Annotated[int | None, typer.Option(min=1, help="Stop after this many commits.")] = None,
+    max_batches: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="Stop after this many commits.")
+    ] = None,
     accept_loss: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--accept-loss", help="Record lost records in the table commits, and continue after them.")
     ] = False,

@@ -61,7 +61,8 @@ def check(
 def diff(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The source: a file of the folder, without .toml.")],
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Read about the last N records of each topic; all by default.")
+        int | None,
+        typer.Option(min=1, max=1_000_000_000, help="Read about the last N records of each topic; all by default."),
     ] = None,
 ) -> None:
     """Read what the lake has from a source again under its present text, and show what differs. Commits nothing.

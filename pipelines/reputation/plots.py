@@ -73,7 +73,7 @@ class Plots:
     def change(self, since: TimeLike, until: TimeLike | None = None, top: int = 20) -> AnyChart:
         """Return the largest changes of scores between two moments, a bar each, in points; as `Warehouse.change()`.
 
-        Raises UsageError also unless `top` is a whole number, at least 0.
+        Raises UsageError also unless `top` is a whole number from 0 to 1,000,000,000.
         """
         check_count("top", top)
         rows = self._warehouse.change(since, until).head(top)

@@ -19,6 +19,7 @@ _NOT_OURS = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalEx
 """A time limit handles the first; the others are defects."""
 _PREFIX = "EXPLAIN "
 _PLACE_AFTER_PREFIX = re.compile(rf"^LINE 1: {_PREFIX}(.*)\n {{{len(_PREFIX)}}}", re.MULTILINE)
+_MAX_COUNT = 1_000_000_000
 _MAX_LINES = 6
 """DuckDB lists every form of a function, which buries the place."""
 _GONE = re.compile(r'^Permission Error: Cannot access file "(?P<file>[^"]+)/\*\*/')
@@ -97,10 +98,10 @@ def check_parameters(query: str, params: Parameters) -> None:
 
 
 def check_count(argument: str, value: int) -> None:
-    """Raise UsageError unless the value of an argument is a whole number, at least 0; none is rounded."""
+    """Raise UsageError unless the value of an argument is a whole number from 0 to _MAX_COUNT; none is rounded."""
     # a notebook has no type checker
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"{argument}={value!r} is not a whole number, at least 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"{argument}={value!r} is not a whole number from 0 to {_MAX_COUNT:,}")
 
 
 def check_types(rows: duckdb.DuckDBPyRelation) -> None:

@@ -141,7 +141,7 @@ class Warehouse(Session):
 
         A user who is in a sample stays in it in later warehouses, unless new users take the place. Pass the result as
         a table to join their events: `sql("FROM events SEMI JOIN few USING (user_id)", tables={"few": sample})`.
-        Raises UsageError unless `users` is a whole number, at least 0.
+        Raises UsageError unless `users` is a whole number from 0 to 1,000,000,000.
         """
         check_count("users", users)
         return self.sql(_SAMPLE, {"seed": str(seed), "users": users})

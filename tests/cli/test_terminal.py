@@ -170,6 +170,20 @@ def test_every_command_is_covered() -> None:
     assert not RUN.keys() & NOT_RUN.keys()
 
 
+def _parameters(command: Any) -> Iterator[Any]:
+    for inner in getattr(command, "commands", {}).values():
+        yield from _parameters(inner)
+    yield from command.params
+
+
+def test_every_number_has_bounds() -> None:
+    """One too large for the database, the cache or memory is refused as a mistake of the command line."""
+    parameters = list(_parameters(typer.main.get_command(app)))
+    numbers = [each for each in parameters if each.type_descriptor.annotation in (int, float)]
+    assert len(numbers) > 10
+    assert [each.name for each in numbers if each.min is None or each.max is None] == []
+
+
 def test_commands_print_only_through_output() -> None:
     """All output goes through `output.py`, which escapes control characters."""
     own = {"print", "print_json", "echo", "secho", "Console"}

@@ -1,5 +1,5 @@
 -- How fair each rater is and how good each rated user, each measured by the other (Kumar and others, ICDM 2016).
--- $rounds = 30 (1..1000): rounds of the mutual definition; each halves the error at least, so 30 leave less than 1e-8
+-- $rounds = 30 (1..100): rounds of the mutual definition; each halves the error at least, so 30 leave less than 1e-8
 -- Method: S. Kumar, F. Spezzano, V. S. Subrahmanian and C. Faloutsos, Edge Weight Prediction in Weighted Signed
 -- Networks. Goodness is the mean of the opinions received, each times its rater's fairness (-1 to 1); fairness is one
 -- minus half the mean distance of a rater's opinions from the goodness of the rated (0 to 1). Both start at 1. Only

@@ -1,7 +1,7 @@
 -- How far each user is trusted by those whom others trust, and what a rater's opinions weigh (EigenTrust, WWW 2003).
 -- $seeds = null: user_ids trusted from the start, former ones too, separated by commas; null: all users alike
 -- $damping = 0.15 (0..1): share of all trust that returns to the seeds in each round
--- $rounds = 20 (1..1000): rounds of passing trust on
+-- $rounds = 20 (1..100): rounds of passing trust on
 -- Method: S. D. Kamvar, M. T. Schlosser and H. Garcia-Molina, The EigenTrust Algorithm for Reputation Management in P2P
 -- Networks: t(k+1) = (1 - damping) C^T t(k) + damping p, from t(0) = p. Row i of C divides a rater's trust among those
 -- rated well, in proportion to the sum of the opinions about each (ratings that count, in thousandths of the scale, at
