@@ -32,7 +32,7 @@ _MAX_SHOWN_BYTES, _MAX_HEADERS = 16_384, 100
 def list_letters(
     reason: _Reason = None,
     every: Annotated[bool, typer.Option("--all", help="Include requeued and discarded ones.")] = False,  # noqa: FBT002 - a flag
-    limit: Annotated[int, typer.Option(min=1, help="Number of dead letters to show, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of dead letters to show, the newest.")] = 20,
 ) -> None:
     """List dead letters: counts by reason, and the newest ones."""
     from pipelines.operate.dead_letters import count_dead_letters, newest_dead_letters  # noqa: PLC0415
@@ -94,7 +94,9 @@ def discard(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="The file to write: .parquet, or .ndjson with bytes in base64.")],
+    file: Annotated[
+        Path, typer.Argument(help="The file to write, or to replace: .parquet, or .ndjson with bytes in base64.")
+    ],
     reason: _Reason = None,
     every: Annotated[bool, typer.Option("--all", help="Include requeued and discarded ones.")] = False,  # noqa: FBT002 - a flag
 ) -> None:

@@ -102,7 +102,9 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
         str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file, or replace it, instead of standard output.")
+    ] = None,
 ) -> None:
     """Explain a user's score event by event, or with --shown-from why what was shown changed.
 

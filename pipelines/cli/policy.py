@@ -70,7 +70,7 @@ def diff(
     form: Annotated[
         Format, typer.Option("--format", help="Output format; except for table, one row per user.")
     ] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write one row per user to this file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write one row per user to this file, or replace it.")] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Exit 1 unless it holds: 'moved_over_10_percent < 1%'; repeatable."),

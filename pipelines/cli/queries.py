@@ -58,7 +58,7 @@ def _merged_into(settings: "Settings", user: str) -> str:
 
 def leaderboard(
     view: Annotated[str, typer.Argument(help="A view listed in `redis.leaderboards`.")] = "all_time",
-    top: Annotated[int, typer.Option(min=1, help="Number of users.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of users.")] = 10,
     user: Annotated[
         str | None, typer.Option(help="Print the rank of this user instead. Exits 1 if the user has none.")
     ] = None,
@@ -95,7 +95,9 @@ def scores(
         typer.Option(help="A scope of the policy, such as city: a row for each user and value; city=berlin: that one."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.CSV,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file, or replace it, instead of standard output.")
+    ] = None,
 ) -> None:
     """Compute the scores of all users from the lake, as of any time and by any policy. Publishes nothing."""
     from datetime import UTC, datetime  # noqa: PLC0415
@@ -124,7 +126,9 @@ def scores(
 def sql(
     query: Annotated[str, typer.Argument(help="The query, or - to read it from standard input.")],
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file, or replace it, instead of standard output.")
+    ] = None,
 ) -> None:
     """Query the warehouse by SQL: reputation, user_days, trends_*, events, commits, dead_letters and more.
 

@@ -18,7 +18,9 @@ def trend(
         list[str] | None, typer.Option("--set", help="A parameter of the trend, like period=week. Repeatable.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file, or replace it, instead of standard output.")
+    ] = None,
 ) -> None:
     """Show a trend, such as activity, ratings, cohorts, movers, retention, review bombs or rings."""
     from pipelines.reputation.trends import find_trend  # noqa: PLC0415
