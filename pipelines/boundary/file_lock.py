@@ -23,10 +23,11 @@ _PID_BYTES = 20
 def try_lock(path: Path) -> int | None:
     """Return a descriptor that holds the exclusive lock on `path` until it is closed; None if it is taken.
 
-    A missing file is created, private to the user. Raises ConfigurationError if the file system has no locks.
+    A missing file is created, with the permissions that the umask leaves. Raises ConfigurationError if the file system
+    has no locks.
     """
     folder = path.is_dir()
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,7 +1,8 @@
 """Folders and files that no other user of the machine can read: the lake holds user activity, the index its key.
 
 The permissions of the data folder decide: it is created with mode 0700, so nothing beneath it is accessible to others,
-and commands write files that are as private as the folder. To share it, change its mode, such as `chmod 750`.
+and commands write folders and files that are as private as the folder. A folder closed to others can be shared with a
+group, such as by `chmod 2750`.
 """
 
 import os
@@ -9,6 +10,7 @@ import stat
 from pathlib import Path
 
 _GROUP_AND_OTHERS = 0o077
+_OTHERS = 0o007
 
 
 def make_private_dir(folder: Path) -> None:
@@ -17,6 +19,19 @@ def make_private_dir(folder: Path) -> None:
         return
     make_private_dir(folder.absolute().parent)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_inner_dir(folder: Path) -> None:
+    """Create a folder within another one, which shares it with its group if it is closed to others.
+
+    A missing parent is created private, with its parents. An existing folder is left unchanged.
+    """
+    if folder.is_dir():
+        return
+    parent = folder.absolute().parent
+    make_private_dir(parent)
+    shared = _permissions_of_others(parent)
+    folder.mkdir(mode=0o700 | (0 if shared & _OTHERS else shared), exist_ok=True)
 
 
 def restrict_umask(folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import HALTED
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.checkpoints import checkpoint
@@ -23,7 +24,7 @@ def save_halted(settings: Settings, halted: Iterable[HaltedPartition]) -> None:
     """Save which topic partitions this process has halted; a failure to write is logged."""
     file = _file(settings)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_dir(file.parent)
         new = file.with_suffix(f".{os.getpid()}")
         new.write_text(
             json.dumps({"format": HALTED.number, "halted": [asdict(place) for place in halted]}), encoding="utf-8"

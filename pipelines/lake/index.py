@@ -24,7 +24,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.boundary.file_lock import try_lock
-from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.private_files import make_inner_dir
 from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
@@ -261,7 +261,8 @@ def forget_erased(root: Path, lake: Lake, events: DeltaTable) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Return a descriptor that holds the lock of `folder`; None if another process holds it."""
-    make_private_dir(folder)
+    make_inner_dir(folder.parent)
+    make_inner_dir(folder)
     return try_lock(folder / "lock")
 
 

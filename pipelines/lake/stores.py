@@ -18,7 +18,7 @@ import duckdb
 import pyarrow.fs as pa_fs
 
 from pipelines.boundary.extras import extra
-from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.private_files import make_inner_dir
 from pipelines.errors import TransientError, one_line
 
 _SCHEME = "s3://"
@@ -62,9 +62,9 @@ def translate_store_errors(location: str) -> Generator[None]:
 
 
 def ensure_parent_folder(location: str) -> None:
-    """Create the parent folder of a local file, private to this user; an object needs none."""
+    """Create the parent folder of a local file, as `make_inner_dir` does; an object needs none."""
     if not is_remote(location):
-        make_private_dir(Path(location).parent)
+        make_inner_dir(Path(location).parent)
 
 
 def read_text(location: str) -> str:

@@ -99,14 +99,19 @@ def status(settings: Settings) -> LocalServices:
 def with_local_endpoints(settings: Settings) -> Settings:
     """Return settings with the addresses of running embedded services, unless servers are configured.
 
-    Configured addresses are unchanged. If there is neither, the setting stays None and the client raises an error.
+    Configured addresses are unchanged. If there is neither, the setting stays None and the client raises an error, also
+    where the services are those of another user, whose folder this one may not read.
     """
-    found = status(settings)
     kafka, redis = settings.kafka, settings.redis
+    try:
+        found = status(settings)
+        login = _login(settings) if redis.url is None and found.cache is not None else ""
+    except PermissionError:
+        return settings
     if kafka.bootstrap_servers is None and found.broker is not None:
         kafka = kafka.model_copy(update={"bootstrap_servers": found.broker.address})
     if redis.url is None and found.cache is not None:
-        redis = redis.model_copy(update={"url": SecretStr(f"redis://{_login(settings)}{found.cache.address}/0")})
+        redis = redis.model_copy(update={"url": SecretStr(f"redis://{login}{found.cache.address}/0")})
     return settings.model_copy(update={"kafka": kafka, "redis": redis})
 
 

@@ -15,7 +15,7 @@ import duckdb
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import identifier, literal
-from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.private_files import make_inner_dir
 from pipelines.lake.files import make_durable
 from pipelines.reputation.database_file import remove_database
 from pipelines.reputation.day_sums import create_view_of_sums
@@ -35,7 +35,7 @@ def new_base(folder: Path) -> Path:
 
     The name is unique, so a file of changes that was copied from elsewhere never fits another base.
     """
-    make_private_dir(folder)
+    make_inner_dir(folder)
     return folder / f"{1 + max(_numbers(folder), default=0):08}-{token_hex(4)}{_SUFFIX}"
 
 

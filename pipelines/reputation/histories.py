@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.private_files import make_inner_dir
 from pipelines.formats import HISTORIES
 from pipelines.lake.erased_events import removal_since
 from pipelines.lake.manifest import manifest_text, read_manifest
@@ -94,7 +94,7 @@ class Histories:
     """
 
     def __init__(self, folder: Path) -> None:
-        make_private_dir(folder)
+        make_inner_dir(folder)
         self._folder, self._numbers = folder, count(1)
         self._state, self._saved = _State("", 0, "", frozenset()), list[str]()
         self._merges = Merges(self._merge, self._merge_durably, _FOREGROUND_MERGE_ROWS)

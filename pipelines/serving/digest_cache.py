@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.private_files import make_inner_dir
 from pipelines.formats import DIGESTS as DIGESTS_FORMAT
 from pipelines.serving.digests import Digests
 
@@ -70,7 +70,7 @@ class DigestCache:
         last = self._last
         if last is None or last is self._saved:
             return
-        make_private_dir(self._folder)
+        make_inner_dir(self._folder)
         for abandoned in self._folder.glob(f"{_NAME}.*"):
             abandoned.unlink(missing_ok=True)
         temporary = self._folder / f"{_NAME}.{last.publication_id}"

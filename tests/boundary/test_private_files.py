@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.boundary.private_files import is_private, make_private_dir, restrict_umask
+from pipelines.boundary.private_files import is_private, make_inner_dir, make_private_dir, restrict_umask
 from pipelines.lake.tables import create_lake
 from pipelines.operate.doctor import diagnose
 from pipelines.settings import Settings
@@ -43,16 +43,24 @@ def _modes(folder: Path) -> dict[int, list[str]]:
 
 
 @pytest.mark.slow
-def test_commands_write_private_files(settings: Settings, tmp_path: Path) -> None:
-    """Lake, index, warehouse, state, history of lag, locks, exports: 0700 and 0600, also if a library writes them."""
+@pytest.mark.parametrize(("mode", "shared"), [(0o700, {0}), (0o2750, {0o2050, 0o040})], ids=["private", "group"])
+def test_commands_write_files_as_private_as_the_folder(
+    settings: Settings, tmp_path: Path, mode: int, shared: set[int]
+) -> None:
+    """Lake, index, warehouse, state, history of lag, locks, exports: 0700 and 0600, also if a library writes them.
+
+    What is shared with a group, all that is in it, folders and files.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.chmod(mode)
     send(settings, valid_records(range(20)))
     for command in (["drain"], ["refresh"], ["publish"], ["lag"], ["compact"]):
         _run(settings, *command)
     _run(settings, "scores", "--output", str(tmp_path / "scores.csv"))
     _run(settings, "dead-letters", "export", str(tmp_path / "letters.ndjson"))
-    assert _modes(settings.data_dir).keys() == {0}, _modes(settings.data_dir)
+    assert _modes(settings.data_dir).keys() == shared, _modes(settings.data_dir)
     for file in ("scores.csv", "letters.ndjson"):
-        assert stat.S_IMODE((tmp_path / file).stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / file).stat().st_mode) == 0o600 | mode & 0o040
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
@@ -83,6 +91,18 @@ def test_folders_are_made_private_with_their_parents(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o750
     create_lake(tmp_path / "lake")
     assert stat.S_IMODE((tmp_path / "lake").stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(("mode", "inner"), [(0o700, 0o700), (0o2750, 0o2750), (0o755, 0o700)])
+def test_a_folder_shared_with_a_group_has_shared_folders(tmp_path: Path, mode: int, inner: int) -> None:
+    """One that all users may enter has private ones."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(mode)
+    make_inner_dir(tmp_path / "data" / "lake")
+    assert stat.S_IMODE((tmp_path / "data" / "lake").stat().st_mode) == inner
+    make_inner_dir(tmp_path / "data" / "new" / "index")
+    assert stat.S_IMODE((tmp_path / "data" / "new" / "index").stat().st_mode) & 0o777 == 0o700
 
 
 @pytest.mark.usefixtures("umask")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.private_files import make_inner_dir
 from pipelines.errors import TransientError
 from pipelines.formats import LAG
 from pipelines.operate.lag.measure import Measurement
@@ -29,7 +29,7 @@ def append(folder: Path, measurement: Measurement, keep_days: int) -> None:
     """
     path = _path(folder, measurement.measured_at.date())
     try:
-        make_private_dir(folder)
+        make_inner_dir(folder)
         is_new = not path.exists()
         with path.open("ab", buffering=0) as file:  # one write per line: other processes append to it, too
             file.write(_to_line(measurement))
