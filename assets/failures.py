@@ -8,8 +8,9 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
+from pipelines.boundary.private_files import describe_outside
 from pipelines.boundary.text import escape_lines
-from pipelines.errors import KarmalakeError, explain_command
+from pipelines.errors import DEFECT, KarmalakeError, exit_status_of, explain_command
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,25 +45,27 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
         except (dg.DagsterError, dg.Failure, dg.RetryRequested):
             raise
         except Exception as error:  # noqa: BLE001 - any text is escaped
+            if exit_status_of(error) != DEFECT:
+                raise failure(error, describe_outside(error)) from None
             _log_traceback(error)
-            kind = type(error).__name__
-            raise dg.Failure(escape_lines(f"{kind}: {error}"), metadata={"kind": kind}) from None
+            raise failure(error, f"{type(error).__name__}: {error}") from None
 
     return wrapper
 
 
-def failure(error: KarmalakeError, text: str | None = None) -> dg.Failure:
+def failure(error: Exception, text: str | None = None) -> dg.Failure:
     """Return the Dagster failure for an error; only a transient one allows retries. `text` replaces its message.
 
     Dagster writes the text to its page and to the terminal, so control characters in it are escaped.
     """
+    status = exit_status_of(error)
     metadata = {
         "kind": type(error).__name__,
-        "code": error.code,
-        "see": explain_command(error.code),
-        "trying_again": "may help" if error.transient else "will not help until this is fixed",
+        "code": status.code,
+        "see": explain_command(status.code),
+        "trying_again": "may help" if status.transient else "will not help until this is fixed",
     }
-    return dg.Failure(escape_lines(text or str(error)), metadata=metadata, allow_retries=error.transient)
+    return dg.Failure(escape_lines(text or str(error)), metadata=metadata, allow_retries=status.transient)
 
 
 def _log_traceback(error: BaseException) -> None:

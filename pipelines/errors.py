@@ -45,6 +45,8 @@ _ERROR_OF_A_FILE_SYSTEM = re.compile(r"^Traceback .*^OSError: (?P<message>[^\n]*
 """An error of the object store inside DuckDB, which keeps only the text of the exception of its Python file system."""
 _RUST_PANIC_MODULE = "pyo3_runtime"
 """Every extension written in Rust has a PanicException of its own there; it is not a subclass of Exception."""
+_NO_PERMISSION = re.compile("Permission denied|Read-only file system|Operation not permitted")
+"""How a library quotes the error of the system for a missing permission."""
 _NETWORK_ERRORS = {"ssl.SSLError", "socket.gaierror", "socket.herror"}
 """Errors that are OSErrors whose numbers are not those of files: 1 would be a missing permission."""
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -92,11 +94,11 @@ def exit_status_of(error: BaseException) -> ExitStatus:
         case OSError() if is_network_error(error):
             return ExitStatus(TransientError.code, TransientError.exit_code, TransientError.transient)
         case OSError():
-            return PERMISSION if error.errno in _PERMISSION_ERRNOS else IO
+            return PERMISSION if _is_denied(error) else IO
         case _ if sqlite_code(error) in _SQLITE_PERMISSIONS:
             return PERMISSION
         case _ if _is_library_outage(error):
-            return IO
+            return PERMISSION if _is_denied(error) else IO
         case _:
             return DEFECT
 
@@ -205,7 +207,7 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, KarmalakeError | OSError):
         return exit_status_of(error).transient
-    return _is_library_outage(error)
+    return exit_status_of(error) == IO
 
 
 def is_network_error(error: BaseException) -> bool:
@@ -222,6 +224,12 @@ def _is_library_outage(error: BaseException) -> bool:
     if not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS) or sqlite_code(error) in _SQLITE_OUTAGES:
         return True
     return "_duckdb.Error" in names and _ERROR_OF_A_FILE_SYSTEM.search(str(error)) is not None
+
+
+def _is_denied(error: BaseException) -> bool:
+    """Return whether an error of a file is one of permissions: by its number, or its text if a library lost that."""
+    number = getattr(error, "errno", None)
+    return number in _PERMISSION_ERRNOS if number else _NO_PERMISSION.search(str(error)) is not None
 
 
 def sqlite_code(error: BaseException) -> int | None:

@@ -5,12 +5,20 @@ and commands write folders and files that are as private as the folder. A folder
 group, such as by `chmod 2750`.
 """
 
+import grp
 import os
+import pwd
+import re
 import stat
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+
+from pipelines.errors import PERMISSION, exit_status_of, is_network_error, one_line
 
 _GROUP_AND_OTHERS = 0o077
 _OTHERS = 0o007
+_PATH = re.compile(r"""["'](/[^"']*)["']|\s(/\S+)""")
 
 
 def make_private_dir(folder: Path) -> None:
@@ -50,3 +58,60 @@ def is_private(folder: Path) -> bool:
 
 def _permissions_of_others(folder: Path) -> int:
     return stat.S_IMODE(folder.stat().st_mode) & _GROUP_AND_OTHERS if folder.is_dir() else 0
+
+
+def explain_denial(path: Path) -> str:
+    """Return what keeps this process from a path: the folder or file, whose it is, its mode, and what to do."""
+    try:
+        place, wanted = _denied(path.absolute())
+        status, read_only = place.stat(), os.statvfs(place).f_flag & os.ST_RDONLY
+    except OSError:  # it changed meanwhile
+        return "change its permissions, or run as another user"
+    if read_only and wanted == "write to":
+        return f"{place} is on a read-only file system: mount it writable, or use another folder"
+    uid, owner, me = os.geteuid(), _user(status.st_uid), _user(os.geteuid())
+    remedies = {uid: "change its mode", 0: f"`chown -R {uid} {place}` as root, or change its group or mode"}
+    return (
+        f"{me} may not {wanted} {place}, which has mode {stat.S_IMODE(status.st_mode):04o} and belongs to {owner} and "
+        f"group {_group(status.st_gid)}: {remedies.get(status.st_uid, f'run as {owner}, or change its group or mode')}"
+    )
+
+
+def describe_outside(error: BaseException) -> str:
+    """Return the message of an error that is not ours: of a file, with its path, and with what keeps this process out.
+
+    Libraries name the path only in their text.
+    """
+    text = one_line(error)
+    found = _PATH.search(text)
+    path = Path(found[1] or found[2]) if found else None
+    if isinstance(error, OSError) and not is_network_error(error):  # a full disk or a missing permission
+        named = isinstance(error.filename, str | bytes)
+        path = Path(os.fsdecode(error.filename)) if named else path
+        if named or path is None:
+            text = f"{path or 'writing'}: {error.strerror or text}"
+    return f"{text}; {explain_denial(path)}" if path and exit_status_of(error) == PERMISSION else text
+
+
+def _denied(path: Path) -> tuple[Path, str]:
+    """Return the first folder on the way to a path, or itself, that this process may not use, and for what."""
+    for folder, inner in pairwise([*reversed(path.parents), path]):
+        if not os.access(folder, os.X_OK, effective_ids=True):
+            return folder, "enter"
+        if not os.path.lexists(inner):
+            return folder, "write to"
+    if not os.access(path, os.R_OK, effective_ids=True):
+        return path, "read"
+    return (path.parent if os.access(path, os.W_OK, effective_ids=True) and not path.is_dir() else path), "write to"
+
+
+def _user(uid: int) -> str:
+    with suppress(KeyError):  # one without a name, as in a container
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    return f"uid {uid}"
+
+
+def _group(gid: int) -> str:
+    with suppress(KeyError):
+        return f"{grp.getgrgid(gid).gr_name} ({gid})"
+    return str(gid)

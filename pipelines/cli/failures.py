@@ -1,13 +1,12 @@
 """What a command says of the error that ends it, and its exit code; without slow imports."""
 
+from pipelines.boundary.private_files import describe_outside
 from pipelines.errors import (
     INTERRUPTED,
     ConfigurationError,
     ExitStatus,
     KarmalakeError,
     exit_status_of,
-    is_network_error,
-    one_line,
 )
 
 _MESSAGES = {
@@ -25,9 +24,7 @@ def describe_failure(error: BaseException) -> tuple[str, ExitStatus]:
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, OSError) and not is_network_error(error):  # a full disk or a missing permission
-        return f"{error.filename or 'writing'}: {error.strerror or one_line(error)}"
-    return str(error) if isinstance(error, KarmalakeError) else one_line(error)
+    return str(error) if isinstance(error, KarmalakeError) else describe_outside(error)
 
 
 def _translated(error: BaseException) -> BaseException:

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.boundary.extras import EXTRAS, extra, is_installed
-from pipelines.boundary.private_files import is_private
+from pipelines.boundary.private_files import describe_outside, explain_denial, is_private
 from pipelines.bus.topics import describe_topic
-from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of, one_line
+from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.sources import CONTRACT, explain_missing_topic, selected_files, topic_sources
 from pipelines.lake.commit_log import take_snapshot
@@ -74,8 +74,7 @@ def _run_check(subject: str, check: Callable[[Settings], str], settings: Setting
     except KarmalakeError as error:
         return Finding(subject, ok=False, message=str(error), code=error.code)
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}" if error.strerror else one_line(error)
-        message = f"{problem}: check who may read and write it"
+        message = describe_outside(error)
         return Finding(subject, ok=False, message=message, code=exit_status_of(error).code)
 
 
@@ -84,7 +83,7 @@ def _disk(settings: Settings) -> str:
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{folder} is not writable: give this user write access, or set KARMALAKE_DATA_DIR")
+        raise ConfigurationError(f"{folder} is not writable: {explain_denial(folder)}")
     free = shutil.disk_usage(folder).free
     if free < _MIN_FREE_BYTES:
         raise KarmalakeError(
@@ -174,9 +173,7 @@ def _require_access(root: Path) -> None:
     """Require access to the folder and its tables: Delta reports an unreadable table as missing."""
     for folder in (root, *(root.glob("*/_delta_log") if os.access(root, os.R_OK | os.X_OK) else ())):
         if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigurationError(
-                f"{folder} is not readable and writable: run as the user that owns it, or change its permissions"
-            )
+            raise ConfigurationError(f"{folder} is not readable and writable: {explain_denial(folder)}")
 
 
 def _lag(settings: Settings) -> str:

@@ -14,7 +14,8 @@ import duckdb
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import literal
-from pipelines.errors import UsageError
+from pipelines.boundary.private_files import describe_outside
+from pipelines.errors import PERMISSION, UsageError, exit_status_of
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
 from pipelines.reputation.base import attach_base, base_folder, has_base
@@ -136,6 +137,8 @@ def _describe_missing(path: Path) -> str:
 
 def _cannot_open(path: Path, error: duckdb.Error) -> str:
     cause = str(error).partition("\n")[0].rstrip(".!")
+    if exit_status_of(error) == PERMISSION:
+        return f"the warehouse cannot be opened: {describe_outside(error)}"
     return (
         f"the warehouse cannot be opened: {cause}: make {path} and {base_folder(path)} readable to this user, or "
         "rebuild it with `karmalake rebuild`"

@@ -1,6 +1,8 @@
 """Failures say what to do, and only transient ones are retried."""
 
+import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -81,6 +83,24 @@ def test_any_exception_is_escaped(instance: dg.DagsterInstance, caplog: pytest.L
     assert "OSError: \\x1b[2Jcause" in logged
     assert "in broken" in logged
     assert set(map(ord, logged)) & set(CONTROL_CHARS) <= {ord("\n")}
+
+
+def test_a_missing_permission_is_not_retried(
+    instance: dg.DagsterInstance, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure says which file this is of, with the code of the command line and no traceback."""
+    attempts: list[int] = []
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    @explain_failures
+    def denied() -> None:
+        attempts.append(1)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "lock"))
+
+    text = _escaped_failure(instance, denied)
+    assert text.startswith(f"{tmp_path / 'lock'}: Permission denied; ")
+    assert attempts == [1]
+    assert not [record for record in caplog.records if record.name == "assets.failures"]
 
 
 def test_a_terminated_step_does_not_start_again(instance: dg.DagsterInstance) -> None:

@@ -4,13 +4,18 @@ import os
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.boundary.database import connect
+from pipelines.boundary.file_lock import try_lock
 from pipelines.boundary.private_files import is_private, make_inner_dir, make_private_dir, restrict_umask
-from pipelines.lake.tables import create_lake
+from pipelines.cli.failures import describe_failure
+from pipelines.errors import PERMISSION, is_transient
+from pipelines.lake.tables import create_lake, is_lake
 from pipelines.operate.doctor import diagnose
 from pipelines.settings import Settings
 from tests.commands import run
@@ -19,6 +24,7 @@ from tests.test_crashes import environment
 
 _KARMALAKE = ["-c", "import os; os.umask(0o022); from pipelines.cli import main; main()"]
 _OTHER_USER = 65_534
+_NO_NAME = 12_345
 
 
 @pytest.fixture
@@ -27,6 +33,16 @@ def umask() -> object:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture
+def other_user() -> Iterator[None]:
+    """Run the test as another user, who has no name."""
+    os.setegid(_NO_NAME)
+    os.seteuid(_NO_NAME)
+    yield
+    os.seteuid(0)
+    os.setegid(0)
 
 
 def _run(settings: Settings, *command: str) -> None:
@@ -103,6 +119,43 @@ def test_a_folder_shared_with_a_group_has_shared_folders(tmp_path: Path, mode: i
     assert stat.S_IMODE((tmp_path / "data" / "lake").stat().st_mode) == inner
     make_inner_dir(tmp_path / "data" / "new" / "index")
     assert stat.S_IMODE((tmp_path / "data" / "new" / "index").stat().st_mode) & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize(
+    ("folder_mode", "file_mode", "use", "denial"),
+    [
+        (0o700, 0o600, Path.read_text, "enter {folder}, which has mode 0700"),
+        (0o755, 0o600, Path.read_text, "read {folder}/file, which has mode 0600"),
+        (0o755, 0o644, try_lock, "write to {folder}/file, which has mode 0644"),
+        (0o755, 0o666, Path.unlink, "write to {folder}, which has mode 0755"),
+        (0o755, 0o644, lambda file: try_lock(file.with_name("new")), "write to {folder}, which has mode 0755"),
+        (0o700, 0o644, lambda file: connect(file).close(), "enter {folder}, which has mode 0700"),
+        (0o700, 0o644, lambda file: is_lake(file.parent), "enter {folder}, which has mode 0700"),
+    ],
+)
+def test_a_denial_says_who_may_use_what(
+    request: pytest.FixtureRequest, folder_mode: int, file_mode: int, use: Callable[[Path], object], denial: str
+) -> None:
+    """The folder or file that this user may not use, its mode and owner, and what to do; it is not retried.
+
+    Also if a library hides the error of the system in a text.
+    """
+    with tempfile.TemporaryDirectory() as temporary:  # that others may enter
+        folder = Path(temporary) / "shared"
+        Path(temporary).chmod(0o755)
+        folder.mkdir()
+        (folder / "file").write_text("")
+        (folder / "file").chmod(file_mode)
+        folder.chmod(folder_mode)
+        request.getfixturevalue("other_user")
+        with pytest.raises(Exception, match=r"[Pp]ermission denied") as raised:
+            use(folder / "file")
+        message, status = describe_failure(raised.value)
+        os.seteuid(0)
+    assert (status, is_transient(raised.value)) == (PERMISSION, False)
+    assert f"; uid {_NO_NAME} may not {denial.format(folder=folder)} and belongs to root (uid 0) and group" in message
+    assert f": `chown -R {_NO_NAME} {folder}" in message
 
 
 @pytest.mark.usefixtures("umask")

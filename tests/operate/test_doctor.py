@@ -157,10 +157,11 @@ def test_a_full_disk(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_folder_without_permission(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data folder and lake are checked; tests may run as root, so access is simulated."""
-    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    monkeypatch.setattr(doctor.os, "access", lambda *_, **__: False)
     bad = _failed(healthy)
-    assert "give this user write access" in bad["disk"]
-    assert "change its permissions" in bad["lake"]
+    assert f"{healthy.data_dir} is not writable: " in bad["disk"]
+    assert f"{healthy.lake_root} is not readable and writable: " in bad["lake"]
+    assert all("may not enter" in bad[subject] for subject in ("disk", "lake"))
 
 
 def test_a_package_that_the_settings_need(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
