@@ -11,7 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.failures import failure
+from pipelines.errors import UsageError
+
 _PAGE_SIZE = 500
+_MAX_DAYS = 36_500
 
 
 class RetentionConfig(dg.Config):
@@ -25,6 +29,8 @@ class RetentionConfig(dg.Config):
 @dg.op
 def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig) -> None:
     """Delete runs past their retention, with their events and logs."""
+    if not all(0 <= days <= _MAX_DAYS for days in (config.succeeded_days, config.other_days)):
+        raise failure(UsageError(f"runs are retained for 0 to {_MAX_DAYS} days: {config}"))
     others = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     statuses = {(dg.DagsterRunStatus.SUCCESS,): config.succeeded_days, tuple(others): config.other_days}
     last = _last_materialized_by(context.instance)

@@ -33,7 +33,7 @@ from pipelines.best_effort import best_effort
 from pipelines.contract.digest import Digests
 from pipelines.contract.schema import filter_rows
 from pipelines.dlq import copying_on_exit
-from pipelines.errors import FencedError, RejectedError, TransientError, one_line
+from pipelines.errors import FencedError, RejectedError, TransientError, UsageError, one_line
 from pipelines.ingest.batch import Batch, LastRead
 from pipelines.ingest.filling import NEVER, without_waiting
 from pipelines.ingest.guard import HaltedPartition, RejectionGuard
@@ -211,9 +211,11 @@ def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: i
     """Drain until no records remain or `max_batches` are committed; return the number of batches committed.
 
     `report` is called with the record of each commit; an error that it raises is logged, since the batch is committed.
-    Raises TransientError if records remain but none is received within the request timeout, and RejectedError at the
-    end if topic partitions are halted: the others are drained first.
+    Raises UsageError for less than one batch, TransientError if records remain but none is received within the request
+    timeout, and RejectedError at the end if topic partitions are halted: the others are drained first.
     """
+    if max_batches is not None and max_batches < 1:
+        raise UsageError(f"max_batches must be at least 1, not {max_batches}")
     batches, timeout_seconds = 0, ingest.settings.kafka.request_timeout_seconds
     idle_since = time.monotonic()
     report_safely = best_effort(report, "reporting a commit")

@@ -149,12 +149,17 @@ def test_records_of_a_failed_poll_are_read_again(bus: Settings, monkeypatch: pyt
 
 
 def test_max_batches_is_a_limit(bus: Settings) -> None:
-    """A bounded drain stops after its commits; the next one reads the rest."""
+    """A bounded drain stops after its commits, and the next one reads the rest; none at all is refused.
+
+    A drain of no batch would say that no records remain, since it has not asked.
+    """
     small = with_ingest(bus, max_batch_records=1)
     for start in range(0, 30, 10):
         send(small, valid_records(range(start, start + 10)))
     records: list[CommitRecord] = []
     with open_ingest(small) as ingest:
+        with pytest.raises(UsageError, match="max_batches must be at least 1, not 0"):
+            drain(ingest, records.append, max_batches=0)
         assert drain(ingest, records.append, max_batches=1) == 1
     assert len(records) == 1
     drain_all(small)

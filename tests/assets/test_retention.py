@@ -54,3 +54,13 @@ def test_old_runs_are_deleted_except_latest_materializations(tmp_path: Path) -> 
         files = {path.stem for path in tmp_path.rglob("*.db")}
         assert files.isdisjoint({first, monday, failed})
         assert files >= {last, tuesday, again}
+
+
+def test_a_retention_of_no_sense_deletes_nothing(tmp_path: Path) -> None:
+    """A negative one would delete runs of this minute."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        runs = {dg.materialize([whole], instance=instance).run_id for _ in range(2)}
+        for days in ({"succeeded_days": -1}, {"other_days": 10**9}):
+            with pytest.raises(dg.Failure, match="retained for 0 to 36500 days"):
+                forget(instance, **days)
+        assert runs <= {run.run_id for run in instance.get_runs()}
