@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import duckdb
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
-from pipelines.boundary.mistakes import FileFormat, MistakeError, Place
-from pipelines.boundary.time_zones import is_time_zone
-from pipelines.boundary.toml import did_you_mean, parse_toml, read_toml
+from pipelines.boundary.mistakes import FileFormat, MistakeError
+from pipelines.boundary.toml import parse_toml, read_toml
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import ENVELOPE, MapperConfig
 from pipelines.mapping.proto_files import DESCRIPTOR_SET, descriptor_set_text
 from pipelines.mapping.ready_made import READY_MADE, ReadyMade
 from pipelines.mapping.row_wise import ROW
+from pipelines.mapping.source_keys import Keys
 from pipelines.mapping.values import ValueSchema
 from pipelines.settings import Format
 from pipelines.sources.files import ColumnMapping
@@ -32,210 +32,16 @@ from pipelines.sources.times import check_time_options
 CONTRACT = "contract"
 """The name of the source of our own contract, which no file has."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 _DIGEST_BYTES = 16
-_SUFFIXES = {"protobuf": (".proto", ".desc"), "avro": (".avsc",)}
 _WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _WITHOUT_COMPILER = (
     "; or name a descriptor set as the schema, which needs none: protoc --include_imports "
     "--descriptor_set_out=NAME.desc"
 )
-_PLAIN = ("user_id", "time", "action_type", "action_type_column", "metadata", "event_id")
-_OPTIONS = ("id", "server", "id_header", "type_header", "rated", "corrected", "retracted")
-"""Keys that only ready-made sources have."""
 _SELECT_FIELDS = ("event_id", "user_id", "action_type", "timestamp")
-_OF_TOPICS = ("format", "schema_file", "message", "registry", "columns", "like")
-_OF_FILES = ("reading", "user", "number_rows")
-"""Keys that only sources of topics, or of files, have."""
 DAY = "{day}"
 """In an address of `files`: the day of the file, for the asset `history`."""
-Text = Field(default=None, min_length=1)
-
-
-class _Reading(BaseModel):
-    """How files are written: the table `reading`, with the names of `ReadOptions`."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    format: str | None = None
-    delimiter: str | None = None
-    quote: str | None = None
-    escape: str | None = None
-    comment: str | None = None
-    encoding: str | None = None
-    columns: list[str] = Field(default_factory=list)
-    decimal_comma: bool | None = None
-    null: list[str] = Field(default_factory=list)
-
-    def options(self) -> ReadOptions:
-        """Return the options of the reader. Raises UsageError for an invalid one."""
-        return ReadOptions(
-            self.format,
-            "\t" if self.delimiter == "tab" else self.delimiter,
-            self.quote,
-            self.escape,
-            self.comment,
-            self.encoding,
-            tuple(self.columns),
-            self.decimal_comma,
-            tuple(self.null),
-        )
-
-
-_Problem = tuple[Place, str]
-"""The key to fix, none for the whole file, and what is wrong with it."""
-
-
-class _Keys(BaseModel):
-    """The keys of a source file."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    topic: str | None = Text
-    topics: list[str] | None = Field(default=None, min_length=1)
-    files: list[str] | None = Field(default=None, min_length=1)
-    format: Format | None = None
-    schema_file: str | None = Field(default=None, alias="schema", min_length=1)
-    message: str | None = Text
-    registry: bool = False
-    columns: dict[str, str] = Field(default_factory=dict)
-    like: str | None = None
-    select: str | None = Text
-    reading: _Reading = Field(default_factory=_Reading)
-    user_id: str | None = Text
-    user: str | None = Text
-    time: str | None = Text
-    time_unit: Literal["s", "ms", "us", "ns", "iso", "rfc2822"] | None = None
-    time_format: str | None = Text
-    time_zone: str | None = None
-    number_rows: bool = False
-    action_type: str | None = Text
-    action_type_column: str | None = Text
-    metadata: dict[str, str] = Field(default_factory=dict)
-    event_id: str | None = Text
-    event_id_from: list[str] = Field(default_factory=list)
-    id: str | None = Text
-    server: str | None = Text
-    id_header: str | None = Text
-    type_header: str | None = Text
-    rated: str | None = Text
-    corrected: str | None = Text
-    retracted: str | None = Text
-
-    @model_validator(mode="after")
-    def _check(self) -> "_Keys":
-        for place, problem in self._problems():
-            raise MistakeError(place, problem)
-        return self
-
-    def _problems(self) -> Iterator[_Problem]:
-        """Yield what keys contradict each other, or are missing."""
-        if sum(value is not None for value in (self.topic, self.topics, self.files)) != 1:
-            yield (), "give one of topic, topics and files"
-        yield from self._problems_of_topics()
-        yield from self._problems_of_kind()
-        yield from self._problems_of_mapping()
-        yield from self._problems_of_format()
-        yield from self._problems_of_paths()
-        if self.event_id_from and self.event_id:
-            yield ("event_id_from",), "event_id and event_id_from exclude each other: remove one"
-        if self.time_zone is not None and not is_time_zone(self.time_zone):
-            yield ("time_zone",), f"{self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
-
-    def _problems_of_topics(self) -> Iterator[_Problem]:
-        key, given = ("topic", [self.topic]) if self.topic is not None else ("topics", self.topics or [])
-        for name in given:
-            if not _TOPIC.fullmatch(name):
-                problem = f"{name!r} is not the name of a topic: it has letters, digits, ., _ and -, and is no pattern"
-                yield (key,), problem
-        if len(set(given)) < len(given):
-            yield (key,), "names a topic twice: remove one"
-
-    def _problems_of_paths(self) -> Iterator[_Problem]:
-        """Yield what is no path; the names of columns of files may contain anything."""
-        keys = ("user_id", "time", "action_type_column", "event_id")
-        paths: dict[Place, str | None] = {(key,): getattr(self, key) for key in keys}
-        paths |= {("event_id_from", str(number)): path for number, path in enumerate(self.event_id_from)}
-        paths |= {("metadata", name): path for name, path in self.metadata.items()}
-        for place, path in paths.items():
-            if path == "" or (path and self.files is None and not all(path.split("."))):
-                yield place, f"{path!r} is not a path: write names with a dot between them, such as driver.id"
-
-    def _problems_of_kind(self) -> Iterator[_Problem]:
-        """Yield the keys that the other kind of source has."""
-        is_of_files = self.files is not None
-        others = [key for key in (_OF_TOPICS if is_of_files else _OF_FILES) if key in self.model_fields_set]
-        if others and is_of_files:
-            yield (_written(others[0]),), "is a key of topics: how files are written is in [reading]"
-        elif others:
-            yield (others[0],), "is a key of files: remove it"
-        if self.select is not None and self.user:
-            yield ("user",), "select excludes user: write it in the SELECT"
-        if self.time_unit and self.time_format:
-            yield ("time_format",), "time_unit and time_format exclude each other: remove one"
-
-    def _problems_of_mapping(self) -> Iterator[_Problem]:
-        if self.like is not None:
-            yield from self._problems_of_ready_made(self.like)
-            return
-        given = [key for key in _PLAIN if getattr(self, key)]
-        if self.select is not None and given:
-            yield (given[0],), f"select and {given[0]} exclude each other: remove one"
-        if self.select is None:
-            needed = ("time",) if self.user else ("user_id", "time")
-            remedy = "add it, or select" if self.files else "add it, or select, or like"
-            yield from (((key,), f"is missing: {remedy}") for key in needed if not getattr(self, key))
-            if self.user and self.user_id:
-                yield ("user",), "user and user_id exclude each other: remove one"
-            if (self.action_type is None) == (self.action_type_column is None):
-                yield (), "give one of action_type and action_type_column"
-        others = [key for key in _OPTIONS if getattr(self, key)]
-        if others:
-            yield (others[0],), "is a key of a ready-made source: add like, or remove it"
-
-    def _problems_of_ready_made(self, like: str) -> Iterator[_Problem]:
-        kind = READY_MADE.get(like)
-        if kind is None:
-            yield ("like",), f"{like!r} is not one of {', '.join(READY_MADE)}{did_you_mean(like, READY_MADE)}"
-            return
-        allowed = {*kind.options, *(("time_unit",) if "time" in kind.options else ())}
-        keys = (
-            *_PLAIN,
-            *_OPTIONS,
-            "select",
-            "schema_file",
-            "columns",
-            "time_unit",
-            "time_format",
-            "time_zone",
-            "event_id_from",
-        )
-        others = [key for key in keys if getattr(self, key) and key not in allowed]
-        if others:
-            yield (_written(others[0]),), f"is not an option of {like}: use {', '.join(sorted(allowed))}"
-        missing = [key for key, default in kind.options.items() if default is None and not getattr(self, key)]
-        if missing:
-            yield (missing[0],), f"is missing: {like} needs it"
-        if self.format not in {None, "json"}:
-            yield ("format",), f"is json for {like}: for another one write select"
-
-    def _problems_of_format(self) -> Iterator[_Problem]:
-        if self.files is not None or self.like is not None:
-            return
-        if self.format is None:
-            yield ("format",), "is missing: write protobuf, avro or json"
-        elif self.format == "json" and self.schema_file:
-            yield ("schema",), "is not for json: give types by columns"
-        elif self.format != "json" and bool(self.schema_file) == self.registry:
-            yield (), "give one of schema (a file) and registry = true"
-        if self.schema_file and not self.schema_file.endswith(_SUFFIXES.get(self.format or "", ())):
-            suffixes = " or ".join(_SUFFIXES.get(self.format or "", ()))
-            yield ("schema",), f"is not a file {suffixes}, for format {self.format}"
-        if self.columns and self.format != "json":
-            yield ("columns",), f"are for json: {self.format} has types"
-        if self.message and (self.format != "protobuf" or not self.schema_file):
-            yield ("message",), "is for protobuf with a schema file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +112,7 @@ def read_source(path: Path) -> SourceFile:
     text = read_toml(path, ConfigurationError)
     values = parse_toml(text, str(path), ConfigurationError)
     try:
-        keys = _Keys.model_validate(values)
+        keys = Keys.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError(_FORMAT.explain(error, text, str(path))) from None
     schema, content = _schema(path, keys)
@@ -331,7 +137,7 @@ def read_source(path: Path) -> SourceFile:
     )
 
 
-def _rows(keys: _Keys) -> dict[str, Any]:
+def _rows(keys: Keys) -> dict[str, Any]:
     """Return how files are read, and their plain fields. Raises MistakeError for an invalid option."""
     try:
         reading = keys.reading.options()
@@ -344,7 +150,7 @@ def _rows(keys: _Keys) -> dict[str, Any]:
         raise MistakeError((), str(error)) from None
 
 
-def _fields(keys: _Keys, reading: ReadOptions) -> ColumnMapping:
+def _fields(keys: Keys, reading: ReadOptions) -> ColumnMapping:
     """Return the plain fields of files."""
     return ColumnMapping(
         keys.user_id,
@@ -382,7 +188,7 @@ def require_packages(source: SourceFile) -> None:
             raise ConfigurationError(f"{missing_extra(name, str(source.path))}{remedy}")
 
 
-def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
+def _schema(path: Path, keys: Keys) -> tuple[ValueSchema | None, bytes]:
     """Return the schema of values without a schema id, and the bytes of its file."""
     if keys.schema_file is None:
         return (None if keys.registry or keys.files else ValueSchema("json")), b""
@@ -447,7 +253,7 @@ def _imported(path: Path, folder: Path, name: str) -> str | None:
         return None
 
 
-def _config(keys: _Keys) -> MapperConfig:
+def _config(keys: Keys) -> MapperConfig:
     """Return what the SELECT reads, and how. Raises MistakeError for an invalid format of times, or column."""
     if keys.like is not None:
         kind = READY_MADE[keys.like]
@@ -471,7 +277,7 @@ def _config(keys: _Keys) -> MapperConfig:
     )
 
 
-def _options(keys: _Keys, kind: ReadyMade) -> dict[str, str]:
+def _options(keys: Keys, kind: ReadyMade) -> dict[str, str]:
     given = {key: getattr(keys, key) or default or "" for key, default in kind.options.items()}
     return given | {"time_unit": keys.time_unit or "us"}
 
@@ -497,7 +303,7 @@ def _sql_type(text: str) -> str | None:
         return None
 
 
-def _plain(keys: _Keys) -> str:
+def _plain(keys: Keys) -> str:
     """Return the SELECT of plain fields."""
     if keys.format == "json":
         places = {name: f"value->>{literal(_json_path(path))}" for name, path in _plain_outputs(keys)}
@@ -506,7 +312,7 @@ def _plain(keys: _Keys) -> str:
     return _plain_select(keys, places)
 
 
-def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
+def _plain_outputs(keys: Keys) -> list[tuple[str, str]]:
     """Return the columns of the plain case, and the paths that they come from."""
     fixed = {
         "event_id": keys.event_id,
@@ -519,7 +325,7 @@ def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
     return [(name, path) for name, path in (fixed | named | entries).items() if path]
 
 
-def _plain_select(keys: _Keys, places: dict[str, str]) -> str:
+def _plain_select(keys: Keys, places: dict[str, str]) -> str:
     action = places.get("action_type") or literal(keys.action_type or "")
     entries = ", ".join(f"{literal(name)}: CAST({places[f'metadata {name}']} AS VARCHAR)" for name in keys.metadata)
     metadata = f"{{{entries}}}" if entries else "MAP {}"
@@ -535,9 +341,4 @@ def _json_path(dotted: str) -> str:
     return "$" + "".join(f'."{part}"' for part in escaped)
 
 
-def _written(name: str) -> str:
-    """Return a key as a file writes it."""
-    return _Keys.model_fields[name].alias or name
-
-
-_FORMAT = FileFormat(_Keys, "source")
+_FORMAT = FileFormat(Keys, "source")
