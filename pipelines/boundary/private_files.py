@@ -51,6 +51,17 @@ def restrict_umask(folder: Path) -> None:
     os.umask(before | (_GROUP_AND_OTHERS & ~_permissions_of_others(folder)))
 
 
+def foreign_owner(folder: Path) -> str | None:
+    """Return the owner of a folder that this process, run by root, would leave files in; None if it is none or root.
+
+    They would belong to root, so that the owner can neither read nor replace them.
+    """
+    if os.geteuid() != 0 or not folder.is_dir():
+        return None
+    owner = folder.stat().st_uid
+    return _user(owner) if owner else None
+
+
 def is_private(folder: Path) -> bool:
     """Return whether a folder is inaccessible to other users."""
     return not _permissions_of_others(folder)

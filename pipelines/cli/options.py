@@ -1,11 +1,14 @@
 """Options and arguments that several commands share: settings, policies, times, user ids."""
 
+import logging
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.boundary.private_files import restrict_umask
+from pipelines.boundary.private_files import foreign_owner, restrict_umask
 from pipelines.contract import time_like
 from pipelines.errors import ConfigurationError, UsageError
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy
     from pipelines.settings import Settings
 
+_LOG = logging.getLogger(__name__)
 
 MetricsPort = Annotated[
     int | None,
@@ -41,6 +45,7 @@ def topic_settings(command: str) -> "Settings":
 def bare_settings() -> "Settings":
     """Return the settings as configured, and set the umask of this process to the permissions of data_dir.
 
+    Warns root of files in another user's data_dir that this user could not read.
     Raises ConfigurationError if data_dir, or a parent, is not a folder.
     """
     from pipelines.settings import load_settings  # noqa: PLC0415
@@ -50,7 +55,14 @@ def bare_settings() -> "Settings":
         if place.exists() and not place.is_dir():
             raise ConfigurationError(f"{place} is a file, not a folder: set KARMALAKE_DATA_DIR to a folder")
     restrict_umask(settings.data_dir)
+    _warn_root(settings.data_dir)
     return settings
+
+
+@cache
+def _warn_root(data_dir: Path) -> None:
+    if owner := foreign_owner(data_dir):
+        _LOG.warning("%s belongs to %s, who cannot use files that root writes there: run as %s", data_dir, owner, owner)
 
 
 def with_metrics_port(settings: "Settings", port: int | None) -> "Settings":

@@ -14,6 +14,7 @@ from pipelines.boundary.database import connect
 from pipelines.boundary.file_lock import try_lock
 from pipelines.boundary.private_files import is_private, make_inner_dir, make_private_dir, restrict_umask
 from pipelines.cli.failures import describe_failure
+from pipelines.cli.options import bare_settings
 from pipelines.errors import PERMISSION, is_transient
 from pipelines.lake.tables import create_lake, is_lake
 from pipelines.operate.doctor import diagnose
@@ -172,6 +173,23 @@ def test_files_are_as_private_as_the_folder(tmp_path: Path, mode: int | None, be
     os.umask(before)
     restrict_umask(folder)
     assert os.umask(before) == after
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves files in another user's folder")
+@pytest.mark.usefixtures("umask")
+def test_root_is_warned_of_another_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its files would lock the owner out: a command says so once. A folder of its own is no reason."""
+    for name, owner in (("own", 0), ("other", _NO_NAME)):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, owner, owner)
+        monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / name))
+        bare_settings()
+        bare_settings()
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"{tmp_path / 'other'} belongs to uid {_NO_NAME}, who cannot use files that root writes")
+    assert warning.endswith(f": run as uid {_NO_NAME}")
 
 
 def test_the_doctor_reports_an_open_folder(settings: Settings) -> None:
