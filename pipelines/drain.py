@@ -30,6 +30,7 @@ from deltalake.exceptions import DeltaError
 from kafka.structs import TopicPartition
 
 from pipelines.best_effort import best_effort
+from pipelines.boundary.text import amount
 from pipelines.contract.digest import Digests
 from pipelines.contract.schema import filter_rows
 from pipelines.dlq import copying_on_exit
@@ -228,7 +229,8 @@ def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: i
             break
         elif time.monotonic() - idle_since > timeout_seconds:
             raise TransientError(
-                f"{remaining} records remain, but none was received in {timeout_seconds:.0f} s: "
+                f"{amount(remaining, 'record remains', 'records remain')}, but none was received in "
+                f"{timeout_seconds:.0f} s: "
                 "look at the broker's log, then start again"
             )
     if halted := ingest.halted():

@@ -1,6 +1,7 @@
 """What to do about rows of a file that equal earlier ones: the same for a load and for its preview."""
 
 from pipelines.backfill import FileSummary
+from pipelines.boundary.text import amount
 from pipelines.ingest.file import FileSource
 
 
@@ -11,8 +12,14 @@ def equal_rows_step(account: FileSummary, source: FileSource) -> str:
         return ""
     if source.mapping.makes_ids:
         remedy = separate_events(source)
-        return f"{equal:,} rows equal an earlier row of the file and count once. If they are separate events, {remedy}"
-    return f"{equal:,} rows have the event_id of an earlier row of the file with the same content, and count once"
+        rows = amount(
+            equal,
+            "row equals an earlier row of the file and counts once. If they are separate events",
+            "rows equal an earlier row of the file and count once. If they are separate events",
+        )
+        return f"{rows}, {remedy}"
+    rows, count = amount(equal, "row has", "rows have"), "counts" if equal == 1 else "count"
+    return f"{rows} the event_id of an earlier row of the file with the same content, and {count} once"
 
 
 def repeated_rows(account: FileSummary, source: FileSource) -> int:

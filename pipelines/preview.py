@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.backfill import FileSummary, load, open_input, summarize_commits
+from pipelines.boundary.text import amount
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
 from pipelines.file_steps import equal_rows_step
@@ -166,7 +167,8 @@ def _notes(source: FileSource, account: FileSummary) -> Iterator[str]:
     if step := equal_rows_step(account, source):
         yield step
     if account.conflicts:
-        yield f"{account.conflicts:,} rows have the event_id of an earlier row of the file, with other content"
+        conflicts = amount(account.conflicts, "row has", "rows have")
+        yield f"{conflicts} the event_id of an earlier row of the file, with other content"
     first = next(read_mapped(source.path, source.mapping, source.name), None)
     columns = first.columns.column_names if first else []
     if unused := [name for name in columns if not _uses(source.mapping, name)]:

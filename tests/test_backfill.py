@@ -290,9 +290,9 @@ def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     ]
     assert "2 of 3 files loaded" in done.stdout
     assert "g2.csv: there is no column 'u'; the columns are 'user', 's', 't'" in done.stderr
-    assert "g3.csv: 1 rows equal an earlier row of the file and count once" in done.stderr
+    assert "g3.csv: 1 row equals an earlier row of the file and counts once" in done.stderr
     assert "with --event-id" in done.stderr
-    assert "g3.csv: 1 rows are dead letters (missing_user_id: 1): karmalake dead-letters list" in done.stderr
+    assert "g3.csv: 1 row is a dead letter (missing_user_id: 1): karmalake dead-letters list" in done.stderr
     assert done.stderr.count("error KL-") == 1
     alone = _backfill(tmp_path, "g2.csv", *_COLUMNS)
     assert (alone.returncode, alone.stdout) == (2, "0 of 1 files loaded\n")

@@ -131,7 +131,7 @@ def test_a_load_under_another_mapping_fails_and_says_why(tmp_path: Path) -> None
     assert _backfill(tmp_path, "a.csv", *columns, "--metadata", "n=n").returncode == 0
     again = _backfill(tmp_path, "a.csv", *columns)
     assert again.returncode == 65
-    assert "a.csv: none of its 1 rows was added, and 1 are in the lake with other content" in again.stderr
+    assert "a.csv: none of its 1 row was added, and 1 are in the lake with other content" in again.stderr
     assert again.stderr.startswith(
         "warning: a.csv: it was loaded before by other columns or another text of its source (f"
     )
@@ -161,7 +161,7 @@ def test_a_preview_commits_nothing(busless: Settings, tmp_path: Path) -> None:
     assert [row[0] for row in before.first_events] == ["a", "c"]
     assert before.reasons == [("undecodable", 1, "row 3, column 't': 'soon' is not an ISO 8601 time.")]
     equal, unused = before.notes
-    assert equal.startswith("1 rows equal an earlier row of the file and count once. If they are separate events, give")
+    assert equal.startswith("1 row equals an earlier row of the file and counts once. If they are separate events,")
     assert unused == "unused columns: 'm'"
     assert sum(row[-1] for row in before.scored) == 2
     _accepted(busless, path, mapping)
@@ -176,11 +176,11 @@ def test_a_preview_gives_the_next_step_of_the_load(busless: Settings, tmp_path: 
     mapping = replace(_MAPPING, event_id="n", metadata=())
     path = _votes(tmp_path / "conflict.csv", "a,2024-01-01,1\nb,2024-01-01,1\n", "u,t,n")
     assert preview(busless, InputFile(path), mapping).notes == [
-        "1 rows have the event_id of an earlier row of the file, with other content"
+        "1 row has the event_id of an earlier row of the file, with other content"
     ]
     path = _votes(tmp_path / "equal.csv", "a,2024-01-01,1\na,2024-01-01,1\n", "u,t,n")
     assert preview(busless, InputFile(path), mapping).notes == [
-        "1 rows have the event_id of an earlier row of the file with the same content, and count once"
+        "1 row has the event_id of an earlier row of the file with the same content, and counts once"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Escaping of untrusted text, such as ids, for terminals, log lines and Markdown."""
+"""Escaping of untrusted text, such as ids, for terminals, log lines and Markdown; numbers with their nouns."""
 
 import re
 
@@ -33,3 +33,8 @@ def markdown_code(text: str) -> str:
     escaped = escape_text(text).replace("|", "\\|") or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", escaped)), default=0))
     return f"{fence} {escaped} {fence}"
+
+
+def amount(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: 1 record, 2 records; `plural` is needed unless an s makes it, as of a verb."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.options import topic_settings
 from pipelines.cli.output import print_document, print_line, print_table, print_warning, progress
 from pipelines.errors import KarmalakeError
@@ -49,10 +50,11 @@ def audit(
         print_table(
             [name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows]
         )
-        print_line(f"{found.events:,} events in the lake; {_verdict(found)}")
+        print_line(f"{amount(found.events, 'event')} in the lake; {_verdict(found)}")
     if found.changed:
         print_warning(
-            f"{found.changed:,} records were only read while their source had another text: they are not compared "
+            f"{amount(found.changed, 'record was', 'records were')} only read while their source had another "
+            f"text: they are not compared "
             "until `karmalake replay` reads them by the present one"
         )
     if not found.passed:
@@ -62,4 +64,4 @@ def audit(
 
 def _verdict(found: "Audit") -> str:
     counts = f"lost {found.lost:,}, duplicated {found.duplicated:,}"
-    return f"{counts}; not compared: {found.changed:,} records" if found.changed else counts
+    return f"{counts}; not compared: {amount(found.changed, 'record')}" if found.changed else counts

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.options import instant, topic_settings
 from pipelines.cli.output import print_fields, print_line, print_table, print_warning, progress
 from pipelines.errors import KarmalakeError, UsageError
@@ -97,7 +98,7 @@ def simulate(
     with progress(f"simulating on {kafka.topic}", world.planted.sent) as advance:
         sent = produce_records(kafka, advance.over(world.records))
     show_planted(world.planted)
-    print_line(f"{sent.records:,} records sent to {kafka.topic} in {sent.seconds:.1f} s")
+    print_line(f"{amount(sent.records, 'record')} sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
 def show_planted(planted: "Planted") -> None:

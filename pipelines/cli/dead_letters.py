@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.options import bare_settings
 from pipelines.cli.output import print_fields, print_line, print_table, progress
 from pipelines.errors import UsageError
@@ -42,7 +43,7 @@ def list_letters(
     print_table(("reason", "fate", "records"), counts)
     newest = newest_dead_letters(settings, selection, limit)
     print_table(_COLUMNS, [(_place(row), row["reason"], row["detail"], row["fate"]) for row in newest])
-    print_line(f"{sum(count.records for count in counts):,} dead letters")
+    print_line(f"{amount(sum(count.records for count in counts), 'dead letter')}")
 
 
 @app.command()
@@ -89,7 +90,8 @@ def discard(
     """Discard open dead letters, with a reason: they are no longer listed. Their bytes stay in the lake."""
     from pipelines.operate.dead_letters import discard as discard_selected  # noqa: PLC0415
 
-    print_line(f"{discard_selected(bare_settings(), _selection('open', reason, place), why):,} dead letters discarded")
+    discarded = discard_selected(bare_settings(), _selection("open", reason, place), why)
+    print_line(f"{amount(discarded, 'dead letter')} discarded")
 
 
 @app.command()
@@ -111,7 +113,7 @@ def export(
         count = write(file, stream_dead_letters(bare_settings(), selection))
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror or error}") from None
-    print_line(f"{count:,} dead letters written to {file}")
+    print_line(f"{amount(count, 'dead letter')} written to {file}")
 
 
 def _write_parquet(file: Path, letters: "Iterator[pa.Table]") -> int:

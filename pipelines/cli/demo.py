@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.bus import show_planted
 from pipelines.cli.explain import last_level
 from pipelines.cli.options import bare_settings
@@ -149,7 +150,7 @@ def _show_document(settings: "Settings") -> None:
     print_document(read_reputation(PROTAGONIST, settings))
     info = published(settings)
     if info is not None:
-        print_line(f"staleness {info.staleness_seconds:.1f} s, {info.documents:,} documents")
+        print_line(f"staleness {info.staleness_seconds:.1f} s, {amount(info.documents, 'document')}")
 
 
 def _show_story(settings: "Settings") -> None:

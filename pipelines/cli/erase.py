@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.boundary.text import escape_text
+from pipelines.boundary.text import amount, escape_text
 from pipelines.cli.options import current_settings, utf8
 from pipelines.cli.output import print_fields, print_line, print_warning, progress
 from pipelines.errors import UsageError
@@ -63,7 +63,7 @@ def erase(
         return
     if not yes:
         others_count = sum(not is_link(each) for each in imported)
-        count = f"{len(users)} users" + (f" and the users of {others_count} tombstones" if imported else "")
+        count = f"{amount(len(users), 'user')}" + (f" and the users of {others_count} tombstones" if imported else "")
         typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids can never be used again", abort=True)
     mentions = None
     with progress("erasing"):
@@ -75,7 +75,7 @@ def erase(
     if done.refreshed_elsewhere:
         print_line("the process that holds the warehouse derives and publishes without them at its next refresh")
     elif done.published:
-        print_line(f"{done.published.deleted:,} documents deleted")
+        print_line(f"{amount(done.published.deleted, 'document')} deleted")
     if without_documents:
         print_warning("published documents were not deleted: delete them in their store")
     _print_vacuum_delay(settings.lake.vacuum_retention_hours, settings.lake.vacuum_interval_hours)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.boundary.text import escape_text
+from pipelines.boundary.text import amount, escape_text
 from pipelines.cli.loads import warn_of_withdrawn
 from pipelines.cli.options import chosen_policy, current_settings, instant, time_of, utf8
-from pipelines.cli.output import amount, print_line, print_note, print_warning
+from pipelines.cli.output import print_line, print_note, print_warning
 from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
 
@@ -338,7 +338,7 @@ def _explain_change(
     total = sum((row["change"] for row in rows), Decimal(0))
     print_line(
         f"\n{escape_text(asked.user)}{asked.in_view}: {_number(after - total)} as of {_moment(span[0])}, "
-        f"{_number(after)} as of {_moment(span[1])}: {_signed(total)} by {len(rows):,} changes"
+        f"{_number(after)} as of {_moment(span[1])}: {_signed(total)} by {amount(len(rows), 'change')}"
     )
     for kind, (count, points) in _kinds(rows).items():
         print_line(f"  {kind}: {count:,}, {_signed(points)}")
@@ -357,7 +357,7 @@ def _explain_shown(asked: _Asked, since: datetime, until: datetime | None) -> No
         change = explain_shown(connection, asked.user, since, until or now, unrecorded, settings, asked.view)
     if change.unread:
         print_warning(
-            f"{change.unread:,} events that the lake had then were withdrawn since, and their files are deleted: what "
+            f"{amount(change.unread, 'event')} that the lake had then, withdrawn since, whose files are deleted: what "
             "was shown differs from this answer by those of this user; `karmalake loads list` shows their loads"
         )
     if asked.wants_rows:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.file_options import takes_mapping
 from pipelines.cli.options import bare_settings, topic_settings, utf8
 from pipelines.cli.output import (
     ProgressBar,
-    amount,
     print_error,
     print_line,
     print_note,
@@ -78,7 +78,7 @@ def emit(
     ensure_topic(kafka)
     with local_file(file) as found, progress(f"emitting {Path(file).name}") as advance:
         sent = produce(kafka, _counted(read_events(found.path, mapping), advance))
-    print_line(f"{sent.records:,} events sent to {kafka.topic} in {sent.seconds:.1f} s")
+    print_line(f"{amount(sent.records, 'event')} sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
 @takes_mapping
@@ -207,7 +207,7 @@ def _finish(settings: "Settings", records: "list[CommitRecord]", sources: "list[
     with progress("looking for dead letters that are accepted now"):
         closed = close_accepted(settings, [(source.topic_id, source.topic) for source in sources])
     if closed:
-        print_line(f"{closed:,} dead letters of earlier loads are closed: their rows are accepted now")
+        print_line(f"{amount(closed, 'dead letter')} of earlier loads closed: accepted now")
     lake, min_files = open_lake(settings.lake_root), settings.lake.compact_after_files
     if (files := count_candidates(lake, min_files)) > _MANY_FILES:
         print_note(f"{files:,} files of the lake are small or hold the same days: merging them")
@@ -244,15 +244,19 @@ def _without_events(
         if not account.rows:
             errors[file] = RejectedError("it has no rows, so nothing was loaded: check that the export is complete")
         elif account.rows == account.filtered:
-            errors[file] = RejectedError(f"none of its {account.rows:,} rows is an event: its source filters them all")
+            errors[file] = RejectedError(
+                f"none of its {amount(account.rows, 'row')} is an event: its source filters them all"
+            )
         elif account.rows == account.dead_letters + account.filtered:
             errors[file] = RejectedError(
-                f"none of its {account.rows:,} rows is a valid event: check the options.{_example(account)} `karmalake "
+                f"none of its {amount(account.rows, 'row')} is a valid event: check the "
+                f"options.{_example(account)} `karmalake "
                 "dead-letters list` has the reasons, `karmalake dead-letters discard` discards the rows"
             )
         elif account.conflicts and not account.accepted:
             errors[file] = RejectedError(
-                f"none of its {account.rows:,} rows was added, and {account.conflicts:,} are in the lake with other "
+                f"none of its {amount(account.rows, 'row')} was added, and {account.conflicts:,} are in the lake "
+                f"with other "
                 f"content, which counts: {_SAME_ID}. If it was loaded before under other options (metadata, times), "
                 "load it with these, or take that load back first: `karmalake loads list` shows it, `karmalake loads "
                 "withdraw` removes its events"
@@ -272,7 +276,8 @@ def _committed(account: "FileSummary | None") -> str:
         return ""
     if account.conflicts and not account.accepted:
         return ""
-    return f" ({account.rows:,} rows before it are committed, and stay: load the corrected file, events count once)"
+    rows = amount(account.rows, "row before it is committed, and stays", "rows before it are committed, and stay")
+    return f" ({rows}: load the corrected file, events count once)"
 
 
 def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
@@ -288,10 +293,11 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
                 "they equal an earlier row of the file, or one loaded before. If equal rows are separate events, "
                 f"{separate_events(source)}"
             )
-        yield f"{others:,} rows are duplicates: {why}"
+        yield f"{amount(others, 'row is a duplicate', 'rows are duplicates')}: {why}"
     if account.conflicts:
         yield (
-            f"{account.conflicts:,} rows are conflicts: the lake holds their event_id with other content, and the "
+            f"{amount(account.conflicts, 'row is a conflict', 'rows are conflicts')}: the lake holds their "
+            f"event_id with other content, and the "
             "first one counts; after karmalake refresh, the view conflicts shows both: karmalake sql; "
             f"{_SAME_ID}. Only if the first one was loaded wrongly, "
             "karmalake loads withdraw takes its load back: --dry-run says what follows"
@@ -299,12 +305,13 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
     if account.dead_letters:
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())
         yield (
-            f"{account.dead_letters:,} rows are dead letters ({reasons or 'discarded or requeued since'}): "
+            f"{amount(account.dead_letters, 'row is a dead letter', 'rows are dead letters')} "
+            f"({reasons or 'discarded or requeued since'}): "
             "karmalake dead-letters list shows them; fix the file or the options and load it again: each event counts "
             f"once.{_example(account)}"
         )
     if account.erased:
-        yield f"{account.erased:,} rows are of erased users, and were dropped"
+        yield f"{amount(account.erased, 'row')} of erased users dropped"
 
 
 def _example(account: "FileSummary") -> str:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.options import bare_settings, utf8
 from pipelines.cli.output import print_fields, print_line, print_unfolded_table, print_warning, progress
 from pipelines.errors import UsageError
@@ -78,7 +79,8 @@ def withdraw(
     _print_preview(found)
     removed = sum(each.events for each in done.record.withdrawn)
     print_line(
-        f"commit {done.record.version}: {removed:,} events withdrawn; `karmalake refresh` or a running stream updates "
+        f"commit {done.record.version}: {amount(removed, 'event')} withdrawn; `karmalake refresh` or a running "
+        f"stream updates "
         "the scores"
     )
 
@@ -101,10 +103,8 @@ def dependents(found: "Preview") -> "Iterator[str]":
     """Yield a sentence about each thing that depends on events to be withdrawn, with what to do."""
     for each in found.later:
         if each.conflicts:
-            yield (
-                f"{each.load}: {each.conflicts:,} events were refused as conflicts with events of this load; "
-                f"{_way_back(each)}"
-            )
+            refused = amount(each.conflicts, "event was refused as a conflict", "events were refused as conflicts")
+            yield f"{each.load}: {refused} with events of this load; {_way_back(each)}"
         if each.duplicates:
             yield (
                 f"{each.load}: {each.duplicates:,} of its rows or records were duplicates when they came. Those that "
@@ -131,6 +131,6 @@ def warn_of_withdrawn(known_at: "datetime | None") -> None:
 
     if count := withdrawn_since(bare_settings(), known_at):
         print_warning(
-            f"{count:,} events that the lake had then were withdrawn since, and are not in this answer: "
+            f"{amount(count, 'event')} that the lake had then, withdrawn since, not in this answer: "
             "`karmalake loads list` shows their loads"
         )

@@ -93,11 +93,6 @@ def print_error(text: str, code: str = KarmalakeError.code) -> None:
     err.print(Text(f"       see {explain_command(code)}", style="dim"))
 
 
-def amount(number: int, noun: str) -> str:
-    """Return a number with its noun, of which the plural has an s: 1 record, 2 records."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def print_metrics_address(address: str | None) -> None:
     """Print where a long-lived process serves its metrics, if it does."""
     if address is not None:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.options import MetricsPort, current_settings, instant, topic_settings, with_metrics_port
 from pipelines.cli.output import (
-    amount,
     print_check,
     print_fields,
     print_line,
@@ -93,7 +93,7 @@ def skip(
 
     with progress("skipping"):
         done = skip_record(topic_settings("skip"), place, why)
-    print_line(f"{done.skipped} is now a dead letter; {done.drained:,} records before it were drained")
+    print_line(f"{done.skipped} is now a dead letter; drained {amount(done.drained, 'record')} before it")
 
 
 def bus_name(settings: "Settings") -> str:
@@ -327,10 +327,11 @@ def vacuum() -> None:
     settings = current_settings()
     lake = open_lake(settings.lake_root)
     if dropped := drop_old_changes(lake, settings.feed):
-        print_line(f"{dropped:,} changes of the feed removed; the newest one of each user stays")
+        print_line(f"{amount(dropped, 'change')} of the feed removed; the newest one of each user stays")
     removed = upkeep.vacuum(lake, settings.lake.vacuum_retention_hours)
     print_line(
-        f"{len(removed):,} files deleted; files younger than {settings.lake.vacuum_retention_hours:g} h were kept"
+        f"{amount(len(removed), 'file')} deleted; those younger than {settings.lake.vacuum_retention_hours:g} h "
+        f"were kept"
     )
 
 
@@ -373,5 +374,6 @@ def _print_refresh(derived: "DerivationResult", published: "PublishResult") -> N
     seconds = derived.seconds + published.seconds
     recorded = "" if published.changes is None else f", {amount(published.changes, 'change')} of the feed recorded"
     print_line(
-        f"served version {derived.lake_version}: {published.written:,} documents written in {seconds:.2f} s{recorded}"
+        f"served version {derived.lake_version}: {amount(published.written, 'document')} written in {seconds:.2f} s"
+        f"{recorded}"
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.options import chosen_policy, current_settings, instant
-from pipelines.cli.output import amount, print_check, print_fields, print_line, print_table, progress
+from pipelines.cli.output import print_check, print_fields, print_line, print_table, progress
 from pipelines.cli.pipeline import publish, refresh
 from pipelines.cli.policy_cases import check_cases
 from pipelines.cli.rows import Format, write
@@ -95,7 +96,8 @@ def diff(
         write(frame, form, output)
     else:
         print_line(
-            f"{before} -> {after}, all-time scores of {frame.height:,} users as of {moment:%Y-%m-%d %H:%M:%SZ}\n"
+            f"{before} -> {after}, all-time scores of {amount(frame.height, 'user')} "
+            f"as of {moment:%Y-%m-%d %H:%M:%SZ}\n"
         )
         _compare(frame)
     _require(gates, frame, shown=form is Format.TABLE)

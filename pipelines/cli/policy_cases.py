@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.boundary.text import escape_text
+from pipelines.boundary.text import amount, escape_text
 from pipelines.cli.explain import print_contributions
-from pipelines.cli.output import amount, print_check, print_line, print_warning
+from pipelines.cli.output import print_check, print_line, print_warning
 from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pipelines.cli.output import amount, print_fields, print_line, print_table, print_warning
+from pipelines.boundary.text import amount
+from pipelines.cli.output import print_fields, print_line, print_table, print_warning
 
 if TYPE_CHECKING:
     from pipelines.preview import Preview

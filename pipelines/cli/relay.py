@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.boundary.extras import extra
+from pipelines.boundary.text import amount
 from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
 from pipelines.cli.output import print_line, print_metrics_address, print_warning
 from pipelines.cli.signals import stop_on_signals
@@ -74,11 +75,11 @@ def _print_backlog(address: str) -> None:
 
     waiting = measure_backlog(address)
     age = f", the oldest for {waiting.oldest_age_seconds:.1f} s" if waiting.rows else ""
-    print_line(f"{waiting.rows:,} events waiting in the outbox{age}")
+    print_line(f"{amount(waiting.rows, 'event')} waiting in the outbox{age}")
 
 
 def _print_relayed(done: "RelayedBatch") -> None:
-    print_line(f"sent {done.rows:,} events, {done.bytes:,} bytes in {done.seconds:.2f} s")
+    print_line(f"sent {amount(done.rows, 'event')}, {done.bytes:,} bytes in {done.seconds:.2f} s")
 
 
 def _warn_of_outage(error: "TransientError") -> None:

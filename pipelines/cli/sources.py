@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import amount
 from pipelines.cli.files import preview_files
 from pipelines.cli.options import bare_settings, topic_settings
-from pipelines.cli.output import amount, print_line, print_table
+from pipelines.cli.output import print_line, print_table
 from pipelines.cli.previews import show_preview
 from pipelines.errors import KarmalakeError, UsageError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.boundary.private_files import make_private_dir
-from pipelines.boundary.text import escape_text
+from pipelines.boundary.text import amount, escape_text
 from pipelines.cli.options import bare_settings, current_settings, utf8
 from pipelines.cli.output import print_fields, print_line, print_table, progress
 from pipelines.cli.rows import Format, write_file
@@ -101,7 +101,10 @@ def _print_merge(done: "PreparedMerge", *, is_dry: bool) -> None:
         [
             *((escape_text(account.user_id), _account(account)) for account in done.before if not done.is_recorded),
             ("after", f"{escape_text(done.after.user_id)}: {_account(done.after)}"),
-            ("named by others", f"{done.mentions:,} events in {', '.join(map(escape_text, merge.personal_keys))}")
+            (
+                "named by others",
+                f"{amount(done.mentions, 'event')} in {', '.join(map(escape_text, merge.personal_keys))}",
+            )
             if merge.personal_keys
             else ("named by others", "not looked for: contract.personal_keys is empty"),
         ]
@@ -117,7 +120,7 @@ def _print_merge(done: "PreparedMerge", *, is_dry: bool) -> None:
 
 
 def _account(account: "Account") -> str:
-    return f"{account.events:,} events, score {number(account.score)}"
+    return f"{amount(account.events, 'event')}, score {number(account.score)}"
 
 
 def _require_new_or_empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
+from pipelines.boundary.text import amount
 from pipelines.reputation.charts import BLUE, GREY, INK, LONE_BAND, LONE_POINT, ORANGE, UTC, in_utc
 
 _HEIGHT = 200
@@ -33,7 +34,8 @@ def activity(rows: pl.DataFrame) -> TitledChart:
         y="active_users:Q", tooltip=[_day("first_day"), "events:Q", "active_users:Q"]
     )
     last, median = rows["events"][-1], rows["events"].median()
-    return _layered(f"{last:,} events in the latest complete period, {median:,.0f} in the median one", events, users)
+    title = f"{amount(last, 'event')} in the latest complete period, {median:,.0f} in the median one"
+    return _layered(title, events, users)
 
 
 def rating(rows: pl.DataFrame) -> TitledChart:
@@ -57,7 +59,7 @@ def distribution(rows: pl.DataFrame) -> TitledChart:
     inner = base.mark_area(color=BLUE, opacity=0.45, **LONE_BAND).encode(y="p25:Q", y2="p75:Q")
     median = base.mark_line(color=INK, point=_point(INK)).encode(y="median:Q")
     now = rows["median"][-1]
-    title = f"Half of all users have {now:,.0f} points or more (bands: 50 % and 80 %)"
+    title = f"Half of all users have {amount(round(now), 'point')} or more (bands: 50 % and 80 %)"
     return _layered(title, outer, inner, median)
 
 
@@ -76,7 +78,10 @@ def score(ends: pl.DataFrame, shown: pl.DataFrame) -> TitledChart:
         served.encode(x=_days("moment"), y=score, tooltip=[_moment("moment"), "score:Q"]),
     )
     now = (shown if shown.height else ends)["score"][-1]
-    return _layered(f"{now:,.6g} points now (blue: as shown; grey: by event time, as known now)", *layers)
+    return _layered(
+        f"{now:,.6g} {'point' if now == 1 else 'points'} now (blue: as shown; grey: by event time, as known now)",
+        *layers,
+    )
 
 
 def timeline(sums: pl.DataFrame) -> TitledChart:
@@ -92,7 +97,7 @@ def timeline(sums: pl.DataFrame) -> TitledChart:
             tooltip=[_day("first_day"), "action_type:N", "events:Q", "earned:Q"],
         )
     )
-    title = f"{sums['events'].sum():,} events (orange: points lost)"
+    title = f"{amount(int(sums['events'].sum()), 'event')} (orange: points lost)"
     return TitledChart(title, drawn.properties(width="container", height=_TIMELINE_HEIGHT))
 
 

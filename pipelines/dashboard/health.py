@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 import polars as pl
 
+from pipelines.boundary.text import amount
 from pipelines.errors import KarmalakeError
 from pipelines.operate.lag.measure import Measurement, summarize
 from pipelines.operate.lag.observe import measure_lags
@@ -44,7 +45,7 @@ def staleness(settings: Settings) -> str:
     late = info.staleness_seconds > settings.reputation.max_staleness_seconds
     advice = f" (more than {settings.reputation.max_staleness_seconds:,.0f}: is `karmalake stream` running?)"
     age = f"{info.staleness_seconds:,.0f} s old{advice if late else ''}"
-    return f"The served scores are {age}; {info.documents:,} documents."
+    return f"The served scores are {age}; {amount(info.documents, 'document')}."
 
 
 def lag(settings: Settings) -> tuple[str, pl.DataFrame]:

@@ -6,6 +6,7 @@ from typing import Any
 import marimo as mo
 import polars as pl
 
+from pipelines.boundary.text import amount
 from pipelines.dashboard import charts, explained, queries
 from pipelines.dashboard import health as state
 from pipelines.dashboard.table import number, paragraph, table, text
@@ -137,13 +138,13 @@ def _summary(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
         mo.stat(
             number(known[f"{view}_score"]) or "none",
             _title(view),
-            f"{known[f'{view}_events']:,} counted events",
+            amount(known[f"{view}_events"], "counted event"),
             bordered=True,
         )
         for view in queries.shown_views(warehouse)
     ]
     average, ratings = known["all_time_rating_average"], known["all_time_rating_count"]
-    rated = mo.stat(number(average) or "none", "Rating", f"{ratings:,} ratings", bordered=True)
+    rated = mo.stat(number(average) or "none", "Rating", amount(ratings, "rating"), bordered=True)
     if "level" in known:
         stats.append(mo.stat(known["level"] or "none", "Level", _next_level(known), bordered=True))
     status = mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.boundary.text import amount
 from pipelines.lake.tables import Lake, data_files, read_rows
 from pipelines.lake.tokens import tokenize_text
 from pipelines.lake.tombstones import Tombstones
@@ -51,10 +52,10 @@ class Mentions:
     def __str__(self) -> str:
         """Return the counts as part of a sentence."""
         keys = ", ".join(f"{key} {count:,}" for key, count in (self.keys or {}).items())
-        return (
-            f"{self.events:,} events, {self.conflicts:,} conflicts and {self.dead_letters:,} dead letters of other "
-            f"users{f' ({keys})' if keys else ''}{f' and {self.notes:,} notes of operators' if self.notes else ''}"
-        )
+        events, conflicts = amount(self.events, "event"), amount(self.conflicts, "conflict and", "conflicts and")
+        notes = f" and {amount(self.notes, 'note')} of operators" if self.notes else ""
+        letters = amount(self.dead_letters, "dead letter of other users", "dead letters of other users")
+        return f"{events}, {conflicts} {letters}{f' ({keys})' if keys else ''}{notes}"
 
 
 def count_mentions(lake: Lake, tombstones: Tombstones) -> Mentions:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.boundary.extras import EXTRAS, extra, is_installed
 from pipelines.boundary.private_files import describe_outside, explain_denial, is_private
+from pipelines.boundary.text import amount
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of
 from pipelines.ingest.queue import open_queue
@@ -136,7 +137,8 @@ def _outbox(settings: Settings) -> str:
     if not waiting.rows:
         return "no event is waiting"
     return (
-        f"{waiting.rows:,} events are waiting, the oldest for {waiting.oldest_age_seconds:,.0f} s: "
+        f"{amount(waiting.rows, 'event is waiting', 'events are waiting')}, the oldest for "
+        f"{waiting.oldest_age_seconds:,.0f} s: "
         "is `karmalake relay` running?"
     )
 
@@ -166,7 +168,7 @@ def _lake(settings: Settings) -> str:
     if not is_remote(root):
         _require_access(Path(root))
     snapshot = take_snapshot(open_lake(root))
-    return f"version {snapshot.version} in {len(snapshot.files['events']):,} files"
+    return f"version {snapshot.version} in {amount(len(snapshot.files['events']), 'file')}"
 
 
 def _require_access(root: Path) -> None:
@@ -212,7 +214,7 @@ def _warehouse(settings: Settings) -> str:
     behind = open_lake(settings.lake_root).table("events").version() - info.lake_version
     if behind <= 0:
         return sentence
-    sentence += f", {behind:,} commits behind the lake"
+    sentence += f", {amount(behind, 'commit')} behind the lake"
     if (datetime.now(UTC) - info.as_of).total_seconds() > settings.reputation.max_staleness_seconds:
         raise KarmalakeError(f"{sentence}: run `karmalake refresh`, or keep `karmalake stream` running")
     return sentence
@@ -223,7 +225,7 @@ def _cache(settings: Settings) -> str:
     if info is None:
         raise KarmalakeError("it answers, but holds no publication: run `karmalake publish`")
     age = info.staleness_seconds
-    sentence = f"{info.documents:,} documents of lake version {info.stamp.lake_version}, {age:,.0f} s old"
+    sentence = f"{amount(info.documents, 'document')} of lake version {info.stamp.lake_version}, {age:,.0f} s old"
     if age > settings.reputation.max_staleness_seconds:
         raise KarmalakeError(
             f"{sentence}, more than reputation.max_staleness_seconds: run `karmalake refresh` and `karmalake publish`, "

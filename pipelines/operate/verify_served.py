@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from pipelines.boundary.text import amount
 from pipelines.errors import ConfigurationError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
@@ -116,7 +117,7 @@ def _documents_match(connection: duckdb.DuckDBPyConnection, settings: Settings, 
     served = {user: read_reputation(user, settings) for user in sample["user_id"]}
     different = _different(sample, served)
     wrong = _not_waiting(connection, {user: served[user] for user in different})
-    evidence = f"{len(sample):,} users compared, {len(wrong):,} differ"
+    evidence = f"{amount(len(sample), 'user')} compared, {len(wrong):,} differ"
     if waiting := len(different) - len(wrong):
         evidence += f", {waiting:,} wait for their step of decay"
     if wrong:

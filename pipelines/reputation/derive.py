@@ -30,6 +30,7 @@ import pyarrow as pa
 from pipelines.boundary.database import connect
 from pipelines.boundary.file_lock import holder_of, is_locked
 from pipelines.boundary.private_files import make_private_dir
+from pipelines.boundary.text import amount
 from pipelines.errors import KarmalakeError, NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.commit_log import with_feed
@@ -332,7 +333,7 @@ class Draft:
             if days := due_days(in_force, since[1], epoch_us(as_of)):
                 affected = union(affected, users_due(self.connection, days))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
-                reason = f"{len(affected):,} of {users:,} users are affected"
+                reason = f"{len(affected):,} of {amount(users, 'user')} affected"
                 return self._rebuild(snapshot, policy, as_of, reason, self._weights(in_force))
             affected = self._defer(histories, affected, max_events)
             if in_force.rules.has_global_prior:

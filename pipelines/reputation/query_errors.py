@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.boundary.text import escape_lines
+from pipelines.boundary.text import amount, escape_lines
 from pipelines.errors import KarmalakeError, TransientError, UsageError, is_transient, one_line
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
@@ -116,7 +116,7 @@ def check_types(rows: duckdb.DuckDBPyRelation) -> None:
 def _describe_misfit(missing: list[str], excess: list[str], needed: set[str], given: int) -> str:
     """Return which parameter lacks a value, or which value a parameter; the name of a `?` is its place."""
     if (missing or excess)[0].isdecimal():
-        values = f"{given} value{'' if given == 1 else 's'}"
+        values = amount(given, "value")
         return f"the query has {len(needed)} ? and params {values}: give a list with one for each, in order"
     if missing:
         return f"${missing[0]} has no value: pass params={{'{missing[0]}': ...}}"

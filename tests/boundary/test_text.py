@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipelines.boundary.text import CONTROL_CHARS, escape_lines, escape_text, markdown_code
+from pipelines.boundary.text import CONTROL_CHARS, amount, escape_lines, escape_text, markdown_code
 from tests.test_hostile import HOSTILE
 
 
@@ -32,3 +32,9 @@ def test_markdown_shows_it_as_code(text: str) -> None:
     kinds = {child.type for child in cells[2].children or () if child.content.strip()}
     assert kinds <= {"code_inline"}
     assert cells[3].content == "1"
+
+
+def test_one_is_singular() -> None:
+    """Nouns, and what agrees with them."""
+    assert [amount(number, "event") for number in (0, 1, 2_000)] == ["0 events", "1 event", "2,000 events"]
+    assert [amount(number, "row is", "rows are") for number in (1, 2)] == ["1 row is", "2 rows are"]

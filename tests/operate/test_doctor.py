@@ -239,5 +239,5 @@ def test_a_warehouse_behind_the_lake(healthy: Settings) -> None:
     drain_all(healthy)
     behind = next(finding for finding in diagnose(healthy) if finding.subject == "warehouse")
     assert behind.ok
-    assert behind.message.endswith("1 commits behind the lake")
+    assert behind.message.endswith("1 commit behind the lake")
     assert "`karmalake refresh`" in _failed(_with(healthy, "reputation", max_staleness_seconds=1e-6))["warehouse"]

@@ -184,7 +184,7 @@ def test_verify_counts_mentions(bus: Settings) -> None:
     check = verify_erased(bus)
     assert check.passed
     assert check.name == "no rows of erased users remain"
-    assert "2 events, 1 conflicts and 1 dead letters of other users (metadata rater_id 3" in check.evidence
+    assert "2 events, 1 conflict and 1 dead letter of other users (metadata rater_id 3" in check.evidence
     erase(bus, ["driver-1", "driver-2"])
     assert verify_erased(bus).evidence.startswith(f"not looked at: {bus.kafka.topic} and what was copied")
 
@@ -403,7 +403,7 @@ def test_the_command_lists_what_it_did_not_reach(bus: Settings, monkeypatch: pyt
     assert "check the spelling" not in done.output
     counted = CliRunner().invoke(app, ["erase", "--yes", "--count-mentions", _JANE])
     assert counted.exit_code == 0, counted.output
-    assert "2 events, 1 conflicts" in " ".join(counted.output.split())
+    assert "2 events, 1 conflict and" in " ".join(counted.output.split())
     assert "no row of these users: check the spelling, unless they were erased before" in counted.output
 
 

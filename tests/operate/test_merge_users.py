@@ -175,7 +175,7 @@ def test_the_commands(
     assert "nothing was changed" in run("user", "merge", "ada", "bo", "--why", _WHY, "--dry-run")
     printed = run("user", "merge", "ada", "bo", "--why", _WHY, "--operator", "sue")
     assert "bo: 2 events, score 8" in printed
-    assert "1 events in rater_id, reporter" in printed
+    assert "1 event in rater_id, reporter" in printed
     assert "recorded, by sue" in printed
     scores(settings)
     assert publish_warehouse(settings).deleted == 1

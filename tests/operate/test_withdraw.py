@@ -292,7 +292,7 @@ def test_the_commands_say_what_to_do(tmp_path: Path) -> None:
     assert "10 accepted" in command("backfill", *mapped, "--user-id", "taker")[1]
     _ratings(tmp_path / "b.csv", range(9, 11))
     code, said = command("backfill", "b.csv", *mapped[1:], "--user-id", "giver")
-    assert (code, "1 rows are conflicts" in said, "karmalake loads withdraw" in said) == (0, True, True), said
+    assert (code, "1 row is a conflict" in said, "karmalake loads withdraw" in said) == (0, True, True), said
     assert [part in said for part in ("if they are other events", "--identity", "after karmalake refresh")] == [
         True
     ] * 3

@@ -5,6 +5,7 @@ Owns the thresholds. Each sentence names the numbers that justify it and what to
 
 from collections.abc import Iterator, Sequence
 
+from pipelines.boundary.text import amount
 from pipelines.operate.lag.measure import Lag, Measurement, Pace, Work, paces
 from pipelines.settings import IngestSettings
 
@@ -43,8 +44,8 @@ def _retention_risk(first: Measurement, last: Measurement) -> Iterator[str]:
         if lag.next_offset is not None and lag.next_offset < lag.begin_offset:
             lost = lag.begin_offset - lag.next_offset
             yield (
-                f"{place}: retention removed {lost:,} records that were never read: look for another copy of them, "
-                "then `karmalake drain --accept-loss`"
+                f"{place}: retention removed {amount(lost, 'record that was', 'records that were')} never read: "
+                "look for another copy of them, then `karmalake drain --accept-loss`"
             )
         elif (
             hours is not None
@@ -113,7 +114,7 @@ def _hot_partition(last: Measurement, pace: dict[int, Pace]) -> str | None:
     if len(behind) != 1 or len(last.partitions) == 1 or behind[0].lag_records < _HOT_PARTITION_SHARE * last.lag_records:
         return None
     number = behind[0].topic_partition
-    place = f"{last.topic}-{number} is {behind[0].lag_records:,} records behind while the others are current"
+    place = f"{last.topic}-{number} is {amount(behind[0].lag_records, 'record')} behind while the others are current"
     incoming = sum(each.in_per_second for each in pace.values())
     share = pace[number].in_per_second / incoming if incoming and number in pace else 0.0
     if share > 2 / len(last.partitions):

@@ -13,6 +13,7 @@ from deltalake.exceptions import DeltaError
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
+from pipelines.boundary.text import amount
 from pipelines.bus.clients import admin_client, consumer, translate_errors
 from pipelines.bus.topics import TopicPartitionState, describe_topic
 from pipelines.contract.times import bus_times
@@ -104,7 +105,7 @@ class Measurement:
         """The lag in words, as part of a sentence."""
         seconds = self.lag_seconds
         time = f"an unknown time ({self.unknown_time})" if seconds is None else f"{seconds:,.1f} s"
-        return f"{self.lag_records:,} records and {time}"
+        return f"{amount(self.lag_records, 'record')} and {time}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings
     send_at(hostile, time_ms)
     first = measure_lag(hostile)
     assert (first.lag_records, first.lag_seconds) == (1, None)
-    assert first.summary == "1 records and an unknown time (records without a valid time)"
+    assert first.summary == "1 record and an unknown time (records without a valid time)"
     send_at(hostile, NOW_MS - 3_600_000)
     assert 3_600 <= (measure_lag(hostile).lag_seconds or 0) < 7_200
 
@@ -144,7 +144,7 @@ def test_lag_of_unknown_age_is_handled_everywhere(hostile: Settings, time_ms: in
     assert shown is not None
     assert math.isnan(shown)
     (message,) = [finding.message for finding in diagnose(hostile) if finding.subject == "lag"]
-    assert message == "1 records and an unknown time (records without a valid time) behind the bus"
+    assert message == "1 record and an unknown time (records without a valid time) behind the bus"
 
 
 def test_unknown_age_does_not_hide_known_ones() -> None:
