@@ -202,7 +202,11 @@ def test_a_named_file_must_be_readable(tmp_path: Path, named: str) -> None:
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     """No password is in a repr, or in the error about another setting."""
     secrets = {
+        "KARMALAKE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KARMALAKE_KAFKA_SASL_MECHANISM": "PLAIN",
+        "KARMALAKE_KAFKA_SASL_USERNAME": "ann",
         "KARMALAKE_KAFKA_SASL_PASSWORD": "s3cret-one",
+        "KARMALAKE_KAFKA_SSL_CERTFILE": "client.pem",
         "KARMALAKE_KAFKA_SSL_PASSWORD": "s3cret-two",
         "KARMALAKE_REDIS_URL": "redis://:s3cret-three@host",
     }
@@ -224,12 +228,48 @@ def test_settings_do_not_change() -> None:
 
 def test_client_config_has_what_the_protocol_needs() -> None:
     """Certificates only with SSL, credentials only with SASL, and the addresses as a list."""
-    plain = KafkaSettings(bootstrap_servers="a:1, b:2", sasl_username="u", ssl_cafile=Path("ca.pem"))
-    config = plain.client_config()
+    config = KafkaSettings(bootstrap_servers="a:1, b:2").client_config()
     assert config["bootstrap_servers"] == ["a:1", "b:2"]
     assert not [name for name in config if name.startswith(("ssl", "sasl"))]
-    both = plain.model_copy(update={"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}).client_config()
-    assert (both["ssl_cafile"], both["sasl_plain_username"], both["sasl_mechanism"]) == ("ca.pem", "u", "PLAIN")
+    login = {"sasl_mechanism": "PLAIN", "sasl_username": "u", "sasl_password": SecretStr("p")}
+    secured = KafkaSettings(
+        bootstrap_servers="a:1", security_protocol="SASL_SSL", ssl_cafile=Path("ca.pem"), **login
+    ).client_config()
+    assert (secured["ssl_cafile"], secured["sasl_plain_username"], secured["sasl_mechanism"]) == (
+        "ca.pem",
+        "u",
+        "PLAIN",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong", "problem"),
+    [
+        ("KAFKA_SASL_USERNAME=ann", "KAFKA_SASL_USERNAME", "has no effect with kafka.security_protocol = PLAINTEXT"),
+        ("KAFKA_SSL_CAFILE=ca.pem", "KAFKA_SSL_CAFILE", "has no effect .* choose one with SSL"),
+        (
+            "KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT KAFKA_SSL_CAFILE=ca.pem KAFKA_SASL_MECHANISM=PLAIN",
+            "KAFKA_SSL_CAFILE",
+            "has no effect",
+        ),
+        ("KAFKA_SECURITY_PROTOCOL=SASL_SSL", "KAFKA_SASL_MECHANISM", "is missing where security_protocol is set"),
+        (
+            "KAFKA_SECURITY_PROTOCOL=SASL_SSL KAFKA_SASL_MECHANISM=PLAIN KAFKA_SASL_USERNAME=ann",
+            "KAFKA_SASL_PASSWORD",
+            "is missing",
+        ),
+        ("KAFKA_SECURITY_PROTOCOL=SSL KAFKA_SSL_KEYFILE=key.pem", "KAFKA_SSL_CERTFILE", "is missing where ssl_keyfile"),
+        ("CASSANDRA_HOSTS=a CASSANDRA_PASSWORD=p", "CASSANDRA_USER", "is missing where password is set"),
+        ("CASSANDRA_HOSTS=a CASSANDRA_USER=ann", "CASSANDRA_PASSWORD", "is missing where user is set"),
+        ("CASSANDRA_SSL_CAFILE=ca.pem", "CASSANDRA_SSL_CAFILE", "has no effect without cassandra.hosts"),
+    ],
+)
+def test_a_login_or_certificate_without_effect_is_refused(given: str, wrong: str, problem: str, tmp_path: Path) -> None:
+    """It would look like an outage, or like an encrypted connection."""
+    environment = {f"KARMALAKE_{name}": value for name, value in (pair.split("=") for pair in given.split())}
+    section, _, key = wrong.lower().partition("_")
+    with pytest.raises(ConfigurationError, match=rf"^(KARMALAKE_{wrong}|the settings: {section}\.{key}): .*{problem}"):
+        load_settings(environment, tmp_path)
 
 
 def test_no_broker_is_explained() -> None:

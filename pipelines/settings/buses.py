@@ -41,14 +41,31 @@ class KafkaSettings(Section):
     """The password of the private key."""
     ssl_check_hostname: bool = True
     """Whether the certificate of a broker must match its host name."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None = None
-    """PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or GSSAPI."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     sasl_username: str | None = None
-    """The user name for PLAIN and SCRAM."""
+    """The user name."""
     sasl_password: SecretStr | None = None
-    """The password for PLAIN and SCRAM."""
+    """The password of the user."""
     request_timeout_seconds: TimeoutSeconds = Field(default=30.0, gt=0)
     """The timeout of a request to the brokers."""
+
+    @model_validator(mode="after")
+    def _secured_as_it_says(self) -> Self:
+        """Otherwise a login without effect looks like an outage, and a certificate without effect like encryption."""
+        protocol = self.security_protocol
+        for part, prefix in (("SSL", "ssl_"), ("SASL", "sasl_")):
+            given = [name for name in type(self).model_fields if name.startswith(prefix) and self.is_given(name)]
+            if given and part not in protocol:
+                raise MistakeError(
+                    (given[0],),
+                    f"has no effect with kafka.security_protocol = {protocol}: choose one with {part}, or remove it",
+                )
+        if "SASL" in protocol:
+            self.require_with("security_protocol", "sasl_mechanism", "sasl_username", "sasl_password")
+        self.require_with("ssl_keyfile", "ssl_certfile")
+        self.require_with("ssl_password", "ssl_certfile")
+        return self
 
     def client_config(self) -> dict[str, Any]:
         """Return the arguments of kafka-python clients. Raises ConfigurationError without `bootstrap_servers`."""

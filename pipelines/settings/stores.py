@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from pipelines.boundary.mistakes import MistakeError
 from pipelines.settings.values import (
     Count,
     Keyspace,
@@ -65,6 +67,14 @@ class CassandraSettings(Section):
     """The CA certificates that verify the nodes; if set, connections are encrypted."""
     request_timeout_seconds: TimeoutSeconds = Field(default=10.0, gt=0)
     """The timeout of a statement."""
+
+    @model_validator(mode="after")
+    def _user_with_password(self) -> Self:
+        self.require_with("user", "password")
+        self.require_with("password", "user")
+        if not self.hosts and (given := [name for name in ("user", "password", "ssl_cafile") if self.is_given(name)]):
+            raise MistakeError((given[0],), "has no effect without cassandra.hosts, which selects Cassandra: set it")
+        return self
 
     @property
     def leaderboards(self) -> tuple[str, ...]:

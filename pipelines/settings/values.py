@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipelines.boundary.mistakes import spelled
+from pipelines.boundary.mistakes import MistakeError, spelled
 
 _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What the lake's library takes for a separator or an escape in a path, and DuckDB for the end of one."""
@@ -72,3 +72,12 @@ class Section(BaseModel):
     """The base of a section: unknown keys are refused, and the docstring of a field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def is_given(self, name: str) -> bool:
+        """Return whether a setting has another value than its default."""
+        return getattr(self, name) != type(self).model_fields[name].default
+
+    def require_with(self, name: str, *needed: str) -> None:
+        """Raise MistakeError unless all that a setting needs is given, if it is itself."""
+        if self.is_given(name) and (missing := [other for other in needed if not self.is_given(other)]):
+            raise MistakeError((missing[0],), f"is missing where {name} is set")
