@@ -54,7 +54,7 @@ def locate_policy(name_or_path: str | Path) -> Path:
     if name in shipped_policies():
         return _SHIPPED / f"{name}.toml"
     path = Path(name)
-    if not exists(path):
+    if not name or not exists(path):  # the path of an empty name is this folder
         raise PolicyError(
             f"there is no policy {abbreviate(name)!r}: name a TOML file, or one of the shipped policies "
             f"({', '.join(shipped_policies())})"

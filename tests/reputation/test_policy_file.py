@@ -460,3 +460,9 @@ def test_the_keys_that_a_policy_reads() -> None:
         *("order", "rater", "adjusted", "completed", "once", "twice", "capped", "scope", "condition", "rating"),
         *("weight", "first", "second"),
     }
+
+
+def test_an_empty_name_is_no_policy() -> None:
+    """It would be the path of the working directory."""
+    with pytest.raises(PolicyError, match="there is no policy ''"):
+        load_policy("")
