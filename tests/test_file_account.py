@@ -89,7 +89,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert first is not None
     with path.open("a") as file:
         file.write("b,2024-01-0")
-    with pytest.raises(UsageError, match=r"a\.csv: it changed while it was read: load it again when it is complete"):
+    with pytest.raises(UsageError, match=r"a\.csv: it changed while it was read: give it again when it is complete"):
         source.poll(source.next_checkpoint())
     path.write_text(f"{path.read_text()}2\n")
     assert _accepted(busless, path, _NUMBERED) == 21

@@ -27,7 +27,14 @@ from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.mapping.row_select import RowSelect, join_rows, open_row_select
 from pipelines.mapping.source_files import SourceFile
 from pipelines.settings import ContractSettings, Settings
-from pipelines.sources.files import ColumnMapping, RowNumbering, read_mapped, to_events
+from pipelines.sources.files import (
+    ColumnMapping,
+    RowNumbering,
+    check_unchanged,
+    file_state,
+    read_mapped,
+    to_events,
+)
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import Rows, describe
 
@@ -76,8 +83,7 @@ class FileSource(RecordsAtHand):
         if start == 0 or start != self.position:
             self._begin(start)
         chunks = list(self._chunks_of_a_batch())
-        if self.state != _state(self.path):
-            raise UsageError(f"{self.path}: it changed while it was read: load it again when it is complete")
+        check_unchanged(self.path, self.state)
         if not chunks:
             return None
         mapping = self.mapping
@@ -198,19 +204,11 @@ def open_file(
         path = path.resolve(strict=True)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    state = _state(path)
+    state = file_state(path)
     place = [name, content] if content else [str(path), *state]
     identity = [*place, _identity(rows), *_changed(settings.contract)]
     source = rows if isinstance(rows, SourceFile) else None
     return FileSource(path, _mapping(rows), settings, f"file-{_digest(identity)}", name or str(path), state, source)
-
-
-def _state(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _digest(value: Any) -> str:

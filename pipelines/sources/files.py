@@ -98,14 +98,16 @@ def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
     pandas. Two identical rows of a file are one
     event, sent twice, unless `number_rows` tells them apart.
 
-    Raises UsageError for the first invalid row, naming file, row and column. A chunk is checked before it is yielded;
-    the error says how many rows were yielded before it.
+    Raises UsageError for the first invalid row, naming file, row and column, and for a file that changes meanwhile. A
+    chunk is checked before it is yielded; the error says how many rows were yielded before it.
     """
-    yielded, numbering = 0, RowNumbering()
+    yielded, numbering, state = 0, RowNumbering(), file_state(path)
     try:
         for rows in read_mapped(path, mapping):
+            check_unchanged(path, state)
             yield numbering.apply(_to_valid_events(path, rows, mapping), mapping)
             yielded += len(rows.columns)
+        check_unchanged(path, state)
     except UsageError as error:
         if not yielded:
             raise
@@ -113,6 +115,21 @@ def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
             f"{error} ({yielded:,} rows before it were passed on; sending the corrected file again is harmless, "
             "because each event_id counts once)"
         ) from None
+
+
+def file_state(path: Path) -> list[int]:
+    """Return the size and modification time of a file. Raises UsageError if there is none."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def check_unchanged(path: Path, state: list[int]) -> None:
+    """Raise UsageError unless a file has the `file_state` of before: what was read may end within a row."""
+    if state != file_state(path):
+        raise UsageError(f"{path}: it changed while it was read: give it again when it is complete")
 
 
 class Readable(Protocol):

@@ -255,6 +255,19 @@ def test_a_late_error_counts_the_rows_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("rows", [1, 20])
+def test_a_file_that_changes_while_it_is_emitted_is_refused(tmp_path: Path, rows: int) -> None:
+    """Its last row may be a part of one; also if the change comes after the last chunk."""
+    path = _write(tmp_path, "a.csv", "to,time\n" + "".join(f"u{number:02},10\n" for number in range(rows)))
+    chunks = read_events(path, ColumnMapping("to", "time", "s", "A"))
+    next(chunks)
+    with path.open("a") as file:
+        file.write("u9,1")
+    with pytest.raises(UsageError, match=r"a\.csv: it changed while it was read: give it again .*rows before it were"):
+        next(chunks)
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_columns_that_come_and_go_in_ndjson(tmp_path: Path) -> None:
     """A member that first appears in a late line may be mapped, and changes nothing for other rows."""
     lines = [{"to": "u", "time": number} for number in range(50)]
