@@ -3,6 +3,7 @@
 Owns the files of history by day, and the summary of a file: the fate of its rows by the lake's commit records.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from pipelines.sources.files import ColumnMapping
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import count_rows
 
+_LOG = logging.getLogger(__name__)
 _ANY_DAY = "-".join(["[0-9]" * 4, "[0-9]" * 2, "[0-9]" * 2])
 """The pattern of the files of any day."""
 
@@ -115,10 +117,11 @@ def backfill(
     `data` is a path or an s3:// address, also of a folder or a Delta table, a pattern, `-` for standard input, a frame
     of polars, pandas or Arrow, or a relation of DuckDB. `rows` says what its rows are: columns, or a source file
     (`karmalake.read_source`). `report` is called with the record of each commit. `name` is what `karmalake loads list`
-    calls standard input or a frame. After a crash, the next call continues
-    from the last commit (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises
-    UsageError for a file that does not exist or does not match the mapping, and RejectedError if its rejected rows
-    exceed a limit; files before it stay committed.
+    calls standard input or a frame. What is unusual about the form of a file is logged as a warning, such as sheets of
+    a workbook that are not read. After a crash, the next call continues from the last commit (`once`). Several
+    processes may load files at the same time, beside ingest from the bus. Raises UsageError for a file that does not
+    exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit; files before it stay
+    committed.
     """
     files = find_files([data]) if isinstance(data, str | Path) else [data]
     lake = RunLake(settings.lake_root)
@@ -134,7 +137,10 @@ def _backfill_one(
     name: str,
 ) -> int:
     with local_file(data, name) as file:
-        return load(settings, open_input(file, rows, settings), report, opening)
+        source = open_input(file, rows, settings)
+        if isinstance(data, str | Path) and (form := source.describe()):
+            _LOG.warning("%s: %s", source.name, form)
+        return load(settings, source, report, opening)
 
 
 def open_input(file: InputFile, rows: ColumnMapping | SourceFile, settings: Settings) -> FileSource:

@@ -24,6 +24,7 @@ from pipelines.preview import preview
 from pipelines.settings import ContractSettings, HistorySettings, IngestSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_events
 from tests.draining import assert_verified, query
+from tests.sources.workbook import write_workbook
 from tests.test_backfill import _backfill
 
 _MAPPING = ColumnMapping("u", "t", "iso", "Voted", None, (("n", "n"),))
@@ -75,6 +76,19 @@ def test_numbers_continue_after_a_stop(busless: Settings, tmp_path: Path, monkey
     ids = [*first.decoded.events["event_id"].to_pylist(), *rest.decoded.events["event_id"].to_pylist()]
     assert ids == [row for table in read_events(path, _NUMBERED) for row in table["event_id"].to_pylist()]
     assert len(set(ids)) == 20
+
+
+def test_what_is_found_about_a_file_is_logged(
+    busless: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no command prints it, as in Python and in Dagster, which shows warnings; a frame has no form."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    write_workbook(tmp_path / "a.xlsx", [["u", "t"], ["a", "2024-01-01"]], [["other"]])
+    assert _accepted(busless, tmp_path / "a.xlsx", _NUMBERED) == 1
+    said = "1 of 2 sheets are read: 'sheet1'; without the columns: 'sheet2'"
+    assert caplog.messages == [f"{tmp_path / 'a.xlsx'}: {said}"]
+    assert _accepted(busless, pl.DataFrame({"u": ["b"], "t": ["2024-01-01"]}), _NUMBERED) == 1
+    assert len(caplog.messages) == 1
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(

@@ -73,10 +73,13 @@ def emit(
     from pipelines.emit.producer import produce  # noqa: PLC0415
     from pipelines.inputs import local_file  # noqa: PLC0415
     from pipelines.sources.files import read_events  # noqa: PLC0415
+    from pipelines.sources.rows import describe  # noqa: PLC0415
 
     kafka = topic_settings("emit").kafka
     ensure_topic(kafka)
     with local_file(file) as found, progress(f"emitting {Path(file).name}") as advance:
+        if form := describe(found.path, mapping.reading, mapping.required_columns(), found.name):
+            print_note(f"{file}: {form}")
         sent = produce(kafka, _counted(read_events(found.path, mapping), advance))
     print_line(f"{amount(sent.records, 'event')} sent to {kafka.topic} in {sent.seconds:.1f} s")
 
