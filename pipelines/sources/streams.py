@@ -9,8 +9,8 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Generator
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -25,8 +25,8 @@ FALLBACK_ENCODING = "cp1252"
 _ZIP = b"PK\x03\x04"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
-_ZSTD_BLOCK_BYTES = 1024
-"""Of a zstd file, decompressed at a time: at most 32 MiB of content, since four bytes may stand for 128 KiB."""
+_FRAME_BLOCK_BYTES = 1024
+"""Of a zstd, bzip2 or xz file, decompressed at a time: of zstd at most 32 MiB, since four bytes may be 128 KiB."""
 _SAMPLE_BYTES = 256 * 1024
 _ERRORS = (
     *(OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError),
@@ -111,12 +111,18 @@ def first_bytes(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
-class _ZstdFrames(io.RawIOBase):
-    """The content of the frames of a zstd file; zstandard's own reader takes one that is cut off for a whole one."""
+class _Frames(io.RawIOBase):
+    """The content of all frames of a file, zeros after them aside, as gzip allows.
 
-    def __init__(self, path: Path) -> None:
+    The readers of the libraries take a zstd frame that is cut off for a whole one, and silently drop what follows a
+    frame of bzip2 or xz if they cannot read it.
+    """
+
+    def __init__(self, path: Path, frame: Callable[[], Any], *max_bytes: int) -> None:
         self._file = path.open("rb")
-        self._frame = _zstd_frame()
+        self._next_frame, self._frame = frame, frame()
+        self._max_bytes = max_bytes
+        """Of content at a time, where the library has such a limit: 40 bytes of bzip2 may stand for 46 MB."""
         self._rest, self._content = b"", io.BytesIO()
 
     def readable(self) -> bool:
@@ -125,14 +131,18 @@ class _ZstdFrames(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read some content; none at the end. Raises EOFError if the file ends within a frame."""
         while not (count := self._content.readinto(buffer)):
-            block = self._rest or self._file.read(_ZSTD_BLOCK_BYTES)
-            if not block and not self._frame.eof:
-                raise EOFError("it ends within a frame")
-            if not block:
+            holds_content = not self._frame.eof and not getattr(self._frame, "needs_input", True)
+            block = b"" if holds_content else self._rest or self._file.read(_FRAME_BLOCK_BYTES)
+            if not block and not holds_content:
+                if not self._frame.eof:
+                    raise EOFError("it ends within a frame")
                 return 0
             if self._frame.eof:
-                self._frame = _zstd_frame()
-            self._content = io.BytesIO(self._frame.decompress(block))
+                if not (block := block.lstrip(b"\0")):
+                    self._rest = b""
+                    continue
+                self._frame = self._next_frame()
+            self._content = io.BytesIO(self._frame.decompress(block, *self._max_bytes))
             self._rest = self._frame.unused_data
         return count
 
@@ -149,11 +159,11 @@ def _decompressed(path: Path, start: bytes) -> Any:
     if start.startswith(b"\x1f\x8b"):
         return gzip.open(path)
     if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return io.BufferedReader(_ZstdFrames(path), _SAMPLE_BYTES)
+        return io.BufferedReader(_Frames(path, _zstd_frame), _SAMPLE_BYTES)
     if start.startswith(b"BZh"):
-        return bz2.open(path)
+        return io.BufferedReader(_Frames(path, bz2.BZ2Decompressor, _SAMPLE_BYTES), _SAMPLE_BYTES)
     if start.startswith(b"\xfd7zXZ"):
-        return lzma.open(path)
+        return io.BufferedReader(_Frames(path, lzma.LZMADecompressor, _SAMPLE_BYTES), _SAMPLE_BYTES)
     return path.open("rb")
 
 

@@ -162,6 +162,21 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes],
             _events(path)
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress, zstandard.compress])
+def test_what_follows_the_first_stream_is_not_dropped(
+    tmp_path: Path, expected: list[tuple[object, ...]], compress: Callable[[bytes], bytes]
+) -> None:
+    """Streams that follow each other are one file, and zeros after them are none; a damaged one is an error."""
+    first, second = (compress(part.encode()) for part in (_CSV[: len(_HEADER)], _LINES))
+    path = tmp_path / "a.csv"
+    path.write_bytes(first + second + bytes(512))
+    assert _events(path) == expected
+    for rest in (b"garbage" + second, second[:-5]):
+        path.write_bytes(first + rest)
+        with pytest.raises(UsageError, match=r"cannot be decompressed: .*damaged or cut off"):
+            _events(path)
+
+
 def _with_an_invalid_name(archive: bytes) -> bytes:
     return archive.replace("ü".encode(), b"\xff\xff")
 
