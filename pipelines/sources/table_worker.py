@@ -109,12 +109,17 @@ def _in_time(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _tables(path: str, form: str, ids: frozenset[str], names: list[str], chunk_rows: int) -> Iterator[pa.Table]:
     row = 1
-    of_excel = form == "xlsx"
-    for batch in _excel_batches(path, chunk_rows, names, ids) if of_excel else _BATCHES[form](path, chunk_rows):
+    for batch in _batches(path, form, ids, names, chunk_rows):
         _check_names(batch.schema.names)
         for piece in _split(batch, row):
             yield _as_text(piece, ids, row)
             row += len(piece)
+
+
+def _batches(path: str, form: str, ids: frozenset[str], names: list[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    if form == "xlsx":
+        return _excel_batches(path, chunk_rows, names, ids)
+    return _avro_batches(path, ids) if form == "avro" else _BATCHES[form](path, chunk_rows)
 
 
 def _parquet_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
@@ -171,7 +176,7 @@ def _orc_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
         yield from (batch.slice(start, chunk_rows) for start in range(0, len(batch), chunk_rows))
 
 
-def _avro_batches(path: str, _chunk_rows: int) -> Iterator[pa.RecordBatch]:
+def _avro_batches(path: str, ids: Collection[str]) -> Iterator[pa.RecordBatch]:
     """Yield records, at least one batch; its schema says which columns are times, so that all batches have one form."""
     with extra("avro", "an Avro file"):
         import fastavro  # noqa: PLC0415 - only where a file is Avro
@@ -184,11 +189,22 @@ def _avro_batches(path: str, _chunk_rows: int) -> Iterator[pa.RecordBatch]:
         if not isinstance(schema, dict) or "fields" not in schema:
             raise RefusedError("its values are not records of one type: write rows as records of one type")
         kinds = {field["name"]: _avro_kind(field["type"]) for field in schema["fields"]}
-        rows = list(islice(records, _RECORD_ROWS))
+        rows, row = list(islice(records, _RECORD_ROWS)), 1
         while True:
+            for name in set(ids) & set(kinds):
+                _check_union(name, [each[name] for each in rows], row)
+            row += len(rows)
             yield pa.record_batch([_array([row[name] for row in rows], kind) for name, kind in kinds.items()], [*kinds])
             if not (rows := list(islice(records, _RECORD_ROWS))):
                 return
+
+
+def _check_union(name: str, values: list[Any], row: int) -> None:
+    """Raise RefusedError for an id of another type than text and integers, in a column of several types."""
+    for number, value in enumerate(values, row):
+        if isinstance(value, bool | float | bytes):
+            column = pa.array([value])
+            _check_id(name, column.type, column, number)
 
 
 def _read_or_none(read: Any, *arguments: Any) -> Any:
@@ -325,7 +341,13 @@ def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([value if isinstance(value, str) else _json(value) for value in values], pa.string())
+        return pa.array(map(_mixed_text, values), pa.string())
+
+
+def _mixed_text(value: Any) -> str | None:
+    if isinstance(value, float):
+        return float_text(pa.array([value]))[0].as_py()
+    return value if isinstance(value, str) else _json(value)
 
 
 _AVRO_TIMES = {
@@ -343,7 +365,6 @@ _BATCHES = {
     "parquet": _parquet_batches,
     "arrow": _arrow_batches,
     "orc": _orc_batches,
-    "avro": _avro_batches,
 }
 
 

@@ -275,6 +275,27 @@ def test_times_of_int96_beyond_2262_are_read(tmp_path: Path) -> None:
 
 
 def _write_categories(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", True], "column 'x' has type bool, which is not an id"),
+        (["a", 1.5], "row 2, column 'x': 1.5 is a float, not an id: it has a fraction"),
+        (["a", 2.0**60], "row 2, .*above 2"),
+        (["a", b"b"], "column 'x' has type binary, which is not an id"),
+        (["a", 2.0, 3], None),
+    ],
+)
+def test_ids_of_a_union_of_avro_are_those_of_plain_columns(
+    tmp_path: Path, values: list[object], message: str | None
+) -> None:
+    """Beside texts the same types are refused, and a whole number has the same text as without them."""
+    kinds = ["string", "boolean", "double", "bytes", "long"]
+    schema = {"type": "record", "name": "R", "fields": [{"name": "x", "type": kinds}, {"name": "at", "type": "string"}]}
+    path = _avro(tmp_path / "a.avro", schema, [{"x": value, "at": "2024-01-01"} for value in values])
+    with pytest.raises(UsageError, match=message) if message else nullcontext():
+        assert {row[1] for row in _events(path, ColumnMapping("x", "at", "iso", "A"))} == {"2", "3", "a"}
+
+
     buyers = pl.Enum([f"b{n}" for n in range(5)])
     frame = pl.DataFrame(_ROWS).with_columns(pl.col("seller").cast(pl.Categorical), pl.col("buyer").cast(buyers))
     frame.with_columns(pl.col("stars").cast(pl.UInt8)).write_parquet(path)
