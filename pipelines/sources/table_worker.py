@@ -4,21 +4,24 @@ Run by `table_rows.py`. It reads a request, one line of JSON, and writes frames:
 the content. Kind `t` is a table as an Arrow stream, `r` the reason why the file is rejected, `e` the end.
 """
 
+import io
 import json
+import re
 import resource
 import signal
 import struct
 import sys
 import uuid
+import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -55,8 +58,15 @@ _MAX_REASON_CHARS = 300
 """Of what a library says: fastavro quotes the whole schema of a file."""
 _MAX_SHOWN_SHEETS = 20
 _MANY_DIGITS = "^-?[0-9]{16,30}$"
-_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_ZIP = b"PK\x03\x04"
+_WORKBOOKS = (_ZIP, b"\xd0\xcf\x11\xe0")
 """How workbooks begin: ZIP archives, and those of Excel before 2007."""
+_WORKSHEETS = "xl/worksheets/"
+_FORMULA_WITHOUT_VALUE = re.compile(
+    rb"""<(?:\w+:)?c\b(?![^>]*\bt=["']str)[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*"""
+    rb"""(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"""
+)
+"""A cell of a sheet; an empty text is a value, and has the type `str`."""
 NOTE = b"note"
 """Schema metadata: what was found about the form of the file and is not the usual."""
 UNREADABLE = b"unreadable"
@@ -238,12 +248,13 @@ def _excel_batches(
         )
     book = fastexcel.read_excel(content)
     sheets, note = _sheets(book, names)
-    tables = _sheet_tables(book, sheets, fastexcel.UnsupportedColumnTypeCombinationError)
+    tables, failed = _sheet_tables(book, sheets, fastexcel.UnsupportedColumnTypeCombinationError)
     table = pa.concat_tables(tables, promote_options="default")
     table = table.filter(_has_values(table))
     for name in set(ids) & set(table.column_names):
         _check_digits(book, sheets, name, table[name], fastexcel.UnsupportedColumnTypeCombinationError)
-    table = table.replace_schema_metadata({NOTE: note.encode()})
+    notes = filter(None, [note, _note_of_errors(failed), _note_of_formulas(content)])
+    table = table.replace_schema_metadata({NOTE: ", ".join(notes).encode()})
     yield from table.to_batches(chunk_rows) or [pa.RecordBatch.from_pylist([], table.schema)]  # its columns are checked
 
 
@@ -290,19 +301,60 @@ def _header_row(top: list[list[str]], names: Collection[str]) -> int | None:
     return next((number for number, row in enumerate(top) if has_names(row, names)), None)
 
 
-def _sheet_tables(book: Any, sheets: dict[str, int], unsupported: type[Exception]) -> list[pa.Table]:
-    """Return the rows of sheets; as text, unless each column has one type in all of them."""
+def _sheet_tables(book: Any, sheets: dict[str, int], unsupported: type[Exception]) -> tuple[list[pa.Table], list[str]]:
+    """Return the rows of sheets, as text unless each column has one type in all of them, and where cells have errors.
+
+    A place is like "column 'n' of sheet 'a'", once for each cell.
+    """
     try:
-        tables = [_sheet_table(book, sheet, row) for sheet, row in sheets.items()]
+        tables, failed = _read_sheets(book, sheets)
         pa.unify_schemas([table.schema for table in tables])
     except (unsupported, pa.ArrowInvalid, pa.ArrowTypeError):
-        return [_sheet_table(book, sheet, row, dtypes="string") for sheet, row in sheets.items()]
-    return tables
+        return _read_sheets(book, sheets, dtypes="string")
+    return tables, failed
 
 
-def _sheet_table(book: Any, sheet: str, row: int, **options: Any) -> pa.Table:
-    found = book.load_sheet(sheet, header_row=row, schema_sample_rows=None, **options)
-    return pa.Table.from_batches([found.to_arrow()])
+def _read_sheets(book: Any, sheets: dict[str, int], **options: Any) -> tuple[list[pa.Table], list[str]]:
+    tables: list[pa.Table] = []
+    failed: list[str] = []
+    for sheet, row in sheets.items():
+        found, errors = _load_sheet(book, sheet, row, **options).to_arrow_with_errors()
+        tables.append(pa.Table.from_batches([found]))
+        cells = [error for error in (errors.errors if errors else ()) if "Error(" in error.detail]  # others are blank
+        failed += [f"column {found.schema.names[cell.offset_position[1]]!r} of sheet {sheet!r}" for cell in cells]
+    return tables, failed
+
+
+def _load_sheet(book: Any, sheet: str, row: int, **options: Any) -> Any:
+    return book.load_sheet(sheet, header_row=row, schema_sample_rows=None, **options)
+
+
+def _note_of_errors(places: Sequence[str]) -> str:
+    """Return what becomes of the cells with errors at these places; empty if there are none."""
+    if not places:
+        return ""
+    return f"cells with an error such as #N/A, which count as empty: {len(places):,}, first in {places[0]}"
+
+
+def _note_of_formulas(content: bytes) -> str:
+    """Return that formulas of an .xlsx file have no value, as programs write them that compute none; else empty."""
+    count = 0
+    if content.startswith(_ZIP):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                if name.startswith(_WORKSHEETS) and name.endswith(".xml"):
+                    with archive.open(name) as sheet:
+                        count += _formulas_without_value(sheet)
+    said = "formulas without a value, which count as empty until the workbook is opened in a spreadsheet and saved"
+    return f"{said}: {count:,}" if count else ""
+
+
+def _formulas_without_value(sheet: IO[bytes]) -> int:
+    count, rest = 0, b""
+    while block := sheet.read(_BLOCK_BYTES):
+        cells, end, rest = (rest + block).rpartition(b"c>")
+        count += len(_FORMULA_WITHOUT_VALUE.findall(cells + end))
+    return count
 
 
 def _check_digits(
@@ -316,8 +368,8 @@ def _check_digits(
     if not rounded:
         return
     try:
-        tables = [_sheet_table(book, *sheet, use_columns=[name], dtype_coercion="strict") for sheet in sheets.items()]
-        if all(pa.types.is_string(table.schema.types[0]) for table in tables):
+        tables = [_load_sheet(book, *sheet, use_columns=[name], dtype_coercion="strict") for sheet in sheets.items()]
+        if all(pa.types.is_string(table.to_arrow().schema.types[0]) for table in tables):
             return  # all of them are text
     except unsupported:
         pass

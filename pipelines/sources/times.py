@@ -40,6 +40,8 @@ _UNITS: dict[str, FileTimeUnit] = {
     "[0-9]{19}": "ns",
     "[A-Z][a-z]{2}, [0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} .*": "rfc2822",
 }
+_SERIAL = r"[1-9][0-9]{4}(\.[0-9]+)?"
+"""Days since 1899-12-30 of the years 1927 to 2173, as a spreadsheet exports a date that it does not show as one."""
 _MAX_GUESSED_ROWS = 100
 _PARSED = "SELECT epoch_us(try_strptime(trim(texts), $format)) AS time FROM given"
 
@@ -109,10 +111,11 @@ def _remedies(texts: pa.Array, rows: list[int]) -> dict[int, str]:
     read = {option: [row for row, text in given.items() if is_one(text)] for option, is_one in options.items()}
     most = max(map(len, read.values()))
     best = [option for option, found in read.items() if found and len(found) == most]
-    key = "time_unit" if best and "unit" in best[0] else "time_format"
-    return dict.fromkeys(
-        read[best[0]] if best else (), f"give {' or '.join(best)} (of a source or the settings: {key})"
-    )
+    if not best:
+        days = [row for row, text in given.items() if re.fullmatch(_SERIAL, text)]
+        return dict.fromkeys(days, "a spreadsheet counts days so: format the column as dates there, and save it again")
+    key = "time_unit" if "unit" in best[0] else "time_format"
+    return dict.fromkeys(read[best[0]], f"give {' or '.join(best)} (of a source or the settings: {key})")
 
 
 def _has_format(time_format: str, text: str) -> bool:

@@ -381,6 +381,19 @@ def test_a_workbook_that_is_not_understood_says_what_to_do(tmp_path: Path, conte
         _events(tmp_path / "a.xlsx")
 
 
+def test_cells_with_errors_and_formulas_without_a_value_are_said(tmp_path: Path) -> None:
+    """They count as empty. An empty text that a formula gives is a value, and so is what it gave when it was saved."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    formulas = ['<c s="1"><f>A1</f></c>', '<c><f t="shared" si="0"/><v></v></c>', "<c><x:f>A1</x:f><x:v/></c>"]
+    values = ['<c t="str"><f>""</f><v></v></c>', "<c><f>1+1</f><v>2</v></c>"]
+    rows = [["s1", 1, '<c t="e"><v>#N/A</v></c>', "2024-01-01"], ["s2", *formulas], ["s3", *values, "2024-01-01"]]
+    write_workbook(tmp_path / "a.xlsx", [_HEADER.strip().split(","), *rows])
+    assert describe(tmp_path / "a.xlsx", names=_MAPPING.required_columns()) == (
+        "cells with an error such as #N/A, which count as empty: 1, first in column 'stars' of sheet 'sheet1', "
+        "formulas without a value, which count as empty until the workbook is opened in a spreadsheet and saved: 3"
+    )
+
+
 def test_rows_without_a_value_do_not_count(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
     """As blank lines of CSV: a stray cell in the last row of a sheet is one row more, not a million."""
     pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
@@ -578,6 +591,12 @@ def test_a_time_in_another_format_is_refused_with_the_option_that_reads_it(
         name, _, value = option.partition(" ")
         given = ("iso", value.strip("'"), None) if name == "--time-format" else (value, None, None)
         assert len(read_file_times(pa.array(texts), *given)[1]) == named.count(set())
+
+
+def test_a_number_of_days_says_what_to_do_in_the_spreadsheet() -> None:
+    """No option reads it: the export has to change."""
+    _, errors = read_file_times(pa.array(["45292", "45292.75", "4529"]), "iso", None, None)
+    assert ["format the column as dates" in errors[row] for row in range(3)] == [True, True, False]
 
 
 def test_a_time_of_another_form_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ def write_workbook(path: Path, *sheets: Sequence[Sequence[object]]) -> None:
 
 
 def workbook(*sheets: Sequence[Sequence[object]]) -> bytes:
-    """Return a workbook of sheets; text is XML."""
+    """Return a workbook of sheets; text is XML, also that of a whole cell, `<c ...`."""
     numbers = range(1, len(sheets) + 1)
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     relations = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -44,6 +44,8 @@ def workbook(*sheets: Sequence[Sequence[object]]) -> bytes:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, str) and value.startswith("<c"):
+        return value
     return f"<c><v>{value}</v></c>" if isinstance(value, int) else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
 
 
