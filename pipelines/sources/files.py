@@ -235,8 +235,6 @@ def _suggestion(column: str, columns: list[str]) -> str:
     more = ", ..." if len(columns) > _MAX_SHOWN_COLUMNS else ""
     is_row = any(_NUMBER_OR_DATE.fullmatch(name) for name in columns)
     remedy = " (that is a row: name the columns with --columns, in their order)" if is_row else ""
-    if any("\0" in name for name in columns):
-        remedy = " (that is UTF-16 without a byte order mark: give --encoding utf-16-le or utf-16-be)"
     return f"; the columns are {shown}{more}{remedy}"
 
 

@@ -52,6 +52,7 @@ _MAGIC = {
     b"7z\xbc\xaf'\x1c": "7z",
     b"Rar!\x1a\x07": "rar",
     b'\x04"M\x18': "lz4",
+    b"]\0\0": "lzma",
     b"\x1f\x9d": "compress",
     b"\xff\x06\x00\x00sNaPpY": "snappy",
 }
@@ -66,7 +67,7 @@ _NOT_READ = {
     "pdf": "is a PDF document: export the table as CSV",
     "twice": "is compressed twice: decompress it once",
     **dict.fromkeys(("tar", "7z", "rar"), _ARCHIVE),
-    **dict.fromkeys(("lz4", "compress", "snappy"), _COMPRESSED),
+    **dict.fromkeys(("lz4", "lzma", "compress", "snappy"), _COMPRESSED),
     "xml": "is XML: write its rows as JSON, one object a line; the attributes of an element are its fields",
 }
 _PLAIN = ReadOptions()
@@ -194,11 +195,16 @@ def count_rows(path: Path, options: ReadOptions = _PLAIN, names: Collection[str]
 
 
 def file_format(path: Path, options: ReadOptions = _PLAIN, shown: str = "") -> str:
-    """Return the format of a file: the option, what its name says, or what it begins with. Raises UsageError."""
+    """Return the format of a file: the option, what its name says, or what it begins with.
+
+    Raises UsageError for one that is not read, also if its name says that it is text.
+    """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give its files")
     named = options.format or ("xlsx" if _is_workbook(path) else _FORMATS.get(_extension(Path(shown or path))))
     found = named or _format_of(path)
+    if named in {"csv", "json"} and not options.format and (begun := _format_of(path)) in _NOT_READ:
+        found = begun
     if found in _NOT_READ:
         raise UsageError(f"{path}: {_NOT_READ[found]}")
     return found

@@ -22,6 +22,12 @@ from pipelines.errors import UsageError
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".zip")
 FALLBACK_ENCODING = "cp1252"
 """Western European, which spreadsheets write: the guess for text that is not UTF-8."""
+_MARKS = {
+    **dict.fromkeys((BOM_UTF32_LE, BOM_UTF32_BE), "utf-32"),  # first: one of them begins as one of UTF-16 does
+    **dict.fromkeys((BOM_UTF16_LE, BOM_UTF16_BE), "utf-16"),
+}
+_LAST_PLANE, _MIN_ASCII_SHARE = 0x10, 0.1
+"""Of Unicode; and of the characters of a text in UTF-16 without a mark."""
 _ZIP = b"PK\x03\x04"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
@@ -44,7 +50,7 @@ class TextStream:
             self._stream = _open(path, files)
             start = self._read(_SAMPLE_BYTES)
             self.encoding = encoding or _guess_encoding(start)
-            """As given, or as guessed: utf-8, utf-16 or cp1252."""
+            """As given, or as guessed: utf-8, utf-16, utf-32 or cp1252."""
             self.is_plain = _is_utf8(self.encoding) and start.startswith(first_bytes(path, 8))
             """Whether the file holds this stream as it is."""
             if not _is_utf8(self.encoding):
@@ -184,13 +190,28 @@ def _is_incidental(member: zipfile.ZipInfo) -> bool:
 
 
 def _guess_encoding(sample: bytes) -> str:
-    if sample.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        return "utf-16"
+    if wide := next((name for mark, name in _MARKS.items() if sample.startswith(mark)), _unmarked_encoding(sample)):
+        return wide
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
     except UnicodeDecodeError:
         return FALLBACK_ENCODING
     return "utf-8"
+
+
+def _unmarked_encoding(sample: bytes) -> str | None:
+    """Return the encoding that NULs at fixed places show: tables have ASCII in any language, such as digits."""
+    low, *_, middle, high = (sample[place::4] for place in range(4))
+    for name, first, third, last in (("utf-32-le", low, middle, high), ("utf-32-be", high, sample[1::4], low)):
+        if any(first) and last and not any(last) and max(third) <= _LAST_PLANE:
+            return name
+    for name, ascii_bytes, zeros in (
+        ("utf-16-le", sample[::2], sample[1::2]),
+        ("utf-16-be", sample[1::2], sample[::2]),
+    ):
+        if zeros.count(0) > _MIN_ASCII_SHARE * len(zeros) and 2 * ascii_bytes.count(0) < zeros.count(0):
+            return name
+    return None
 
 
 def _is_utf8(encoding: str) -> bool:

@@ -206,14 +206,29 @@ def test_an_archive_of_several_files_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "form"),
-    [("utf-8-sig", ""), ("utf-16", "encoding utf-16"), ("cp1252", "encoding cp1252")],
+    [
+        ("utf-8-sig", ""),
+        *((name, f"encoding {name}") for name in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le")),
+        *((name, f"encoding {name}") for name in ("utf-32-be", "cp1252")),
+    ],
 )
 def test_an_encoding_is_found_and_said(tmp_path: Path, encoding: str, form: str) -> None:
-    """UTF-8 and UTF-16, else Western European; an option overrides the guess."""
+    """Those of Unicode, also without a mark, else Western European; an option overrides the guess."""
     path = tmp_path / "a.csv"
     path.write_text(_CSV.replace("s1", "Jürgen"), encoding=encoding)
     assert {row[1] for row in _events(path)} == {"s0", "Jürgen", "s2"}
     assert describe(path, names=_MAPPING.required_columns()) == form
+
+
+def test_text_with_nuls_and_utf_16_in_other_scripts(tmp_path: Path) -> None:
+    """NULs within values make no UTF-16; a text in which most characters are not ASCII is found, also with U+0100."""
+    path, mapping = tmp_path / "a.csv", ColumnMapping("юзер", "время", "iso", "A")
+    text = "юзер,время\n" + "ĀĀĀĀĀĀĀ,2024-01-01\nЮлийĀ,2024-01-02\n" * 3
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        path.write_text(text, encoding=encoding)
+        assert {row[1] for row in _events(path, mapping)} == {"ĀĀĀĀĀĀĀ", "ЮлийĀ"}
+    path.write_text("\n".join(["buyer,at", *["ab\0\0\0\0\0\0,2024-01-01"] * 20]))
+    assert {row[1] for row in _events(path, ColumnMapping("buyer", "at", "iso", "A"))} == {"ab" + "\0" * 6}
 
 
 def _avro_time(kind: str) -> dict[str, str]:
@@ -461,6 +476,7 @@ def test_a_tar_archive_is_refused_as_one(tmp_path: Path, name: str) -> None:
         (b"7z\xbc\xaf'\x1c\x00\x04", "is an archive"),
         (b"Rar!\x1a\x07\x01\x00", "is an archive"),
         (b'\x04"M\x18\x64\x40\xa7', "is compressed in a way that is not read"),
+        (lzma.compress(_CSV.encode(), lzma.FORMAT_ALONE), "is compressed in a way that is not read"),
         (b"\x1f\x9d\x90\x75", "is compressed in a way that is not read"),
         (b"\xff\x06\x00\x00sNaPpY", "is compressed in a way that is not read"),
         (b"%PDF-1.7\n", "is a PDF document"),
