@@ -124,9 +124,9 @@ def _files_at(address: str) -> Sequence[str]:
     if is_remote(address):
         return _objects_at(address)
     if has_magic(address) and not Path(address).exists():
-        fixed = takewhile(lambda part: not has_magic(part), Path(address).parts)
+        folder = Path(*takewhile(lambda part: not has_magic(part), Path(address).parts))
+        _check_folders(folder, Path(address).parts)
         matches = glob(address, recursive=True)  # noqa: PTH207 - patterns as in a shell
-        folder = Path(*fixed)
         return _some(address, _files_in(folder, _visible(folder, matches, Path(address).parts)))
     if (Path(address) / _DELTA_LOG).is_dir():
         return _delta_files(address)
@@ -151,6 +151,18 @@ def _walk(folder: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder, onerror=_refuse):
         yield from (str(Path(place, name)) for name in (*folders, *files))
         folders[:] = [name for name in folders if not _is_hidden(name)]
+
+
+def _check_folders(folder: Path, parts: Sequence[str]) -> None:
+    """Raise UsageError for a folder in which a pattern looks for names and that cannot be listed: glob skips it."""
+    for count, part in enumerate(parts):
+        if has_magic(part):
+            above = str(Path(*parts[: count + (part == "**")])).rstrip(os.sep)
+            for place in _visible(folder, glob(above + os.sep, recursive=True), parts):  # noqa: PTH207 - as a shell
+                try:
+                    os.scandir(place).close()
+                except OSError as error:
+                    _refuse(error)
 
 
 def _refuse(error: OSError) -> None:

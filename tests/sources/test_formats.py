@@ -275,21 +275,6 @@ def test_a_column_of_avro_has_one_form(tmp_path: Path, kind: object, values: lis
     assert [text for chunk in chunks for text in chunk.text("x").to_pylist()] == texts
 
 
-def test_avro_of_other_values_than_records_is_refused(tmp_path: Path) -> None:
-    """With what to do."""
-    with pytest.raises(UsageError, match=r"a\.avro: its values are not records of one type"):
-        count_rows(_avro(tmp_path / "a.avro", "string", ["a"]))
-
-
-def test_times_of_int96_beyond_2262_are_read(tmp_path: Path) -> None:
-    """As Spark writes 9999-12-31 for no end: in nanoseconds it would be a time of another century."""
-    path, years = tmp_path / "a.parquet", [datetime(1600, 1, 1), datetime(9999, 12, 31)]  # noqa: DTZ001
-    pq.write_table(pa.table({"at": pa.array(years, pa.timestamp("us"))}), path, use_deprecated_int96_timestamps=True)
-    (rows,) = read_rows(path)
-    assert rows.text("at").to_pylist() == ["1600-01-01T00:00:00Z", "9999-12-31T00:00:00Z"]
-
-
-def _write_categories(path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -311,6 +296,21 @@ def test_ids_of_a_union_of_avro_are_those_of_plain_columns(
         assert {row[1] for row in _events(path, ColumnMapping("x", "at", "iso", "A"))} == {"2", "3", "a"}
 
 
+def test_avro_of_other_values_than_records_is_refused(tmp_path: Path) -> None:
+    """With what to do."""
+    with pytest.raises(UsageError, match=r"a\.avro: its values are not records of one type"):
+        count_rows(_avro(tmp_path / "a.avro", "string", ["a"]))
+
+
+def test_times_of_int96_beyond_2262_are_read(tmp_path: Path) -> None:
+    """As Spark writes 9999-12-31 for no end: in nanoseconds it would be a time of another century."""
+    path, years = tmp_path / "a.parquet", [datetime(1600, 1, 1), datetime(9999, 12, 31)]  # noqa: DTZ001
+    pq.write_table(pa.table({"at": pa.array(years, pa.timestamp("us"))}), path, use_deprecated_int96_timestamps=True)
+    (rows,) = read_rows(path)
+    assert rows.text("at").to_pylist() == ["1600-01-01T00:00:00Z", "9999-12-31T00:00:00Z"]
+
+
+def _write_categories(path: Path) -> None:
     buyers = pl.Enum([f"b{n}" for n in range(5)])
     frame = pl.DataFrame(_ROWS).with_columns(pl.col("seller").cast(pl.Categorical), pl.col("buyer").cast(buyers))
     frame.with_columns(pl.col("stars").cast(pl.UInt8)).write_parquet(path)
@@ -737,8 +737,11 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
         return scan(path)
 
     monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(UsageError, match="locked: Permission denied"):
-        find_files([tmp_path])
+    (tmp_path / "a.csv").write_text(_CSV)
+    for address in ("", "*/*.csv", "**/*.csv", "**"):
+        with pytest.raises(UsageError, match=r"locked/?: Permission denied"):
+            find_files([tmp_path / address])
+    assert find_files([tmp_path / "*.csv"]) == [str(tmp_path / "a.csv")]
     (tmp_path / "locked").rmdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")).write_text(_CSV)
     with pytest.raises(UsageError, match=r"udcff\.csv' is not a name in UTF-8: rename the file"):
