@@ -340,7 +340,8 @@ class _Check:
             name, impure = str(part["function_name"]).lower(), self.catalogue.impure
         if name in impure:
             reason = f"{name} is another value each time, and an event must be the same whenever its record is read"
-            raise self._refusal(part, f"{reason}: use a field of the record, such as bus_time")
+            meant = f"; there is no column {name}, if that is meant" if part["class"] == "COLUMN_REF" else ""
+            raise self._refusal(part, f"{reason}: use a field of the record, such as bus_time{meant}")
         if part["class"] == "FUNCTION" and name in self.catalogue.aggregates:
             raise self._refusal(part, f"{name}() combines records: use list functions over the items of one record")
         if part["class"] == "FUNCTION" and name in _UNSTABLE:

@@ -266,13 +266,13 @@ def _has_values(table: pa.Table) -> pa.ChunkedArray:
 def _sheets(book: Any, names: Collection[str]) -> tuple[dict[str, int], str]:
     """Return the number of the header row by the name of each sheet that is read, and a note about several sheets.
 
-    The header is the first of the rows on top that has the mapped names, as below a title. If no sheet has them, the
-    first one is read, so that the error says what it has.
+    The header is the first of the rows on top that has the mapped names, as below a title. If no sheet has them, or
+    none are mapped, the first one is read that has several columns, unlike a cover; an error says what it has.
     """
     tops = {sheet: top for sheet in book.sheet_names if (top := _top_rows(book, sheet))}
     if not tops:
         raise RefusedError("it is empty: the first row must name the columns")
-    first = next(iter(tops))
+    first = next((sheet for sheet, top in tops.items() if sum(map(bool, top[0])) > 1), next(iter(tops)))
     wanted = names or [name for name in tops[first][0] if name]
     found = {sheet: _header_row(top, wanted) for sheet, top in tops.items()}
     read = {sheet: row for sheet, row in found.items() if row is not None} or {first: 0}

@@ -45,7 +45,7 @@ def test_each_row_has_the_number_of_its_record(
         ("SELECT max(a) FROM record", "line 1: max() combines records"),
         ("SELECT a,\n  now() FROM record", "line 2: now is another value each time"),
         ("SELECT a,\n\n current_timestamp FROM record", "line 3: current_timestamp is another value each time"),
-        ("SELECT current_date FROM record", "current_date is another value"),
+        ("SELECT current_date FROM record", "such as bus_time; there is no column current_date, if that is meant"),
         ("SELECT localtimestamp FROM record", "localtimestamp is another value"),
         ("SELECT today() FROM record", "today is another value"),
         ("SELECT random() FROM record", "random is another value"),

@@ -362,6 +362,7 @@ def test_all_sheets_with_the_mapped_names_are_read(tmp_path: Path, expected: lis
     assert _events(tmp_path / "a.csv") == expected
     said = "format xlsx, 3 of 4 sheets are read: 'sheet2', 'sheet3', 'sheet5'; without the columns: 'sheet1'"
     assert describe(tmp_path / "a.csv", names=_MAPPING.required_columns()) == said
+    assert "sheet2" in describe(tmp_path / "a.csv").partition(";")[0], "a SELECT names no columns: a cover is not read"
 
 
 @pytest.mark.parametrize(
