@@ -21,6 +21,7 @@ from pipelines.sources import table_worker
 from pipelines.sources.canonical import canonicalize, float_text
 from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.rows import Rows, read_rows
+from pipelines.sources.text_columns import as_text
 
 _MAPPING = ColumnMapping("user", "at", "iso", "A")
 
@@ -228,7 +229,7 @@ def test_a_column_without_a_text_form_matters_only_if_mapped(tmp_path: Path, mon
     """A column of an unknown type is ignored, or named in the error if it is mapped."""
     values = pa.array([pa.MonthDayNano([1, 2, 3])])
     batch = pa.record_batch({"user": pa.array(["a"]), "at": pa.array(["2024-01-01"]), "x": values})
-    table = table_worker._as_text(batch, frozenset(), 1)
+    table = as_text(batch, frozenset(), 1)
     monkeypatch.setattr("pipelines.sources.files.read_rows", lambda *_: iter([Rows(table, pa.array([1]))]))
     assert len(_ids(tmp_path)) == 1
     with pytest.raises(UsageError, match="column 'x' has type month_day_nano_interval, which cannot be read as text"):
