@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.bus.clients import admin_client, producer
-from pipelines.bus.topics import ensure_topic, topic_exists
+from pipelines.bus.topics import describe_topic, ensure_topic, topic_exists
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, open_drain
@@ -49,10 +49,15 @@ ORDER BY source
 
 
 def recreate_topic(kafka: KafkaSettings) -> None:
-    """Delete a topic with its records, and create it again: another one of the same name."""
+    """Delete a topic with its records, and create it again: another one of the same name.
+
+    The embedded broker creates it by itself if a consumer happens to ask for it in between.
+    """
+    old = describe_topic(kafka)
+    assert old is not None
     with admin_client(kafka) as admin:
         admin.delete_topics([kafka.topic])
-    wait_for("the topic to be gone", lambda: not topic_exists(kafka))
+    wait_for("the topic to be gone", lambda: (now := describe_topic(kafka)) is None or now.topic_id != old.topic_id)
     ensure_topic(kafka)
 
 

@@ -72,6 +72,11 @@ _CORRUPT_BATCH_HELP = (
 )
 
 
+_NO_TOPIC_CREATION = {"allow_auto_create_topics": False}
+"""Brokers create a missing topic for a client that asks for it, by default: a deleted one would come back with other
+partitions and another retention."""
+
+
 @contextlib.contextmanager
 def admin_client(kafka: KafkaSettings) -> Generator[Any]:
     """Yield a KafkaAdminClient. Raises TransientError if no broker listens."""
@@ -83,7 +88,7 @@ def admin_client(kafka: KafkaSettings) -> Generator[Any]:
 @contextlib.contextmanager
 def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
     """Yield a KafkaConsumer that reads batches safely (`SafeBatch`); it has a group only if `options` name one."""
-    with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
+    with contextlib.closing(_client(KafkaConsumer, kafka, **_NO_TOPIC_CREATION, **options)) as client:
         install_batch_types(client, SafeBatch)
         _wrap_malformed_responses(client)
         yield client
@@ -109,7 +114,7 @@ def poll_group_member(member: Any, wait_ms: int, max_records: int) -> dict[Any, 
 
 def producer(kafka: KafkaSettings, **options: object) -> Any:
     """Return a KafkaProducer; the caller closes it."""
-    return _client(KafkaProducer, kafka, **options)
+    return _client(KafkaProducer, kafka, **_NO_TOPIC_CREATION, **options)
 
 
 @contextlib.contextmanager

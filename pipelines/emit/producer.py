@@ -93,7 +93,6 @@ def _bulk_options(kafka: KafkaSettings) -> dict[str, Any]:
     timeout_ms = int(1000 * _delivery_timeout_seconds(kafka))
     return {
         "acks": "all",
-        "allow_auto_create_topics": False,
         "enable_idempotence": True,
         "batch_size": _BATCH_BYTES,
         "linger_ms": _LINGER_MS,

@@ -1,6 +1,7 @@
 """The topic of events, against the embedded broker and Apache Kafka."""
 
 import uuid
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 from kafka import KafkaProducer
 from pydantic import SecretStr
 
+from pipelines.bus.clients import consumer, producer
 from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.settings import KafkaSettings
+from pipelines.settings import KafkaSettings, Settings
 from tests.services.kafka_cluster import KafkaCluster, Listener
 
 
@@ -95,3 +97,9 @@ def test_failed_authentication(kafka: KafkaCluster, listener: Listener, change: 
     with pytest.raises(TransientError, match="the certificates and the credentials") as caught:
         describe_topic(settings)
     assert "not the password" not in str(caught.value)
+
+
+def test_no_client_creates_topics(settings: Settings) -> None:
+    """A topic that was deleted must not come back with the defaults of the broker because it is asked for."""
+    with consumer(settings.kafka) as reader, closing(producer(settings.kafka)) as writer:
+        assert [client.config["allow_auto_create_topics"] for client in (reader, writer)] == [False, False]
