@@ -126,7 +126,7 @@ def test_a_policy_that_names_the_person(lake: Settings, tmp_path: Path) -> None:
     erase_without_documents(settings, ["rider-one"])
     (named,) = [line for line in list_unreached(settings, Mentions()) if "raters.seeds" in line]
     (pseudonym,) = re.findall(r"erased-[0-9a-f]{32}", named)
-    assert "1 notes of operators" in verify_erased(settings).evidence
+    assert "1 note of operators" in verify_erased(settings).evidence
     file.write_text(rules.replace("rider-one", pseudonym).replace('version = "1"', 'version = "2"'))
     activate(open_lake(lake.lake_root), load_policy(str(file)))
     assert _scores(settings) == before
@@ -151,7 +151,7 @@ def test_later_events_get_the_same_pseudonym(lake: Settings) -> None:
     assert query(lake, "SELECT metadata['rater_id'] FROM conflicts") == [(*names,)]
     assert verify_index(lake).passed
     check = verify_erased(lake)
-    assert (check.passed, "of other users and 1 notes of operators, which" in check.evidence) == (True, True)
+    assert (check.passed, "of other users and 1 note of operators, which" in check.evidence) == (True, True)
 
 
 def test_an_index_that_is_behind_or_lost_has_the_replaced_events(lake: Settings) -> None:
