@@ -112,10 +112,13 @@ def _in_a_new_interpreter(program: Sequence[str], **options: Any) -> "subprocess
 
 @pytest.mark.parametrize("name", ["stream", "ingest", "relay"])
 def test_a_signal_during_the_start(variables: Environment, tmp_path: Path, name: str) -> None:
-    """As soon as the command handles the signal, before it has connected to anything."""
+    """As soon as the command handles the signal, before it has connected to anything: within 5 s at the latest.
+
+    Imports cannot be interrupted, so whether it ends by itself depends on the machine.
+    """
     with _started(name, variables, tmp_path, _in_a_new_interpreter) as command:
         wait_for("the handler", lambda: command.handles(signal.SIGTERM))
-        command.terminate()
+        command.terminate_anywhere()
 
 
 @pytest.mark.parametrize("name", ["stream", "ingest", "relay"])
