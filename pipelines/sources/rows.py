@@ -197,8 +197,10 @@ def count_rows(path: Path, options: ReadOptions = _PLAIN, names: Collection[str]
 def file_format(path: Path, options: ReadOptions = _PLAIN, shown: str = "") -> str:
     """Return the format of a file: the option, what its name says, or what it begins with.
 
-    Raises UsageError for one that is not read, also if its name says that it is text.
+    Raises UsageError for a missing file, and for one that is not read, also if its name says that it is text.
     """
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give its files")
     named = options.format or ("xlsx" if _is_workbook(path) else _FORMATS.get(_extension(Path(shown or path))))

@@ -88,7 +88,7 @@ def test_a_missing_certificate_is_named() -> None:
     [
         ("SASL_SSL", {"sasl_password": SecretStr("not the password")}),
         ("SSL", {"ssl_cafile": None}),
-        ("SSL", {"security_protocol": "PLAINTEXT"}),
+        ("SSL", {"security_protocol": "PLAINTEXT", "ssl_cafile": None, "ssl_certfile": None, "ssl_keyfile": None}),
     ],
 )
 def test_failed_authentication(kafka: KafkaCluster, listener: Listener, change: dict) -> None:
