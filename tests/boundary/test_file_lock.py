@@ -69,7 +69,11 @@ def test_checking_a_lock_has_no_side_effects(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_locked(path)
     assert not path.exists()
-    with exclusive_lock(path):
-        assert is_locked(path)
-        assert path.stat().st_mode & 0o777 == 0o600
+    umask = os.umask(0o027)
+    try:
+        with exclusive_lock(path):
+            assert is_locked(path)
+            assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(umask)
     assert not is_locked(path)
