@@ -10,6 +10,7 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.operate.dead_letters import Selection, discard, requeue, select
 from pipelines.operate.lag.advice import advise
 from pipelines.operate.lag.measure import measure_lag
+from pipelines.operate.lag.observe import measure_lags
 from pipelines.operate.merge_users import merge_user, preview_merge, preview_rename, rename_user
 from pipelines.operate.operator_events import adjust, preview_adjustment, preview_retraction, retract
 from pipelines.operate.user_data import user_data
@@ -29,6 +30,7 @@ __all__ = [
     "drain",
     "ensure_topic",
     "measure_lag",
+    "measure_lags",
     "merge_user",
     "open_ingest",
     "open_lake",

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.drain import open_drain
 from pipelines.errors import ConfigurationError, UsageError
+from pipelines.operate.lag.measure import measure_lag
 from pipelines.settings import Settings, SourcesSettings, load_settings
 from tests.draining import drain_all, query, valid_records
 from tests.queues.conftest import Queue
@@ -55,6 +56,8 @@ def test_functions_for_topics_refuse_a_queue(queue: Queue) -> None:
         open_drain(queue.settings, [TopicPartition("rabbitmq:ratings", 0)]),
     ):
         pass
+    with pytest.raises(UsageError, match="the lag of a topic is not available with a queue"):
+        measure_lag(queue.settings)
     drain_all(queue.settings)
     assert query(queue.settings, "SELECT count(*) FROM events") == [(3,)]
 

@@ -19,7 +19,7 @@ from pipelines.bus.topics import TopicPartitionState, describe_topic
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.queue import QUEUE_ID, open_queue
-from pipelines.ingest.sources import explain_missing_topic
+from pipelines.ingest.sources import explain_missing_topic, require_topics
 from pipelines.lake.checkpoints import checkpoint
 from pipelines.lake.tables import Lake, is_lake
 from pipelines.settings import KafkaSettings, Settings
@@ -125,9 +125,10 @@ def measure_lag(settings: Settings, name: str | None = None) -> Measurement:
     """Return the current lag of every topic partition of a topic; None is the topic of our own contract.
 
     Without a lake, nothing is read yet.
-    Raises UsageError if the topic does not exist, TransientError if the brokers do not answer or the lake cannot be
-    read.
+    Raises UsageError if the topic does not exist, or ingest reads a queue; TransientError if the brokers do not answer
+    or the lake cannot be read.
     """
+    require_topics(settings, "the lag of a topic")
     kafka = settings.kafka if name is None else settings.kafka.model_copy(update={"topic": name})
     topic = describe_topic(kafka)
     if topic is None:
