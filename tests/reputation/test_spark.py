@@ -244,13 +244,13 @@ def test_same_rulings(spark: SparkSession, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_files_of_an_older_release(spark: SparkSession, tmp_path: Path) -> None:
     """Columns that the first file lacks are null, as in DuckDB: a release added them."""
-    lake = snapshot(tmp_path, history(_SHIPPED_EVENTS, 400))
+    lake = snapshot(tmp_path, history(_EVENTS, 400))
     oldest = lake.files["events"][0]
     pq.write_table(pq.ParquetFile(oldest).read().drop_columns(["metadata"]), oldest)
     lake = replace(lake, mixed=frozenset({"events"}))
-    derive(lake, _POLICIES["everything"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
+    derive(lake, policy(), AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
-        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark", Settings()))
+        draft.rebuild(lake, policy(), AS_OF, load_engine("spark", Settings()))
         draft.publish()
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
 
@@ -299,10 +299,10 @@ def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_rows_that_another_machine_kept(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this machine does not see every file that executors wrote, the draft is refused."""
-    lake = snapshot(tmp_path, history(_SHIPPED_EVENTS, 400))
+    lake = snapshot(tmp_path, history(_EVENTS, 400))
     monkeypatch.setattr(storage, "list_files", lambda folder, suffix: list_files(folder, suffix)[1:])
     with open_draft(tmp_path / "warehouse.duckdb") as draft, pytest.raises(ConfigurationError, match="/fact on all of"):
-        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark", Settings()))
+        draft.rebuild(lake, policy(), AS_OF, load_engine("spark", Settings()))
     assert not (tmp_path / "warehouse.duckdb").exists()
 
 

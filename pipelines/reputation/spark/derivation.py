@@ -22,7 +22,7 @@ from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
 from pipelines.reputation.spark.storage import require_rows, spark_path, translate_storage_errors
-from pipelines.reputation.spark.translation import POWER, WHOLE_NUMBER, translate
+from pipelines.reputation.spark.translation import POWER, WHOLE_NUMBER, translate, translate_view
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import epoch_us, fact_statement, first_steps, materialize_fact, step_statements
 from pipelines.reputation.warehouse_tables import trend_tables, user_tables, weight_tables
@@ -96,7 +96,8 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, a
     reader = spark.read.option("mergeSchema", "events" in snapshot.mixed)
     reader.parquet(*map(spark_path, snapshot.files["events"])).createOrReplaceTempView("events")
     for step in (*first_steps(policy, "events", "", known), *step_statements(policy)):
-        spark.sql(translate(step))
+        name, query = translate_view(step)
+        spark.sql(query).createOrReplaceTempView(name)  # CREATE VIEW would analyze all views below it again
 
 
 def define_functions(spark: SparkSession) -> None:

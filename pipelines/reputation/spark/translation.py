@@ -23,14 +23,23 @@ _RENAMED = {"epoch_us": "unix_micros", "make_timestamptz": "timestamp_micros"}
 
 
 def translate(sql: str) -> str:
-    """Return a DuckDB statement in Spark's dialect; a temporary table becomes its query."""
-    tree = sqlglot.parse_one(sql, dialect="duckdb").transform(_without_macros)
+    """Return a DuckDB query in Spark's dialect; a temporary table or view becomes its query."""
+    tree = sqlglot.parse_one(sql, dialect="duckdb")
+    return _translate(tree.expression if isinstance(tree, exp.Create) else tree)
+
+
+def translate_view(sql: str) -> tuple[str, str]:
+    """Return the name of a temporary view of DuckDB, and its query in Spark's dialect."""
+    view = sqlglot.parse_one(sql, dialect="duckdb")
+    return view.this.name, _translate(view.expression)
+
+
+def _translate(query: exp.Expr) -> str:
+    tree = query.transform(_without_macros)
     for node in reversed(list(tree.dfs())):  # inner nodes before outer ones
         replace = _REPLACED.get(type(node))
         if replace is not None:
             node.replace(replace(node))
-    if isinstance(tree, exp.Create) and tree.kind == "TABLE":
-        tree = tree.expression
     return tree.sql(dialect="spark", comments=False)
 
 
