@@ -23,7 +23,8 @@ from pipelines.notify.delivery import (
     describe_error,
 )
 
-_QUIET_POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.0
+"""How often a delivery that waits asks whether it still has to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,11 +105,19 @@ class Lanes:
         return answer
 
     def _is_due(self, delivery: Delivery, pause: float) -> bool:
-        """Wait for the pause and the end of quiet times; return whether the delivery is still this notifier's."""
-        stopped = self._stopping.wait(pause)
-        while not stopped and not delivery.revoked and self._is_quiet():
-            stopped = self._stopping.wait(_QUIET_POLL_SECONDS)
-        return not stopped and not delivery.revoked
+        """Wait for the pause and the end of quiet times; return whether the delivery is still this notifier's.
+
+        One that is revoked meanwhile must not hold the lane: receivers ask for pauses of up to an hour.
+        """
+        due, stopped = monotonic() + pause, self._stopping.is_set()
+        while not (stopped or delivery.revoked) and (seconds := self._seconds_to_wait(due)):
+            stopped = self._stopping.wait(seconds)
+        return not (stopped or delivery.revoked)
+
+    def _seconds_to_wait(self, due: float) -> float:
+        if (left := due - monotonic()) > 0:
+            return min(left, _POLL_SECONDS)
+        return _POLL_SECONDS if self._is_quiet() else 0.0
 
 
 def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:

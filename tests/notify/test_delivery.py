@@ -123,9 +123,23 @@ def test_a_stopping_notifier_does_not_wait_for_a_retry() -> None:
     assert transport.attempts == 1
 
 
+def test_a_revoked_delivery_does_not_hold_its_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver asked for an hour; meanwhile the topic partition moved, and the others of the lane do not wait."""
+    monkeypatch.setattr("pipelines.notify.lanes._POLL_SECONDS", 0.001)
+    transport = _Answers([DeliveryResult(Outcome.RETRY, "HTTP 429", 3_600), DELIVERED])
+    lanes, moved = Lanes([transport], attempts=5, is_quiet=lambda: False), Delivery(None, NOTIFICATION)
+    lanes.submit(moved)
+    lanes.submit(Delivery(None, NOTIFICATION))
+    wait_for("the first attempt", lambda: transport.attempts == 1)
+    moved.revoked = True
+    answers = [next(lanes.poll_results(PATIENCE_SECONDS))[1].outcome for _ in range(2)]
+    assert answers == [Outcome.RETRY, Outcome.DELIVERED]
+    lanes.stop(PATIENCE_SECONDS)
+
+
 def test_a_quiet_time_holds_what_was_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what waits for its lane nor a retry is delivered before the end of a quiet time."""
-    monkeypatch.setattr("pipelines.notify.lanes._QUIET_POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pipelines.notify.lanes._POLL_SECONDS", 0.001)
     quiet = {"now": True, "asked": 0}
 
     def is_quiet() -> bool:
