@@ -38,6 +38,7 @@ def notify(
     Several notifiers share the topic partitions. SIGTERM or Ctrl-C stops it; a kill loses nothing.
     """
     stopping = stop_on_signals()
+    from pipelines.erased_users import following_erasures  # noqa: PLC0415
     from pipelines.monitoring.monitor import call_all, monitor_notify  # noqa: PLC0415
     from pipelines.notify.branch import Reports  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
@@ -61,7 +62,8 @@ def notify(
         print_line(f"{path} is valid; destinations: {names}")
         return
     _warn(path, partial(foreign_names, loaded, settings))
-    with monitor_notify(settings, {plan.name: plan.kafka for plan in planned}) as monitor:
+    topics_by_name = {plan.name: plan.kafka for plan in planned}
+    with following_erasures(settings) as redact, monitor_notify(settings, topics_by_name) as monitor:
 
         def print_start() -> None:
             print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
@@ -74,7 +76,7 @@ def notify(
             turn=monitor.record_turn,
             started=print_start,
         )
-        run(settings, planned, stopping, reports)
+        run(settings, planned, stopping, reports, redact)
     print_line("stopped; undelivered notifications are delivered at the next start")
 
 
@@ -97,7 +99,11 @@ def _warn(path: Path, names_of_rules: "Callable[[], list[str] | None]") -> None:
 
 
 def _print_done(destination: str, done: "DeliveryCounts") -> None:
-    did = {"delivered": done.delivered, "malformed records skipped": done.malformed}
+    did = {
+        "delivered": done.delivered,
+        "of erased users left out": done.erased,
+        "malformed records skipped": done.malformed,
+    }
     if parts := [f"{count:,} {what}" for what, count in did.items() if count]:
         print_line(f"{destination}: {', '.join(parts)}")
     if done.failed_attempts:

@@ -337,6 +337,9 @@ class NotifyMetrics:
         self._dead_letters = registry.counter(
             "karmalake_notify_dead_letters_total", "Notifications that became dead letters.", "destination"
         )
+        self._erased = registry.counter(
+            "karmalake_notify_erased_total", "Notifications left out because their user was erased.", "destination"
+        )
         self._malformed = registry.counter(
             "karmalake_notify_malformed_records_total",
             "Records skipped because they are not valid events.",
@@ -361,6 +364,7 @@ class NotifyMetrics:
         """Count what a destination did since its last report."""
         self._delivered.labels(destination).inc(done.delivered)
         self._dead_letters.labels(destination).inc(done.dead_letters)
+        self._erased.labels(destination).inc(done.erased)
         self._malformed.labels(destination).inc(done.malformed)
         self._lost.labels(destination).inc(sum(loss.lost for loss in done.losses))
 

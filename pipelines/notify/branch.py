@@ -33,14 +33,14 @@ from pipelines.emit.copies import CopyWriter, open_copy_writer
 from pipelines.errors import KarmalakeError, TransientError, is_termination
 from pipelines.notify.changes import Change
 from pipelines.notify.dead_letters import dlq_settings, write_dead_letters
-from pipelines.notify.delivery import Notification, Outcome, Transport, describe_error
+from pipelines.notify.delivery import Notification, Outcome, Redact, Transport, describe_error
 from pipelines.notify.events import DecodedRecords, decode_changes
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.offset_tracker import OffsetTracker
 from pipelines.notify.progress import Watch
 from pipelines.notify.rules import Destination, Rule
 from pipelines.notify.start_offsets import Loss, compaction_losses, seek_after_data_loss, seek_without_checkpoint
-from pipelines.notify.template import Event, fill
+from pipelines.notify.template import Event
 from pipelines.settings import ContractSettings, KafkaSettings, Settings
 
 _POLL_MS = 500
@@ -67,6 +67,8 @@ class DeliveryCounts:
     """Attempts after which a notification is tried again, or becomes a dead letter."""
     failure: str = ""
     """Reason of the last failed attempt."""
+    erased: int = 0
+    """Notifications of erased users, which were neither delivered nor made dead letters."""
     malformed: int = 0
     """Records that are not valid events."""
     reason: str = ""
@@ -97,7 +99,7 @@ class Plan:
         """Return the notification of an event or change by the first matching rule; None without one."""
         for rule in self.rules:
             if (event := rule.event_of(item)) is not None:
-                return Notification(event, rule.name, fill(rule.text, event))
+                return Notification(event, rule.name, rule.text)
         return None
 
     def is_quiet(self) -> bool:
@@ -120,7 +122,7 @@ class Reports:
     """The brokers have answered, and can do what notifying needs; called once, before any other."""
 
 
-def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Reports) -> None:
+def serve(plan: Plan, settings: Settings, redact: Redact, stopping: threading.Event, reports: Reports) -> None:
     """Deliver until `stopping` is set; set it if an error ends this.
 
     An unresponsive broker or an unexpected error only delays this destination; the others continue (`isolated`).
@@ -129,7 +131,7 @@ def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Re
     with ending_all(stopping):
         while not stopping.is_set():
             try:
-                with _opened(plan, settings, reports) as branch:
+                with _opened(plan, settings, redact, reports) as branch:
                     while not stopping.is_set():
                         _turn(branch, reports)
                         reports.turn(plan.name)
@@ -153,6 +155,7 @@ class _Branch:
     dead_letters: CopyWriter
     lanes: Lanes
     watch: Watch
+    redact: Redact
     tracker: OffsetTracker = field(default_factory=OffsetTracker)
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     moves: "queue.SimpleQueue[_Move]" = field(default_factory=queue.SimpleQueue)
@@ -173,7 +176,7 @@ def _turn(branch: _Branch, reports: Reports) -> None:
         branch.lanes.submit(delivery)
     idle_ms = _BUSY_POLL_MS if branch.watch.waits_since is None else _POLL_MS
     _settle(branch, wait_seconds=0.0 if deliveries else idle_ms / 1000)
-    settled = branch.counts.delivered + branch.counts.dead_letters
+    settled = branch.counts.delivered + branch.counts.dead_letters + branch.counts.erased
     if settled >= branch.plan.max_in_flight or monotonic() - branch.committed_at >= _COMMIT_SECONDS:
         _commit(branch, reports)
 
@@ -258,7 +261,7 @@ def _deliveries(branch: _Branch, records: Sequence[Any]) -> list[Delivery]:
 
 
 def _settle(branch: _Branch, wait_seconds: float) -> None:
-    """Mark deliveries as done: delivered ones, and rejected ones once they are dead letters.
+    """Mark deliveries as done: delivered ones, those of erased users, and rejected ones once they are dead letters.
 
     One that is revoked is delivered, or becomes a dead letter, by the new owner of its topic partition.
     """
@@ -270,7 +273,12 @@ def _settle(branch: _Branch, wait_seconds: float) -> None:
         if answer.outcome is Outcome.DELIVERED:
             branch.tracker.mark_done(delivery)
             branch.counts.delivered += 1
-        elif answer.outcome is Outcome.REJECTED and not delivery.revoked:
+        elif answer.outcome is Outcome.RETRY or delivery.revoked:
+            continue
+        elif answer.outcome is Outcome.ERASED or branch.redact(delivery.notification.event) is None:
+            branch.tracker.mark_done(delivery)
+            branch.counts.erased += 1
+        else:
             failed.append((delivery, answer.reason))
     if failed:
         write_dead_letters(branch.dead_letters, branch.plan.name, failed)
@@ -299,7 +307,7 @@ def _commit(branch: _Branch, reports: Reports) -> None:
 
 
 @contextlib.contextmanager
-def _opened(plan: Plan, settings: Settings, reports: Reports) -> Generator[_Branch]:
+def _opened(plan: Plan, settings: Settings, redact: Redact, reports: Reports) -> Generator[_Branch]:
     """Yield a branch that joins its group; on exit, commit and report what was delivered in time."""
     kafka = plan.kafka
     group_id = f"{settings.notify.group_id}.{plan.name}"
@@ -317,8 +325,8 @@ def _opened(plan: Plan, settings: Settings, reports: Reports) -> Generator[_Bran
         consumer(kafka, **options) as reader,
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
-        lanes = Lanes(transports, plan.destination.attempts, plan.is_quiet)
-        branch = _Branch(plan, settings, reader, dead_letters, lanes, Watch(kafka, group_id))
+        lanes = Lanes(transports, plan.destination.attempts, plan.is_quiet, redact)
+        branch = _Branch(plan, settings, reader, dead_letters, lanes, Watch(kafka, group_id), redact)
         reader.subscribe([kafka.topic], listener=_Moves(branch.moves))
         try:
             yield branch

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from pipelines.errors import one_line
-from pipelines.notify.template import Event
+from pipelines.notify.template import Event, fill
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -20,6 +20,8 @@ class Outcome(Enum):
     DELIVERED = auto()
     RETRY = auto()
     REJECTED = auto()
+    ERASED = auto()
+    """Nothing was sent, and nothing is to be: the user was erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,16 @@ class Notification:
 
     event: Event
     rule: str
-    text: str
+    template: str
+
+    @property
+    def text(self) -> str:
+        """The text of the rule, filled with the fields of the event."""
+        return fill(self.template, self.event)
+
+
+Redact = Callable[[Event], Event | None]
+"""Returns what may be sent of an event now, without the names of erased users; None if its own user was erased."""
 
 
 class Transport(Protocol):

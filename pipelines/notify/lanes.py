@@ -9,7 +9,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.notify.delivery import (
     DeliveryResult,
     Notification,
     Outcome,
+    Redact,
     Transport,
     attempt_delivery,
     deliver_with_retry,
@@ -41,11 +42,17 @@ class Delivery:
 class Lanes:
     """One thread per transport; `submit` and `poll_results` must be called from one other thread."""
 
-    def __init__(self, transports: Sequence[Transport], attempts: int, is_quiet: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        attempts: int,
+        is_quiet: Callable[[], bool],
+        redact: Redact = lambda event: event,
+    ) -> None:
         self.in_flight = 0
         self.failure: str | None = None
         """Why a lane ended by a bug. Its deliveries never get a result, so new lanes are needed."""
-        self._attempts, self._is_quiet = attempts, is_quiet
+        self._attempts, self._is_quiet, self._redact = attempts, is_quiet, redact
         self._stopping = threading.Event()
         self._failures: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._answered: queue.SimpleQueue[tuple[Delivery, DeliveryResult]] = queue.SimpleQueue()
@@ -99,7 +106,10 @@ class Lanes:
         )
 
     def _attempt(self, delivery: Delivery, transport: Transport) -> DeliveryResult:
-        answer = attempt_delivery(transport, delivery.notification)
+        event = self._redact(delivery.notification.event)
+        if event is None:
+            return DeliveryResult(Outcome.ERASED)
+        answer = attempt_delivery(transport, replace(delivery.notification, event=event))
         if answer.outcome is Outcome.RETRY:
             self._failures.put(answer.reason)
         return answer

@@ -20,7 +20,7 @@ from pipelines.contract.score_change import require_packages
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dlq_settings
-from pipelines.notify.delivery import Transport
+from pipelines.notify.delivery import Redact, Transport
 from pipelines.notify.events import decode_changes, decode_events
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, RuleFile, Webhook
@@ -59,8 +59,16 @@ def _plans(name: str, rules: RuleFile, settings: Settings, redis_client: RedisCl
         yield Plan(f"{name}.scores", destination, of_changes, most, opener, scores, decode_changes)
 
 
-def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, reports: Reports) -> None:
+def notify(
+    settings: Settings,
+    planned: list[Plan],
+    stopping: threading.Event,
+    reports: Reports,
+    redact: Redact = lambda event: event,
+) -> None:
     """Deliver to every destination until `stopping` is set.
+
+    redact: called before each attempt, from several threads.
 
     An error that a retry cannot fix (ConfigurationError), such as a broker without consumer groups, ends all of them
     and is raised; so is UsageError if there is no topic of events, and TransientError if no broker responds at the
@@ -85,7 +93,7 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
         raise
     reports.started()
     with ThreadPoolExecutor(len(planned), "notify") as threads:
-        served = [threads.submit(serve, plan, settings, stopping, reports) for plan in planned]
+        served = [threads.submit(serve, plan, settings, redact, stopping, reports) for plan in planned]
         with ending_all(stopping):
             wait(served)
     for ended in served:

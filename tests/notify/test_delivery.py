@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -134,6 +136,30 @@ def test_a_revoked_delivery_does_not_hold_its_lane(monkeypatch: pytest.MonkeyPat
     moved.revoked = True
     answers = [next(lanes.poll_results(PATIENCE_SECONDS))[1].outcome for _ in range(2)]
     assert answers == [Outcome.RETRY, Outcome.DELIVERED]
+    lanes.stop(PATIENCE_SECONDS)
+
+
+def test_what_waits_for_an_attempt_is_redacted() -> None:
+    """A user who is erased gets no further attempt, and is not named in those of others (`erasable`)."""
+    erased, sent = set[str](), list[str]()
+
+    def redact(event: Event) -> Event | None:
+        rater = "erased-1" if event.metadata["rater"] in erased else event.metadata["rater"]
+        return None if event.user_id in erased else event._replace(metadata={"rater": rater})
+
+    def answers(notification: Notification) -> DeliveryResult:
+        sent.append(notification.text)
+        erased.add("ann")
+        return DeliveryResult(Outcome.RETRY, "HTTP 503") if len(sent) == 1 else DELIVERED
+
+    transport: Any = SimpleNamespace(attempt=answers, close=lambda: None)
+    lanes = Lanes([transport], 5, lambda: False, redact)
+    for user, rater in (("ann", "bob"), ("bob", "ann")):
+        event = EVENT._replace(user_id=user, metadata={"rater": rater})
+        lanes.submit(Delivery(None, Notification(event, "low", "{user_id} by {metadata.rater}")))
+    outcomes = [next(lanes.poll_results(PATIENCE_SECONDS))[1].outcome for _ in range(2)]
+    assert outcomes == [Outcome.ERASED, Outcome.DELIVERED]
+    assert sent == ["ann by bob", "bob by erased-1"]
     lanes.stop(PATIENCE_SECONDS)
 
 

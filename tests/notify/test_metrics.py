@@ -50,8 +50,8 @@ def test_a_receiver_that_is_down_is_reported_before_dead_letters_are(capsys: pyt
     assert warning.startswith(
         "warning: ops: failed attempts: 3, the last one by ConnectError: refused; notifications are"
     )
-    _print_done("ops", DeliveryCounts(delivered=2, malformed=1))
-    assert capsys.readouterr() == ("ops: 2 delivered, 1 malformed records skipped\n", "")
+    _print_done("ops", DeliveryCounts(delivered=2, erased=1, malformed=1))
+    assert capsys.readouterr() == ("ops: 2 delivered, 1 of erased users left out, 1 malformed records skipped\n", "")
 
 
 def _lag(address: str, destination: str) -> float:

@@ -4,6 +4,7 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import MemberState
@@ -21,7 +22,7 @@ from pipelines.settings import KafkaSettings, Settings
 def delivery(offset: int, partition: int = 0) -> Delivery:
     """Return a delivery of the record at this offset."""
     record: Any = SimpleNamespace(partition=partition, offset=offset)
-    notification: Any = None
+    notification: Any = SimpleNamespace(event=None)
     return Delivery(record, notification)
 
 
@@ -116,18 +117,35 @@ def test_a_destination_of_changes_reports_them() -> None:
         assert [loss.lost for loss in branch.counts.losses] == lost
 
 
-def test_a_revoked_delivery_is_no_dead_letter() -> None:
-    """The new owner of its topic partition delivers it, or writes the dead letter; there are no others (`None`)."""
-    revoked = delivery(7)
-    revoked.revoked = True
-    answered = [(revoked, DeliveryResult(Outcome.REJECTED, "HTTP 400"))]
+def _settled(answered: DeliveryResult, *, revoked: bool = False) -> Any:
+    """Return a branch without dead letters (`None`), after an answer for a delivery of a user who was just erased."""
+    settled = delivery(7)
+    settled.revoked = revoked
     branch: Any = SimpleNamespace(
-        lanes=SimpleNamespace(poll_results=lambda _: answered, failed_attempts=list),
+        lanes=SimpleNamespace(poll_results=lambda _: [(settled, answered)], failed_attempts=list),
         dead_letters=None,
         counts=DeliveryCounts(),
+        tracker=OffsetTracker(),
+        redact=lambda _: None,
     )
+    branch.tracker.assign([0])
+    branch.tracker.record_read(0, 8, [settled])
     _settle(branch, 0.0)
-    assert branch.counts == DeliveryCounts()
+    return branch
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.RETRY, Outcome.ERASED])
+def test_a_revoked_delivery_is_no_dead_letter(outcome: Outcome) -> None:
+    """The new owner of its topic partition delivers it, or writes the dead letter."""
+    assert _settled(DeliveryResult(outcome, "HTTP 400"), revoked=True).counts == DeliveryCounts()
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.ERASED])
+def test_an_erased_user_gets_no_dead_letter(outcome: Outcome) -> None:
+    """Neither one whose erasure came during the last attempt; the checkpoint passes the record (`erasable`)."""
+    branch = _settled(DeliveryResult(outcome, "HTTP 400"))
+    assert branch.counts == DeliveryCounts(erased=1)
+    assert branch.tracker.checkpoints() == {0: 8}
 
 
 def _branch(decode: Any, committed: int) -> Any:

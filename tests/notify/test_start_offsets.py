@@ -210,7 +210,7 @@ def test_a_member_that_waits_polls_seldom_and_reports_a_long_wait(
     plan: Any = MagicMock(kafka=settings.kafka, max_in_flight=10)
     plan.is_quiet.return_value, plan.destination.begin = False, "now"
     watch = Watch(settings.kafka, "g.ops")
-    waiting = branch._Branch(plan, settings, reader, MagicMock(), lanes, watch)
+    waiting = branch._Branch(plan, settings, reader, MagicMock(), lanes, watch, MagicMock())
     branch._turn(waiting, MagicMock())
     lanes.poll_results.assert_called_with(branch._POLL_MS / 1000)
     assert watch.waits_since is not None

@@ -1,0 +1,71 @@
+"""What may still be sent of an event, after erasures: for `karmalake notify`, which reads the topic and not the lake.
+
+A thread of its own reads the tombstones of the lake, so a lake that hangs delays no notification (`isolated`); while it
+cannot be read, what was known last holds. Where the settings name no lake, no erasure is known.
+"""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from pipelines.best_effort import best_effort
+from pipelines.lake.tables import CachedLake, is_lake, open_lake
+from pipelines.lake.tombstones import Tombstones, open_tombstones
+from pipelines.notify.delivery import Redact
+from pipelines.notify.template import Event
+from pipelines.settings import Settings
+
+_READ_SECONDS = 5.0
+
+
+@contextmanager
+def following_erasures(settings: Settings) -> Generator[Redact]:
+    """Yield a function that knows the users erased until 5 s ago, and longer ago if the lake is slow. Thread-safe.
+
+    Raises what reading the lake raises: without what was erased before, nothing may be sent.
+    """
+    erased = _ErasedUsers(settings)
+    erased.read()
+    ended, read = threading.Event(), best_effort(erased.read, "reading which users were erased")
+
+    def follow() -> None:
+        while not ended.wait(_READ_SECONDS):
+            read()
+
+    threading.Thread(target=follow, name="erased users", daemon=True).start()
+    try:
+        yield erased.redact
+    finally:
+        ended.set()
+
+
+class _ErasedUsers:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._latest: Tombstones | None = None
+        """Owned by the thread that reads."""
+        self._version = -1
+        self._known: Tombstones | None = None
+        """A copy that is never changed."""
+
+    def read(self) -> None:
+        if self._latest is None:
+            if not is_lake(self._settings.lake_root):
+                return
+            lake = CachedLake(open_lake(self._settings.lake_root).root)
+            self._latest = open_tombstones(lake, self._settings)
+        version = self._latest.lake.table("erasures").version()
+        if version != self._version:
+            self._latest.read()
+            self._version, self._known = version, replace(self._latest)
+
+    def redact(self, event: Event) -> Event | None:
+        known = self._known
+        if known is None or not known.digests:
+            return event
+        if known.contains(event.user_id.encode("utf-8", "surrogatepass")):
+            return None
+        named = {key: event.metadata[key] for key in known.contract.personal_keys if key in event.metadata}
+        names = {key: name for key, value in named.items() if (name := known.pseudonym_of(value))}
+        return event._replace(metadata={**event.metadata, **names}) if names else event
