@@ -337,6 +337,11 @@ class NotifyMetrics:
         self._dead_letters = registry.counter(
             "karmalake_notify_dead_letters_total", "Notifications that became dead letters.", "destination"
         )
+        self._failed = registry.counter(
+            "karmalake_notify_failed_attempts_total",
+            "Attempts that failed, after which a notification is tried again or becomes a dead letter.",
+            "destination",
+        )
         self._erased = registry.counter(
             "karmalake_notify_erased_total", "Notifications left out because their user was erased.", "destination"
         )
@@ -364,6 +369,7 @@ class NotifyMetrics:
         """Count what a destination did since its last report."""
         self._delivered.labels(destination).inc(done.delivered)
         self._dead_letters.labels(destination).inc(done.dead_letters)
+        self._failed.labels(destination).inc(done.failed_attempts)
         self._erased.labels(destination).inc(done.erased)
         self._malformed.labels(destination).inc(done.malformed)
         self._lost.labels(destination).inc(sum(loss.lost for loss in done.losses))

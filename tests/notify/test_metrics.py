@@ -3,7 +3,9 @@
 import pytest
 
 from pipelines.cli.notify import _print_done
+from pipelines.monitoring.metrics import NotifyMetrics
 from pipelines.notify.branch import DeliveryCounts
+from pipelines.notify.start_offsets import Loss
 from pipelines.operate.lag.measure import measure_group
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
@@ -52,6 +54,16 @@ def test_a_receiver_that_is_down_is_reported_before_dead_letters_are(capsys: pyt
     )
     _print_done("ops", DeliveryCounts(delivered=2, erased=1, malformed=1))
     assert capsys.readouterr() == ("ops: 2 delivered, 1 of erased users left out, 1 malformed records skipped\n", "")
+
+
+def test_every_count_has_a_metric() -> None:
+    """Also failed attempts, by which an alert can precede dead letters."""
+    metrics, counts = NotifyMetrics(), DeliveryCounts(1, 2, 3, erased=4, malformed=5, losses=(Loss(6, ""),))
+    metrics.notified("ops", counts)
+    names = ("deliveries", "dead_letters", "failed_attempts", "erased", "malformed_records", "lost_records")
+    value = metrics.registry.collectors.get_sample_value
+    found = [value(f"karmalake_notify_{name}_total", {"destination": "ops"}) for name in names]
+    assert found == [1, 2, 3, 4, 5, 6]
 
 
 def _lag(address: str, destination: str) -> float:
