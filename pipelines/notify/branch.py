@@ -74,7 +74,7 @@ class DeliveryCounts:
     reason: str = ""
     """Reason of the last dead letter."""
     losses: tuple[Loss, ...] = ()
-    """Offsets that the topic no longer held when they were due to be read."""
+    """Offsets that the topic no longer held when they were due to be read, or that are left out at the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,17 +237,18 @@ def _read(branch: _Branch) -> list[Delivery]:
 
 def _poll(branch: _Branch, wait_ms: int, max_records: int) -> dict[TopicPartition, list[Any]] | None:
     """Poll; return None if a checkpoint was missing or outside the log: then positions may still be unknown."""
-    waits = False
+    begun: tuple[Loss, ...] | None = ()
     try:
         return poll_group_member(branch.reader, wait_ms, max_records)
     except kafka_errors.NoOffsetForPartitionError as error:
-        waits = seek_without_checkpoint(branch.reader, error.args[0], branch.plan.destination.begin)
+        begun = seek_without_checkpoint(branch.reader, error.args[0], branch.plan.destination.begin)
+        branch.counts.losses += begun or ()
     except kafka_errors.OffsetOutOfRangeError as error:
         branch.counts.losses += seek_after_data_loss(branch.reader, error.args[0])
         for place in error.args[0]:
             branch.tracker.restart(place.partition)
     finally:
-        branch.watch.waits_since = (branch.watch.waits_since or monotonic()) if waits else None
+        branch.watch.waits_since = (branch.watch.waits_since or monotonic()) if begun is None else None
     return None
 
 

@@ -7,7 +7,6 @@ Where retention has passed a checkpoint, the remaining records are delivered, an
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,8 +23,13 @@ class Loss:
     message: str
 
 
-def seek_without_checkpoint(reader: Any, places: Iterable[TopicPartition], begin: Literal["now", "earliest"]) -> bool:
-    """Seek in topic partitions for which the group has no checkpoint; return whether to wait for another member's.
+def seek_without_checkpoint(
+    reader: Any, places: Iterable[TopicPartition], begin: Literal["now", "earliest"]
+) -> tuple[Loss, ...] | None:
+    """Seek in topic partitions for which the group has no checkpoint; return None to wait for another member's.
+
+    Otherwise return what a group that begins now leaves out, of which none is counted as lost: a group that is new
+    looks like one that the brokers have forgotten.
 
     A new group that begins now gets the end offsets of the whole topic as checkpoints, in one commit of one notifier,
     the owner of the first topic partition. The others poll on until they find them, so none skips or repeats what came
@@ -37,19 +41,21 @@ def seek_without_checkpoint(reader: Any, places: Iterable[TopicPartition], begin
     topic = places[0].topic
     known = reader.partitions_for_topic(topic)
     if not known:
-        return True
+        return None
     everywhere = [TopicPartition(topic, number) for number in sorted(known | {place.partition for place in places})]
     if begin == "now" and all(reader.committed(place) is None for place in everywhere):
         if TopicPartition(topic, 0) not in reader.assignment():
-            return True
-        ends = reader.end_offsets(everywhere)
-        with suppress(CommitFailedError, RebalanceInProgressError):
+            return None
+        starts, ends = reader.beginning_offsets(everywhere), reader.end_offsets(everywhere)
+        try:
             reader.commit({place: OffsetAndMetadata(at, "", -1) for place, at in ends.items()})
-        return False
+        except (CommitFailedError, RebalanceInProgressError):
+            return ()
+        return _left_out(topic, sum(ends.values()) - sum(starts.values()))
     # Each topic partition was a request of its own: that commit may have come between them.
     added = [place for place in places if reader.committed(place) is None]
     _seek(reader, reader.beginning_offsets(added) if added else {})
-    return False
+    return ()
 
 
 def seek_after_data_loss(reader: Any, checkpoints: Mapping[TopicPartition, int]) -> tuple[Loss, ...]:
@@ -74,6 +80,17 @@ def compaction_losses(place: TopicPartition, expected: int | None, position: int
         "destination may lag"
     )
     return (Loss(missing, message),)
+
+
+def _left_out(topic: str, records: int) -> tuple[Loss, ...]:
+    if records <= 0:
+        return ()
+    message = (
+        f"it has no checkpoint, and begins at the end of {topic}: up to {records:,} records before that are not "
+        "delivered. That is right for a new destination. Kafka also forgets the checkpoints of one that was off for "
+        'long, or whose topic was deleted meanwhile: give it begin = "earliest" and another name, and it delivers them'
+    )
+    return (Loss(0, message),)
 
 
 def _seek(reader: Any, starts: Mapping[TopicPartition, int]) -> None:

@@ -312,13 +312,14 @@ def test_records_polled_before_the_assignment_is_reported(
 def test_a_new_destination_begins_at_the_end_of_the_topic(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """It begins at the end of the topic, unless it says `begin = "earliest"`."""
+    """It begins at the end of the topic, unless it says `begin = "earliest"`, and says how much it leaves out."""
     send(bus, valid_records(range(20)))
     rules = write_rules(webhook("ops", receiver.url).replace('begin = "earliest"', ""))
-    with notifying(bus, rules):
+    with notifying(bus, rules) as done:
         wait_for("the checkpoint of the beginning", lambda: lag(bus, "ops") == 0)
         send(bus, valid_records(range(20, 30)))
         wait_for("the later events", lambda: len(receiver.keys) == 10 and lag(bus, "ops") == 0)
+        wait_for("what was left out", lambda: "up to 20 records" in "".join(loss.message for loss in done.losses))
     assert set(receiver.keys) == _ids(range(20, 30))
 
 

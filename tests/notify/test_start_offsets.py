@@ -16,7 +16,7 @@ from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.notify import branch
 from pipelines.notify.progress import Watch
-from pipelines.notify.start_offsets import seek_after_data_loss, seek_without_checkpoint
+from pipelines.notify.start_offsets import Loss, seek_after_data_loss, seek_without_checkpoint
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
 from tests.monitoring.scraping import becomes, metrics_address
@@ -169,7 +169,7 @@ class _Reader:
         self.sought[place.partition] = at
 
 
-def _seek(reader: _Reader, begin: Literal["now", "earliest"] = "now") -> bool:
+def _seek(reader: _Reader, begin: Literal["now", "earliest"] = "now") -> tuple[Loss, ...] | None:
     member: Any = reader
     return seek_without_checkpoint(member, {TopicPartition("t", reader.assigned)}, begin)
 
@@ -177,13 +177,14 @@ def _seek(reader: _Reader, begin: Literal["now", "earliest"] = "now") -> bool:
 def test_the_owner_of_the_first_topic_partition_begins_for_the_group() -> None:
     """The others wait: were each to look at the ends, the later one would skip what came in between."""
     other = _Reader(assigned=1)
-    assert _seek(other)
+    assert _seek(other) is None
     assert (other.checkpoints, other.sought) == ({}, {})
     owner = _Reader(assigned=0)
-    assert not _seek(owner)
+    [left_out] = _seek(owner) or ()
+    assert (left_out.lost, "up to 70 records before that are not delivered" in left_out.message) == (0, True)
     assert (owner.checkpoints, owner.sought) == ({0: 40, 1: 40}, {})
     owner = _Reader(assigned=0)
-    _seek(owner, "earliest")
+    assert _seek(owner, "earliest") == ()
     assert (owner.checkpoints, owner.sought) == ({}, {0: 5})
 
 
@@ -192,7 +193,7 @@ def test_a_member_with_incomplete_metadata_waits(known: set[int] | None) -> None
     """It is not the owner of the first topic partition because it knows no other."""
     reader = _Reader(assigned=1)
     reader.known = known
-    assert _seek(reader)
+    assert _seek(reader) is None
     assert (reader.checkpoints, reader.sought) == ({}, {})
 
 
@@ -223,7 +224,7 @@ def test_a_beginning_that_was_not_committed_is_none() -> None:
     """The member would continue there, and commit it, while the next owner of the others found a group of old."""
     reader = _Reader(assigned=0)
     reader.is_rebalancing = True
-    _seek(reader)
+    assert _seek(reader) == ()
     assert (reader.checkpoints, reader.sought) == ({}, {})
 
 
