@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from sqlalchemy import Connection, Engine, bindparam, delete, select
 
@@ -35,7 +35,7 @@ from pipelines.emit.outbox import database
 from pipelines.emit.outbox.table import OUTBOX
 from pipelines.emit.outbox.waiter import Waiter, open_waiter
 from pipelines.emit.producer import BulkProducer, Record, open_producer
-from pipelines.errors import TransientError
+from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import KafkaSettings
 
 _LOG = logging.getLogger(__name__)
@@ -211,7 +211,26 @@ def _lock(connection: Connection, begin: int, max_rows: int, excluded_users: set
     if excluded_users:
         conditions.append(OUTBOX.c.aggregateid.not_in(sorted(excluded_users)))
     oldest = select(*columns).where(*conditions).order_by(OUTBOX.c.sequence).limit(max_rows)
-    return [_Row(*row) for row in connection.execute(oldest.with_for_update(skip_locked=True))]
+    return [_as_row(*row) for row in connection.execute(oldest.with_for_update(skip_locked=True))]
+
+
+def _as_row(sequence: int, user_id: object, payload: object) -> _Row:
+    """Return a row as it is sent: a payload of text, such as JSON, in UTF-8.
+
+    SQLite stores values of any type in any column, and tables of other makes have columns of other types. Raises
+    ConfigurationError for values whose bytes are uncertain.
+    """
+    payload = payload.encode() if isinstance(payload, str) else payload
+    for column, value, types, needed in (
+        ("aggregateid", user_id, str, "text"),
+        ("payload", payload, bytes, "bytes or text"),
+    ):
+        if not isinstance(value, types):
+            raise ConfigurationError(
+                f"row {sequence} of the outbox has a value of type {type(value).__name__} in the column {column}, "
+                f"where {needed} is needed: correct the type of the column, or what the service writes there"
+            )
+    return _Row(sequence, cast("str", user_id), cast("bytes", payload))
 
 
 def _present(connection: Connection, begin: int, last: int) -> list[tuple[int, str]]:

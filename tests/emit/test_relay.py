@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, select
+from sqlalchemy import URL, Engine, select, text
 
 from pipelines.bus.topics import ensure_topic
 from pipelines.contract import event_pb2
@@ -344,6 +344,26 @@ def test_a_row_too_large_for_the_broker_is_named(service: Engine, url: URL, bus:
     with pytest.raises(ConfigurationError, match="row 3 of the outbox"), open_relay(_text(url), bus) as opened:
         relay_once(opened)
     assert _rows(service) == 3
+
+
+def test_values_of_other_types(tmp_path: Path, bus: KafkaSettings) -> None:
+    """SQLite stores what a service binds: JSON as text is sent, its time may have a zone, and a blob is no user_id."""
+    with disposed(sqlite_url(tmp_path)) as engine:
+        create_outbox(engine)
+        with engine.begin() as connection:
+            insert = text(
+                "INSERT INTO outbox (id, aggregateid, type, payload, timestamp) VALUES ('e', :user, 'A', :it, :at)"
+            )
+            connection.execute(insert, {"user": "ann", "it": '{"ü": 1}', "at": "2026-01-01T00:00:00.000Z"})
+        with open_relay(_text(engine.url), bus) as opened:
+            with engine.connect() as connection:
+                assert outbox.backlog(connection).oldest_age_seconds > 0
+            assert relay_once(opened).rows == 1
+            assert [record.value for record in read_topic(bus)] == ['{"ü": 1}'.encode()]
+            with engine.begin() as connection:
+                connection.execute(insert, {"user": b"ann", "it": b"", "at": "2026-01-01"})
+            with pytest.raises(ConfigurationError, match=r"row 2 .* type bytes in the column aggregateid, where text"):
+                relay_once(opened)
 
 
 def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "subprocess.Popen[str]":

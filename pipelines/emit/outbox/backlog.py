@@ -1,6 +1,7 @@
 """The backlog of the outbox: it grows while the relay is down or too slow."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
 
@@ -21,7 +22,12 @@ def backlog(connection: Connection) -> Backlog:
     """Measure the backlog. It counts every row: call it every few seconds, not every few milliseconds."""
     oldest = func.min(OUTBOX.c.timestamp)
     rows, oldest, now = connection.execute(select(func.count(), oldest, utc_now()).select_from(OUTBOX)).one()
-    return Backlog(rows, max(0.0, (now - oldest).total_seconds()) if rows else 0.0)
+    return Backlog(rows, max(0.0, (_as_utc(now) - _as_utc(oldest)).total_seconds()) if rows else 0.0)
+
+
+def _as_utc(moment: datetime) -> datetime:
+    """Return a moment with its zone: SQLite has none, unless a service has written one."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def measure_backlog(address: str) -> Backlog:
