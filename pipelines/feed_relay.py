@@ -33,7 +33,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.run_lake import OpenLake
 from pipelines.lake.score_changes import mark_relayed, read_in_order, read_position, read_relayed
-from pipelines.lake.tables import CachedLake, Lake, open_lake
+from pipelines.lake.tables import CachedLake, Lake, is_lake, open_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.retries import OnIteration
 from pipelines.settings import Format, KafkaSettings, Settings
@@ -150,9 +150,16 @@ def relayed_feed(
         yield changed
 
 
+def may_be_relayed(settings: Settings) -> bool:
+    """Return whether changes may be on the topic of the feed: it is relayed, or was, as the lake knows."""
+    if settings.relays_feed or not is_lake(settings.lake_root):
+        return settings.relays_feed
+    return read_relayed(open_lake(settings.lake_root).table("score_changes")) > 0
+
+
 def feed_topic_exists(settings: Settings) -> bool:
-    """Return whether the feed is relayed to a topic that exists. Raises TransientError if no broker answers."""
-    return settings.relays_feed and topic_exists(_feed_kafka(settings))
+    """Return whether changes may be on a topic that exists. Raises TransientError if no broker answers."""
+    return bool(settings.feed.topic) and may_be_relayed(settings) and topic_exists(_feed_kafka(settings))
 
 
 def send_tombstones(settings: Settings, user_ids: Collection[str]) -> None:

@@ -29,6 +29,7 @@ from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact
 from pipelines.operate.erase import erase_without_documents
+from pipelines.operate.erase_limits import list_unreached
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import FeedSettings, KafkaSettings, Settings
@@ -182,13 +183,21 @@ def _fail(*_: object) -> None:
     raise TransientError("killed")
 
 
-def test_an_erased_user_gets_a_record_without_a_value(fed: Settings) -> None:
-    """`erasable`: consumers remove what they have of the user; later changes of others are still relayed."""
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_erased_user_gets_a_record_without_a_value(fed: Settings, enabled: bool) -> None:
+    """`erasable`: consumers remove what they have of the user; later changes of others are still relayed.
+
+    Also where the feed is off meanwhile, or only where `erase` runs: the topic has the user.
+    """
+    now = fed.model_copy(update={"feed": fed.feed.model_copy(update={"enabled": enabled})})
     with opened(fed) as feed:
         record(feed, 1, ann=1, bob=1)
         relay(fed)
-        erase_without_documents(fed, ["ann"])
-        erase_without_documents(fed, ["ann"])
+        erase_without_documents(now, ["ann"])
+        erase_without_documents(now, ["ann"])
+    assert any(f"the topic {fed.feed.topic}:" in each for each in list_unreached(now, None))
+    nameless = now.model_copy(update={"feed": FeedSettings(enabled=enabled, topic="")})
+    assert any("the former topic of the feed" in each for each in list_unreached(nameless, None))
     with opened(fed) as feed:
         record(feed, 2, bob=2)
     relay(fed)

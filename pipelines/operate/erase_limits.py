@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pipelines.boundary.text import escape_text
 from pipelines.errors import ConfigurationError
+from pipelines.feed_relay import may_be_relayed
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.mentions import Mentions
 from pipelines.lake.tables import is_lake, open_lake
@@ -72,7 +73,9 @@ def _on_the_bus(settings: Settings) -> Iterator[str]:
         yield f"the topic {topic}: its retention removes the records; ingest drops those it still reads"
     for topic in [settings.kafka.topic] if settings.queue.kind else topic_sources(settings):
         yield f"the topic {topic}.dlq, if dead letters were ever published (ingest.publish_dead_letters): by retention"
-    if settings.relays_feed:
+    if may_be_relayed(settings) and not settings.feed.topic:
+        yield "the former topic of the feed, whose name feed.topic was: delete it, or set that and erase again"
+    elif may_be_relayed(settings):
         yield (
             f"the topic {settings.feed.topic}: each user named to `erase` has a record without a value there, after "
             "which compaction removes the others; consumers remove what they have of the user when they read it"
