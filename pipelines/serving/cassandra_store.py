@@ -67,16 +67,17 @@ _CHUNK_DOCUMENTS = 100
 _CHUNK_BYTES = 256 * 1024
 _MAX_THREADS = 16
 _ATTEMPTS = 5
-_TABLES = (
-    """CREATE TABLE IF NOT EXISTS {keyspace}.publications (prefix text PRIMARY KEY, ticket bigint,
+_TABLES = {
+    "publications": """CREATE TABLE IF NOT EXISTS {keyspace}.publications (prefix text PRIMARY KEY, ticket bigint,
         id text, lake_version bigint, as_of_us bigint, policy text, documents bigint, published_at_us bigint,
         next_id text, next_lake_version bigint, next_as_of_us bigint,
         format int, next_format int)""",
-    """CREATE TABLE IF NOT EXISTS {keyspace}.documents (prefix text, bucket int, user_id blob,
+    "documents": """CREATE TABLE IF NOT EXISTS {keyspace}.documents (prefix text, bucket int, user_id blob,
         ticket bigint STATIC, document text, PRIMARY KEY ((prefix, bucket), user_id))""",
-)
+}
 _ADDED = ("format", "next_format")
 """Columns of publications, both int, that earlier releases did not create."""
+_EXISTING = "SELECT table_name, default_time_to_live FROM system_schema.tables WHERE keyspace_name = ?"
 _COLUMNS = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = 'publications'"
 _ADD_COLUMN = "ALTER TABLE {keyspace}.publications ADD {column} int"
 _HELD = "SELECT * FROM {keyspace}.publications WHERE prefix = ?"
@@ -233,11 +234,14 @@ class CassandraPublicationWriter:
 
 @contextmanager
 def open_cassandra(settings: CassandraSettings) -> Generator[CassandraStore]:
-    """Yield the configured store on a cached connection; creates missing tables."""
+    """Yield the configured store on a cached connection; creates missing tables.
+
+    Where all exist nothing is created, so a user who may not is enough. Raises ConfigurationError for tables whose rows
+    expire.
+    """
     with _translate_errors(settings, "publishing"):
         store = _cached_store(settings)
-        for table in _TABLES:
-            store.session.execute(_with_keyspace(settings.keyspace, table))
+        _require_tables(store, settings.keyspace)
         _add_columns(store, settings.keyspace)
         yield store
 
@@ -378,6 +382,19 @@ def _chunks(changes: list[_Change]) -> Iterator[list[_Change]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _require_tables(store: CassandraStore, keyspace: str) -> None:
+    found = {row["table_name"]: row["default_time_to_live"] for row in store.run(_EXISTING, keyspace)}
+    for table, statement in _TABLES.items():
+        if table not in found:
+            store.session.execute(_with_keyspace(keyspace, statement))
+        elif seconds := found[table]:
+            raise ConfigurationError(
+                f"the rows of {keyspace}.{table} in Cassandra expire after {seconds} s, so users without events would "
+                f"lose their documents: run ALTER TABLE {table} WITH default_time_to_live = 0, then `karmalake publish "
+                "--full`"
+            )
 
 
 def _add_columns(store: CassandraStore, keyspace: str) -> None:

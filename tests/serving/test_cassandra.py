@@ -99,6 +99,25 @@ def test_user_ids_and_documents_are_plain_values(store: CassandraSettings, tmp_p
     assert read_reputation("\ud800", settings) is None
 
 
+def test_tables_that_exist(store: CassandraSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may create nothing can publish; one whose rows expire is refused, since only changes are written."""
+    with open_cassandra(store) as opened:
+        executed, execute = list[str](), opened.session.execute
+        monkeypatch.setattr(opened.session, "execute", lambda *args: executed.append(str(args[0])) or execute(*args))
+        with open_cassandra(store):
+            assert executed
+            assert not [each for each in executed if each.startswith(("CREATE", "ALTER"))]
+        execute(f"ALTER TABLE {KEYSPACE}.documents WITH default_time_to_live = 600")
+        try:
+            with (
+                pytest.raises(ConfigurationError, match=r"documents in Cassandra expire after 600 s"),
+                open_cassandra(store),
+            ):
+                pass
+        finally:
+            execute(f"ALTER TABLE {KEYSPACE}.documents WITH default_time_to_live = 0")
+
+
 def test_an_older_publication_is_refused(store: CassandraSettings, tmp_path: Path) -> None:
     """It changes nothing; an equal stamp may publish again (`fenced`)."""
     publish(always(documents(ann=2)), stamp(2), store, tmp_path / "one")
