@@ -24,7 +24,7 @@ from pipelines.operate.lag.observe import measure_lags
 from pipelines.refresh import policy_in_force, unknown_seeds_in_force
 from pipelines.reputation.uncounted import uncounted_in_warehouse
 from pipelines.reputation.warehouse_file import attach, stored_info
-from pipelines.serving.read import published
+from pipelines.serving.read import evicting_policy, published
 from pipelines.settings import Settings
 
 _MIN_FREE_BYTES = 2 * 1024**3
@@ -221,6 +221,11 @@ def _warehouse(settings: Settings) -> str:
 
 
 def _cache(settings: Settings) -> str:
+    if policy := evicting_policy(settings):
+        raise ConfigurationError(
+            f"Redis evicts documents when its memory is full (maxmemory-policy {policy}), and only `karmalake verify` "
+            "would notice: set maxmemory-policy noeviction, then run `karmalake publish --full`"
+        )
     info = published(settings)
     if info is None:
         raise KarmalakeError("it answers, but holds no publication: run `karmalake publish`")

@@ -16,8 +16,10 @@ from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, cast
 
+from redis.exceptions import NoPermissionError
+
 from pipelines.errors import ConfigurationError, TransientError, UsageError
-from pipelines.serving.client import connect, translate_errors
+from pipelines.serving.client import connect, primaries, translate_errors
 from pipelines.serving.keys import document_key, key_types, leaderboard_key, publication_key, user_member
 from pipelines.serving.publication_state import PublicationState, Stamp, read_state, utc_time
 from pipelines.serving.redis_errors import Client, unexpected_content
@@ -108,6 +110,21 @@ def may_have_documents(settings: Settings) -> bool:
     """
     state = _read_state(settings)
     return state.documents > 0 or state.announced_id is not None
+
+
+def evicting_policy(settings: Settings) -> str | None:
+    """Return the maxmemory-policy of a Redis that may evict documents; None if none does, or it must not be asked.
+
+    Errors as for `read_reputation`.
+    """
+    where = settings.document_store
+    if isinstance(where, CassandraSettings):
+        return None
+    with _reading(where, {}) as client, contextlib.suppress(NoPermissionError):
+        limits = (cast("dict[str, Any]", server.info("memory")) for server in primaries(client))
+        found = (str(each.get("maxmemory_policy")) for each in limits if each.get("maxmemory"))
+        return next((policy for policy in found if policy.startswith("allkeys")), None)
+    return None
 
 
 def _read_state(settings: Settings | None) -> PublicationState:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import redis
 from pydantic import SecretStr
 
 from pipelines.errors import ConfigurationError
@@ -147,6 +148,20 @@ def test_a_wrong_password(healthy: Settings, guarded: RedisServer) -> None:
     assert set(bad) == {"cache"}
     assert "Check the user and password" in bad["cache"]
     assert "mistaken" not in bad["cache"]
+
+
+@pytest.mark.services
+def test_a_cache_that_evicts(healthy: Settings, guarded: RedisServer) -> None:
+    """What it drops is not missed by a publication; a user who may not ask for its policy is told the rest."""
+    url = SecretStr(guarded.url())
+    with redis.Redis.from_url(url.get_secret_value()) as client:
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.acl_setuser("reader", enabled=True, passwords=["+right"], categories=["+@read"], keys=["*"])
+    bad = _failed(_with(healthy, "redis", url=url))
+    assert "maxmemory-policy allkeys-lru" in bad["cache"]
+    bad = _failed(_with(healthy, "redis", url=SecretStr(guarded.url("reader"))))
+    assert "holds no publication" in bad["cache"]
 
 
 def test_a_full_disk(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
