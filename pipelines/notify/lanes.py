@@ -117,14 +117,16 @@ class Lanes:
     def _is_due(self, delivery: Delivery, pause: float) -> bool:
         """Wait for the pause and the end of quiet times; return whether the delivery is still this notifier's.
 
-        One that is revoked meanwhile must not hold the lane: receivers ask for pauses of up to an hour.
+        One that is revoked meanwhile, or whose user is erased, does not hold the lane: receivers ask for up to an hour.
         """
         due, stopped = monotonic() + pause, self._stopping.is_set()
-        while not (stopped or delivery.revoked) and (seconds := self._seconds_to_wait(due)):
+        while not (stopped or delivery.revoked) and (seconds := self._seconds_to_wait(delivery, due)):
             stopped = self._stopping.wait(seconds)
         return not (stopped or delivery.revoked)
 
-    def _seconds_to_wait(self, due: float) -> float:
+    def _seconds_to_wait(self, delivery: Delivery, due: float) -> float:
+        if self._redact(delivery.notification.event) is None:
+            return 0.0
         if (left := due - monotonic()) > 0:
             return min(left, _POLL_SECONDS)
         return _POLL_SECONDS if self._is_quiet() else 0.0

@@ -139,8 +139,9 @@ def test_a_revoked_delivery_does_not_hold_its_lane(monkeypatch: pytest.MonkeyPat
     lanes.stop(PATIENCE_SECONDS)
 
 
-def test_what_waits_for_an_attempt_is_redacted() -> None:
-    """A user who is erased gets no further attempt, and is not named in those of others (`erasable`)."""
+def test_what_waits_for_an_attempt_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who is erased gets no further attempt, holds no lane, and is not named to others (`erasable`)."""
+    monkeypatch.setattr("pipelines.notify.lanes._POLL_SECONDS", 0.001)
     erased, sent = set[str](), list[str]()
 
     def redact(event: Event) -> Event | None:
@@ -150,7 +151,7 @@ def test_what_waits_for_an_attempt_is_redacted() -> None:
     def answers(notification: Notification) -> DeliveryResult:
         sent.append(notification.text)
         erased.add("ann")
-        return DeliveryResult(Outcome.RETRY, "HTTP 503") if len(sent) == 1 else DELIVERED
+        return DeliveryResult(Outcome.RETRY, "HTTP 503", 3_600) if len(sent) == 1 else DELIVERED
 
     transport: Any = SimpleNamespace(attempt=answers, close=lambda: None)
     lanes = Lanes([transport], 5, lambda: False, redact)
