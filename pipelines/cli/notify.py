@@ -39,6 +39,7 @@ def notify(
     """
     stopping = stop_on_signals()
     from pipelines.erased_users import following_erasures  # noqa: PLC0415
+    from pipelines.lake.tables import is_lake  # noqa: PLC0415
     from pipelines.monitoring.monitor import call_all, monitor_notify  # noqa: PLC0415
     from pipelines.notify.branch import Reports  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
@@ -67,6 +68,8 @@ def notify(
 
         def print_start() -> None:
             print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
+            if not is_lake(settings.lake_root):
+                print_warning(f"there is no lake at {settings.lake_root}: erased users are not known, and not left out")
             print_metrics_address(monitor.address)
 
         reports = Reports(
