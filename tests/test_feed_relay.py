@@ -26,7 +26,7 @@ from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.score_changes import read_changes
 from pipelines.lake.tables import create_lake, open_lake
-from pipelines.lake.tombstones import open_tombstones
+from pipelines.lake.tombstones import open_tombstones, tombstone
 from pipelines.lake.upkeep import compact
 from pipelines.operate.erase import erase_without_documents
 from pipelines.operate.erase_limits import list_unreached
@@ -203,6 +203,16 @@ def test_an_erased_user_gets_a_record_without_a_value(fed: Settings, enabled: bo
     relay(fed)
     assert [value for key, value in relayed(fed) if key == b"ann"][1:] == [None, None]
     assert rebuilt_from(fed) == {"bob": 2}
+
+
+def test_a_user_in_a_tombstone_of_another_lake_gets_it_too(fed: Settings) -> None:
+    """`erasable`: nobody has named the user, but the table of changes does."""
+    with opened(fed) as feed:
+        record(feed, 1, ann=1, bob=1)
+    relay(fed)
+    erase_without_documents(fed, [], [tombstone(b"ann", "another")])
+    assert [value for key, value in relayed(fed) if key == b"ann"][1:] == [None]
+    assert rebuilt_from(fed) == {"bob": 1}
 
 
 def test_a_user_who_is_erased_while_relayed_gets_it_too(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,15 @@ def erase_users(
     return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows, renamed, changes.rows)
 
 
+def erased_users_of_changes(lake: Lake, tombstones: Tombstones, digests: Collection[str] = ()) -> set[str]:
+    """Return the erased users of whom the table score_changes has rows, also those in tombstones of another lake."""
+    tombstones.read()
+    tombstones.assume(set(filterfalse(is_link, digests)))
+    search = _ChangeSearch(tombstones)
+    found = (read_rows("score_changes", path) for path in search.find(data_files(lake.table("score_changes"))))
+    return {user_id for rows in found for user_id in rows.filter(search.match(rows))["user_id"].to_pylist()}
+
+
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
     """Count the rows of erased users that remain: none, unless an erasure was killed or a lake restored from a copy."""
     tombstones.read()

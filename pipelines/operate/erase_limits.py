@@ -77,7 +77,7 @@ def _on_the_bus(settings: Settings) -> Iterator[str]:
         yield "the former topic of the feed, whose name feed.topic was: delete it, or set that and erase again"
     elif may_be_relayed(settings):
         yield (
-            f"the topic {settings.feed.topic}: each user named to `erase` has a record without a value there, after "
+            f"the topic {settings.feed.topic}: each user who was erased has a record without a value there, after "
             "which compaction removes the others; consumers remove what they have of the user when they read it"
         )
         yield f"the topic {settings.feed.topic}.notify.dlq, if `karmalake notify` has rules about changes: by retention"

@@ -121,7 +121,7 @@ def evicting_policy(settings: Settings) -> str | None:
     if isinstance(where, CassandraSettings):
         return None
     with _reading(where, {}) as client, contextlib.suppress(NoPermissionError):
-        limits = (cast("dict[str, Any]", server.info("memory")) for server in primaries(client))
+        limits = (server.info("memory") for server in primaries(client))
         found = (str(each.get("maxmemory_policy")) for each in limits if each.get("maxmemory"))
         return next((policy for policy in found if policy.startswith("allkeys")), None)
     return None
