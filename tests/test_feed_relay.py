@@ -206,7 +206,7 @@ def test_an_erased_user_gets_a_record_without_a_value(fed: Settings, enabled: bo
 
 
 def test_a_user_in_a_tombstone_of_another_lake_gets_it_too(fed: Settings) -> None:
-    """`erasable`: nobody has named the user, but the table of changes does."""
+    """`erasable`: the user is not named, except in the table of changes."""
     with opened(fed) as feed:
         record(feed, 1, ann=1, bob=1)
     relay(fed)

@@ -152,7 +152,7 @@ def test_a_wrong_password(healthy: Settings, guarded: RedisServer) -> None:
 
 @pytest.mark.services
 def test_a_cache_that_evicts(healthy: Settings, guarded: RedisServer) -> None:
-    """What it drops is not missed by a publication; a user who may not ask for its policy is told the rest."""
+    """What it drops is not missed by a publication; for a user who may not ask for its policy the rest is checked."""
     url = SecretStr(guarded.url())
     with redis.Redis.from_url(url.get_secret_value()) as client:
         client.config_set("maxmemory", "100mb")
