@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipelines.cli.failures import describe_failure
+from pipelines.cli.numba_cache import choose_numba_cache
 from pipelines.errors import DEFECT, INTERRUPTED, UsageError
 from pipelines.ingest.malloc import tune_malloc
 
@@ -69,6 +70,7 @@ def _open_standard_streams() -> None:
 
 def _run() -> None:
     tune_malloc()
+    choose_numba_cache()
     from pipelines.cli.output import quiet_libraries, show_traceback  # noqa: PLC0415 - slow to import
 
     sys.excepthook = show_traceback  # typer wraps the current hook when it is imported

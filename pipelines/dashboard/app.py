@@ -13,6 +13,7 @@ with app.setup:
     import marimo as mo
     import polars as pl
 
+    from pipelines.boundary.private_files import describe_outside
     from pipelines.dashboard import health, queries, sections
     from pipelines.dashboard.sessions import open_session
     from pipelines.errors import KarmalakeError
@@ -26,8 +27,8 @@ def _():
     settings = health.with_short_timeouts(with_local_endpoints(load_settings()))
     try:
         warehouse = open_session(settings)
-    except KarmalakeError as error:
-        mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {error}"))
+    except (KarmalakeError, OSError, duckdb.Error) as error:
+        mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {describe_outside(error)}"))
         raise  # unreachable: stop() ends the cell
     mo.output.replace(sections.heading(warehouse))
     return settings, warehouse

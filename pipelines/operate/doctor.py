@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+
 from pipelines.boundary.extras import EXTRAS, extra, is_installed
 from pipelines.boundary.private_files import describe_outside, explain_denial, is_private
 from pipelines.boundary.text import amount
@@ -74,12 +76,14 @@ def _run_check(subject: str, check: Callable[[Settings], str], settings: Setting
         return Finding(subject, ok=True, message=check(settings))
     except KarmalakeError as error:
         return Finding(subject, ok=False, message=str(error), code=error.code)
-    except OSError as error:
+    except (OSError, duckdb.Error) as error:
         message = describe_outside(error)
         return Finding(subject, ok=False, message=message, code=exit_status_of(error).code)
 
 
 def _disk(settings: Settings) -> str:
+    if _is_only_read(settings):
+        return f"queries work, commands that write do not: {explain_denial(settings.data_dir)}"
     folder = settings.data_dir.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -94,6 +98,16 @@ def _disk(settings: Settings) -> str:
     if is_private(settings.data_dir) or not settings.data_dir.exists():
         return sentence
     return f"{sentence}; other users can read it: `chmod 700 {settings.data_dir}` unless that is intended"
+
+
+def _is_only_read(settings: Settings) -> bool:
+    """Return whether another user lets this one read the warehouse, and write nothing."""
+    folder = settings.data_dir
+    return (
+        os.access(settings.warehouse_path, os.R_OK)
+        and not os.access(folder, os.W_OK)
+        and folder.stat().st_uid != os.geteuid()
+    )
 
 
 def _packages(settings: Settings) -> str:
@@ -166,16 +180,16 @@ def _topic(settings: Settings, name: str, source: str) -> list[str]:
 def _lake(settings: Settings) -> str:
     root = settings.lake_root
     if not is_remote(root):
-        _require_access(Path(root))
+        _require_access(Path(root), os.R_OK | os.X_OK | (0 if _is_only_read(settings) else os.W_OK))
     snapshot = take_snapshot(open_lake(root))
     return f"version {snapshot.version} in {amount(len(snapshot.files['events']), 'file')}"
 
 
-def _require_access(root: Path) -> None:
+def _require_access(root: Path, wanted: int) -> None:
     """Require access to the folder and its tables: Delta reports an unreadable table as missing."""
     for folder in (root, *(root.glob("*/_delta_log") if os.access(root, os.R_OK | os.X_OK) else ())):
-        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigurationError(f"{folder} is not readable and writable: {explain_denial(folder)}")
+        if folder.exists() and not os.access(folder, wanted):
+            raise ConfigurationError(f"{folder} is not accessible: {explain_denial(folder)}")
 
 
 def _lag(settings: Settings) -> str:

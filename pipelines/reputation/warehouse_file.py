@@ -14,11 +14,10 @@ import duckdb
 
 from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import literal
-from pipelines.boundary.private_files import describe_outside
 from pipelines.errors import PERMISSION, UsageError, exit_status_of
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
-from pipelines.reputation.base import attach_base, base_folder, has_base
+from pipelines.reputation.base import attach_base, has_base
 from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.query_guard import lock_connection
@@ -81,8 +80,8 @@ def attach(path: Path, access: Access = NO_FILES) -> duckdb.DuckDBPyConnection:
 
     The file is attached to an empty in-memory database: connecting to the path, DuckDB would reuse the file that this
     process opened there earlier, even if a newer one has replaced it.
-    Raises UsageError when there is no warehouse, it is damaged, not readable to this user or an earlier release wrote
-    it, NewerFormatError when a newer one did, and duckdb.IOException when the machine could not read it now.
+    Raises UsageError when there is no warehouse, it is damaged or an earlier release wrote it, NewerFormatError when a
+    newer one did, and duckdb.IOException when this user may not read it, or the machine could not now.
     """
     if not path.exists():
         raise UsageError(_describe_missing(path))
@@ -92,7 +91,7 @@ def attach(path: Path, access: Access = NO_FILES) -> duckdb.DuckDBPyConnection:
     try:
         return _attach(path, access)
     except duckdb.Error as error:
-        if _may_pass(error):
+        if _may_pass(error) or exit_status_of(error) == PERMISSION:
             raise
         raise UsageError(_cannot_open(path, error)) from None
 
@@ -137,12 +136,7 @@ def _describe_missing(path: Path) -> str:
 
 def _cannot_open(path: Path, error: duckdb.Error) -> str:
     cause = str(error).partition("\n")[0].rstrip(".!")
-    if exit_status_of(error) == PERMISSION:
-        return f"the warehouse cannot be opened: {describe_outside(error)}"
-    return (
-        f"the warehouse cannot be opened: {cause}: make {path} and {base_folder(path)} readable to this user, or "
-        "rebuild it with `karmalake rebuild`"
-    )
+    return f"the warehouse cannot be opened: {cause}: rebuild {path} with `karmalake rebuild`"
 
 
 def _require_own_format(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

@@ -36,8 +36,8 @@ def connect(settings: RedisSettings) -> Client:
     """
     if settings.url is None:
         raise ConfigurationError(
-            "no Redis is configured and no local one is running: start one with `karmalake local start`, "
-            "or set KARMALAKE_REDIS_URL"
+            "no Redis is configured, and none that this user can use runs locally: start one with "
+            "`karmalake local start`, or set KARMALAKE_REDIS_URL"
         )
     address = parse_address(settings.url.get_secret_value())
     options = _options(settings, encrypted=address.encrypted)

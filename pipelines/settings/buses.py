@@ -71,7 +71,7 @@ class KafkaSettings(Section):
         """Return the arguments of kafka-python clients. Raises ConfigurationError without `bootstrap_servers`."""
         if self.bootstrap_servers is None:
             raise ConfigurationError(
-                "no Kafka broker is configured and no local one is running: start one with "
+                "no Kafka broker is configured, and none that this user can use runs locally: start one with "
                 "`karmalake local start`, or set KARMALAKE_KAFKA_BOOTSTRAP_SERVERS"
             )
         config: dict[str, Any] = {

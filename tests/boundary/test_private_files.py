@@ -18,6 +18,7 @@ from pipelines.cli.options import bare_settings
 from pipelines.errors import PERMISSION, is_transient
 from pipelines.lake.tables import create_lake, is_lake
 from pipelines.operate.doctor import diagnose
+from pipelines.reputation.warehouse_file import attach
 from pipelines.settings import Settings
 from tests.commands import run
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -132,6 +133,7 @@ def test_a_folder_shared_with_a_group_has_shared_folders(tmp_path: Path, mode: i
         (0o755, 0o666, Path.unlink, "write to {folder}, which has mode 0755"),
         (0o755, 0o644, lambda file: try_lock(file.with_name("new")), "write to {folder}, which has mode 0755"),
         (0o700, 0o644, lambda file: connect(file).close(), "enter {folder}, which has mode 0700"),
+        (0o755, 0o600, attach, "read {folder}/file, which has mode 0600"),
         (0o700, 0o644, lambda file: is_lake(file.parent), "enter {folder}, which has mode 0700"),
     ],
 )

@@ -175,8 +175,17 @@ def test_a_folder_without_permission(healthy: Settings, monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor.os, "access", lambda *_, **__: False)
     bad = _failed(healthy)
     assert f"{healthy.data_dir} is not writable: " in bad["disk"]
-    assert f"{healthy.lake_root} is not readable and writable: " in bad["lake"]
+    assert f"{healthy.lake_root} is not accessible: " in bad["lake"]
     assert all("may not enter" in bad[subject] for subject in ("disk", "lake"))
+
+
+def test_a_reader_of_the_folder_of_another_user(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who may read and not write it has a working installation, and learns what does not work."""
+    monkeypatch.setattr(doctor.os, "access", lambda _, mode, **__: not mode & os.W_OK)
+    assert set(_failed(healthy)) == {"disk", "lake"}
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: os.getuid() + 1)
+    assert _failed(healthy) == {}
+    assert "queries work, commands that write do not: " in next(diagnose(healthy)).message
 
 
 def test_a_package_that_the_settings_need(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
