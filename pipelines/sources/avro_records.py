@@ -1,5 +1,6 @@
 """The records of an Avro container as tables, typed by the schema of the file."""
 
+import io
 from collections.abc import Collection, Iterator
 from datetime import date
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import zstandard
 
 from pipelines.boundary.extras import extra
 from pipelines.contract.schema import TIMESTAMP
@@ -23,7 +25,8 @@ def avro_batches(path: str, ids: Collection[str]) -> Iterator[pa.RecordBatch]:
     """Yield records, at least one batch; its schema says which columns are times, so that all batches have one form."""
     with extra("avro", "an Avro file"):
         import fastavro  # noqa: PLC0415 - only where a file is Avro
-        from fastavro.read import LOGICAL_READERS  # noqa: PLC0415
+        from fastavro.read import BLOCK_READERS, LOGICAL_READERS  # noqa: PLC0415
+    BLOCK_READERS["zstandard"] = _read_zstandard  # its own needs another package
     for kind, read in LOGICAL_READERS.items():
         LOGICAL_READERS[kind] = partial(_read_or_none, read)
     with Path(path).open("rb") as file:
@@ -40,6 +43,14 @@ def avro_batches(path: str, ids: Collection[str]) -> Iterator[pa.RecordBatch]:
             yield pa.record_batch([_array([row[name] for row in rows], kind) for name, kind in kinds.items()], [*kinds])
             if not (rows := list(islice(records, _RECORD_ROWS))):
                 return
+
+
+def _read_zstandard(decoder: Any) -> io.BytesIO:
+    """Return the records of a block that is compressed with zstandard: it is stored as Avro's bytes are."""
+    import fastavro  # noqa: PLC0415
+
+    compressed: Any = fastavro.schemaless_reader(decoder, "bytes", None)
+    return io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(compressed))
 
 
 def _check_union(name: str, values: list[Any], row: int) -> None:

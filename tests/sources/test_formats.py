@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import fastavro
@@ -294,6 +294,21 @@ def test_ids_of_a_union_of_avro_are_those_of_plain_columns(
     path = _avro(tmp_path / "a.avro", schema, [{"x": value, "at": "2024-01-01"} for value in values])
     with pytest.raises(UsageError, match=message) if message else nullcontext():
         assert {row[1] for row in _events(path, ColumnMapping("x", "at", "iso", "A"))} == {"2", "3", "a"}
+
+
+@pytest.mark.parametrize("codec", ["bzip2", "deflate", "lz4", "null", "snappy", "xz", "zstandard"])
+def test_avro_of_each_codec_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    """Of those that the format names, with the declared packages."""
+
+    def write_zstandard(file: IO[bytes], block: bytes, _: int | None) -> None:
+        fastavro.schemaless_writer(file, "bytes", zstandard.compress(block))
+
+    monkeypatch.setitem(fastavro._write.BLOCK_WRITERS, "zstandard", write_zstandard)
+    schema = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "string"}]}
+    with (tmp_path / "a.avro").open("wb") as file:
+        fastavro.writer(file, schema, [{"x": str(n)} for n in range(9_000)], codec=codec, sync_interval=16_000)
+    found = [text for rows in read_rows(tmp_path / "a.avro") for text in rows.text("x").to_pylist()]
+    assert found == [str(n) for n in range(9_000)]
 
 
 def test_avro_of_other_values_than_records_is_refused(tmp_path: Path) -> None:
