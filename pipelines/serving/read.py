@@ -25,6 +25,9 @@ from pipelines.serving.publication_state import PublicationState, Stamp, read_st
 from pipelines.serving.redis_errors import Client, unexpected_content
 from pipelines.settings import CassandraSettings, RedisSettings, Settings, load_settings
 
+_MAX_PLACE = 1_000_000_000
+"""Of a leaderboard: Redis knows no larger numbers than of 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedInfo:
@@ -149,8 +152,12 @@ def read_leaderboard(
     are in descending order of user_id. Suspended users whom the policy hides are not ranked.
     Settings and errors as for `read_reputation`; UsageError for a view without a leaderboard, with the published ones.
     """
-    if top < 1 or offset < 0:
-        raise UsageError(f"a leaderboard needs top >= 1 and offset >= 0, not top={top} and offset={offset}")
+    # a notebook has no type checker
+    if {type(top), type(offset)} != {int} or not (1 <= top <= _MAX_PLACE and 0 <= offset <= _MAX_PLACE):
+        raise UsageError(
+            "a leaderboard needs whole numbers, top >= 1 and offset >= 0, each at most "
+            f"{_MAX_PLACE:,}, not top={top!r} and offset={offset!r}"
+        )
     redis_settings = _redis_settings(settings)
     with _reading(redis_settings, key_types(redis_settings.prefix, [view])) as client:
         key = _leaderboard(client, redis_settings.prefix, view)

@@ -20,6 +20,7 @@ from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.scopes import of_known_value
+from pipelines.reputation.trends import find_trend
 from pipelines.reputation.warehouse import Warehouse
 from tests.conftest import REPOSITORY
 from tests.lake.builders import commit
@@ -171,7 +172,10 @@ def test_a_trend_has_the_days_of_each_value(warehouse: Warehouse) -> None:
     assert [(row["value"], row["events"], row["active_users"], row["rating_average"]) for row in rows] == [
         ("paris", 1, 1, 4.0)
     ]
-    assert set(warehouse.trend("scopes")["scope"]) == {"city", "tag"}
+    both = warehouse.trend("scopes")
+    assert set(both["scope"]) == {"city", "tag"}
+    assert both.rows_by_key("label").keys() == {f"{row['value']} ({row['scope']})" for row in both.rows(named=True)}
+    assert find_trend("scopes").chart.color == "label", "a line of a chart is of one scope"
 
 
 @pytest.mark.parametrize(("scope", "rows"), [("city=paris", ["ann,paris"]), ("tag", ["ann,fast"])])

@@ -6,6 +6,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -153,10 +154,12 @@ def test_a_missing_leaderboard_differs_from_an_empty_one(settings: Settings, tmp
             read()
 
 
-@pytest.mark.parametrize(("top", "offset"), [(0, 0), (-1, 0), (1, -1)])
-def test_an_invalid_page_is_refused(settings: Settings, top: int, offset: int) -> None:
-    """Redis would return all members for 0 and -1; a page has at least one row."""
-    with pytest.raises(UsageError, match=f"not top={top} and offset={offset}"):
+@pytest.mark.parametrize(
+    ("top", "offset"), [(0, 0), (-1, 0), (1, -1), (10**30, 0), (1, 2**63), (True, 0), ("3", 0), (1, 2.5)]
+)
+def test_an_invalid_page_is_refused(settings: Settings, top: Any, offset: Any) -> None:
+    """Redis would return all members for 0 and -1, and refuses larger numbers; a page has at least one row."""
+    with pytest.raises(UsageError, match=f"not top={top!r} and offset={offset!r}$"):
         read_leaderboard("all_time", settings, top, offset)
 
 

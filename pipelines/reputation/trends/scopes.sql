@@ -2,8 +2,9 @@
 -- $scope = null: only this scope
 -- $top = 10 (1..1000000): the values of a scope with the most events that count in these days
 -- Method: only events that count, each in the value that it has now, after corrections; equal values are in the order of
--- their texts. Without scopes in the policy there are no rows.
--- Chart: line x=day y=events color=value
+-- their texts. The label is the value with its scope, of which two may have equal values. Without scopes in the policy
+-- there are no rows.
+-- Chart: line x=day y=events color=label
 WITH days AS (
     SELECT *
     FROM scope_day
@@ -29,7 +30,8 @@ SELECT
     sum(points) AS points,
     CASE WHEN sum(rating_count) > 0 THEN CAST(sum(rating_sum) AS DOUBLE) / CAST(sum(rating_count) AS DOUBLE) END
         AS rating_average,
-    CAST(sum(rating_count) AS BIGINT) AS rating_count
+    CAST(sum(rating_count) AS BIGINT) AS rating_count,
+    value || ' (' || scope || ')' AS label
 FROM days
 SEMI JOIN largest USING (scope, value)
 GROUP BY day, scope, value
