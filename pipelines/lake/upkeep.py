@@ -58,9 +58,11 @@ def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda
     Also removes old entries of the tables' logs. Calls `progress` with the table and the first day before each merge.
     A crash leaves orphan files. Raises TransientError when other processes kept committing through all attempts.
     """
-    done = [_compact_table(lake, name, min_files, progress) for name in TABLES]
+    done: list[CompactionResult] = []
     for name in TABLES:
-        remove_old_entries(lake.table(name))
+        table = lake.table(name)
+        done.append(_compact_table(lake, name, _find_candidates(table, min_files), progress))
+        remove_old_entries(table)
     return [compacted for compacted in done if compacted.files_before]
 
 
@@ -100,9 +102,10 @@ def vacuum_when_due(
     return removed
 
 
-def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[str], None]) -> CompactionResult:
+def _compact_table(
+    lake: Lake, name: str, groups: list[list[File]], progress: Callable[[str], None]
+) -> CompactionResult:
     files_before = files_after = rows = 0
-    groups = _find_candidates(lake.table(name), min_files)
     merges = (merge for group in groups for merge in _fit_merges(lake.folder(name), group))
     # Several in one commit: a commit for each day would cost more than the merging.
     for packed in _pack(merges, lambda files: sum(file.merge_share for file in files)):

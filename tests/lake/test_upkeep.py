@@ -74,9 +74,14 @@ def test_a_user_is_found_by_reading_few_rows(lake: Lake) -> None:
 
 
 @pytest.mark.slow
-def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
-    """Merged files are not merged again, and fewer files than the minimum are not merged."""
-    assert compact(filled, 100) == []
+def test_a_compacted_lake_is_not_compacted_again(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged files are not merged again, and fewer files than the minimum are not merged; each log is read once."""
+    opened: list[str] = []
+    table = Lake.table
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "table", lambda lake, name: opened.append(name) or table(lake, name))
+        assert compact(filled, 100) == []
+    assert opened == list(tables.TABLES)
     compact(filled, 2)
     version = filled.table("events").version()
     assert compact(filled, 2) == []
