@@ -8,13 +8,16 @@ that a failure can be acted on without another run. The Dagster checks are the s
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 import duckdb
 import pyarrow.compute as pc
 
+from pipelines.boundary.text import amount
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import count_remaining_rows
+from pipelines.lake.files import require_intact
 from pipelines.lake.index_check import compare_indexes
 from pipelines.lake.mentions import count_mentions
 from pipelines.lake.tables import Snapshot, open_lake
@@ -216,13 +219,19 @@ def verify_index(settings: Settings) -> Check:
         )
     shown = "; ".join(f"{each.slot}: {each.missing:,} missing, {each.extra:,} surplus" for each in wrong)
     advice = f"{shown}: {Advice.REBUILD_INDEX.format(index=settings.index_dir)}"
-    evidence = advice if wrong else f"{sum(each.ids for each in compared):,} ids compared"
+    evidence = advice if wrong else f"{amount(sum(each.ids for each in compared), 'id')} compared"
     return Check(name, "once", not wrong, evidence)
 
 
 def verify(settings: Settings) -> Iterator[Check]:
-    """Run every check, including those of the index and the document store."""
-    yield from verify_lake(take_snapshot(open_lake(settings.lake_root)))
+    """Run every check, including those of the index and the document store.
+
+    Raises CorruptionError for a damaged file of the lake before any check: DuckDB does not look at its checksums.
+    """
+    snapshot = take_snapshot(open_lake(settings.lake_root))
+    for file in chain.from_iterable(snapshot.files.values()):
+        require_intact(file)
+    yield from verify_lake(snapshot)
     yield verify_index(settings)
     yield verify_erased(settings)
     yield from verify_served(settings)
