@@ -44,7 +44,8 @@ def check() -> None:
         print_table(("topic", "severity", "finding"), rows)
     losing = {name: sum(each.severity == "loses data" for each in findings) for name, findings in found.items()}
     if any(losing.values()):
-        raise KarmalakeError("; ".join(f"{name}: {count} risks of losing events" for name, count in losing.items()))
+        risks = (f"{name}: {amount(count, 'risk')} of losing events" for name, count in losing.items())
+        raise KarmalakeError("; ".join(risks))
     print_line(f"{', '.join(found)}: no risk of losing events")
 
 

@@ -54,7 +54,8 @@ def demo(
     _show_story(settings)
     _suggest_commands()
     if differences or failed:
-        raise KarmalakeError(f"{differences} counts differ from what was simulated, {failed} checks failed")
+        differ = amount(differences, "count differs", "counts differ")
+        raise KarmalakeError(f"{differ} from what was simulated, {amount(failed, 'check')} failed")
 
 
 def _start_services() -> "Settings":
@@ -66,9 +67,8 @@ def _start_services() -> "Settings":
     start(bare)
     settings = with_local_endpoints(bare)
     topic = ensure_topic(settings.kafka)
-    print_line(
-        f"Kafka at {settings.kafka.bootstrap_servers}, topic {topic.name} with {len(topic.partitions)} partitions"
-    )
+    partitions = amount(len(topic.partitions), "partition")
+    print_line(f"Kafka at {settings.kafka.bootstrap_servers}, topic {topic.name} with {partitions}")
     return settings
 
 

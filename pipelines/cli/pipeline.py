@@ -347,7 +347,7 @@ def verify() -> None:
     print_fields([(_LABELS.get(name, name), getattr(done, name)) for name in type(done).__slots__])
     failed = sum(show_check(check) for check in checks(settings))
     if failed:
-        raise KarmalakeError(f"{failed} checks failed")
+        raise KarmalakeError(f"{amount(failed, 'check')} failed")
 
 
 def show_check(check: "Check") -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from kafka.structs import TopicPartition
 
+from pipelines.boundary.text import amount
 from pipelines.contract.rejection import Reason
 from pipelines.errors import RejectedError
 from pipelines.ingest.batch import Batch, OffsetRange, Place, range_numbers
@@ -116,7 +117,7 @@ class RejectionGuard:
         share = rejected / max(1, count)
         exceeded: list[str] = []
         if count >= self.limits.min_records_for_share and share > self.limits.max_dead_letter_share:
-            exceeded.append(f"{share:.0%} of {count} records were rejected")
+            exceeded.append(f"{share:.0%} of {amount(count, 'record')} were rejected")
         if longest > self.limits.max_dead_letter_run:
             exceeded.append(f"{longest} records in a row were rejected")
         return exceeded

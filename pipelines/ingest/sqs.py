@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 from pipelines.boundary.extras import extra
+from pipelines.boundary.text import amount
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, one_line, truncate
 from pipelines.ingest.message import Backlog, Message, MissingQueueError
 from pipelines.settings import Settings
@@ -70,7 +71,8 @@ class SQS:
             for entries in _entries(receipts):
                 failed = self.client.delete_message_batch(QueueUrl=self.place, Entries=entries).get("Failed", [])
                 if failed:
-                    raise TransientError(f"{self.place} did not delete {len(failed)} messages: {failed[0]['Code']}")
+                    messages = amount(len(failed), "message")
+                    raise TransientError(f"{self.place} did not delete {messages}: {failed[0]['Code']}")
 
     def release(self, receipts: list[Any]) -> None:
         """Make messages visible again, ten at a time; one that is not is visible after its timeout."""

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.boundary.extras import extra
+from pipelines.boundary.text import amount
 from pipelines.contract.avro_schema import bulk_cells_per_row, strip_annotations
 from pipelines.contract.parsing import is_propagated
 
@@ -49,7 +50,7 @@ def avro_columns(text: str) -> Columns:
             stream = BytesIO(value)
             rows.append(convert(schemaless_reader(stream, parsed, None)))
             if stream.tell() != len(value):
-                raise ValueError(f"{len(value) - stream.tell()} bytes follow it")
+                raise ValueError(f"{amount(len(value) - stream.tell(), 'byte follows', 'bytes follow')} it")
         return pa.array(rows, kind)
 
     together = _bulk_columns(definition, kind)

@@ -173,7 +173,8 @@ def _topic(settings: Settings, name: str, source: str) -> list[str]:
     if topic is None:
         raise KarmalakeError(explain_missing_topic(settings, name))
     of_source = "" if source == CONTRACT else f" of the source {source}"
-    found = f"topic {name}{of_source} with {len(topic.partitions)} partitions at {settings.kafka.bootstrap_servers}"
+    partitions = amount(len(topic.partitions), "partition")
+    found = f"topic {name}{of_source} with {partitions} at {settings.kafka.bootstrap_servers}"
     return [found, *(topic.differences if source == CONTRACT else ())]
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from deltalake import DeltaTable
 
+from pipelines.boundary.text import amount
 from pipelines.bus.topics import Topic, compaction_problem, describe_topic
 from pipelines.errors import UsageError
 from pipelines.ingest.sources import explain_missing_topic, topic_sources
@@ -111,7 +112,7 @@ def _judge_growth(topic: Topic, events: DeltaTable) -> Iterator[Finding]:
     if read and len(read) < len(numbers):
         yield Finding(
             "note",
-            f"it has {len(numbers)} partitions, and the lake has read {len(read)}: if partitions were added, "
+            f"it has {amount(len(numbers), 'partition')}, and the lake has read {len(read)}: if partitions were added, "
             "a user's events are in two of them. Scores depend on event time and are not affected; a consumer that "
             "relies on arrival order, such as notifications, may see a user's events out of order around the change",
         )

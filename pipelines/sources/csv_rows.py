@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import compute
 from pyarrow import csv as bulk
 
+from pipelines.boundary.text import amount
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 from pipelines.sources.dialect import UNIT_SEPARATOR, Dialect, find_dialect
@@ -316,7 +317,7 @@ def _check_header(path: Path, header: list[str]) -> list[str]:
 
 
 def _ragged(record: Sequence[str], header: Sequence[str]) -> str:
-    problem = f"has {len(record)} values, and the header names {len(header)} columns"
+    problem = f"has {amount(len(record), 'value')}, and the header names {amount(len(header), 'column')}"
     if len(header) == 1:
         return f"{problem}: give --delimiter, or remove the lines above the header"
     if len(record) < len(header):

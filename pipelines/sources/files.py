@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from pipelines.boundary.text import amount
 from pipelines.contract.schema import EVENT
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES
@@ -111,8 +112,9 @@ def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
     except UsageError as error:
         if not yielded:
             raise
+        before = amount(yielded, "row before it was", "rows before it were")
         raise UsageError(
-            f"{error} ({yielded:,} rows before it were passed on; sending the corrected file again is harmless, "
+            f"{error} ({before} passed on; sending the corrected file again is harmless, "
             "because each event_id counts once)"
         ) from None
 

@@ -93,7 +93,7 @@ def test_values_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(avro_values, "_decode", counted)
     found, errors = decode_values(pa.array(values, pa.binary()), ValueSchema("avro", f"  {_SCHEMA.text}"))
-    assert errors == {700: "1 bytes follow it"}
+    assert errors == {700: "1 byte follows it"}
     assert found.field("number").to_pylist()[699:702] == [699, None, 701]
     assert 0 < sum(alone) < 200
 

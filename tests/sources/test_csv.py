@@ -135,7 +135,7 @@ def test_a_byte_order_mark_within_a_file_is_kept(tmp_path: Path) -> None:
         ('a,b\n1,2\n3,"four\n5,6\n7,8\n', r"row 2 \(line 3\): it has an unclosed quote"),
         ('a,b\n1,2\n3,"fo"ur\n', r"row 2 \(line 3\): a value continues after its closing quote: double quotes"),
         ('a,b\n1,"b"1"\n', r'row 1 \(line 2\): a value continues .* "" \(not \\"'),
-        ('a,b\n"1\n\n1",2\n1\n', r"row 2 \(line 5\): has 1 values, and the header names 2 columns"),
+        ('a,b\n"1\n\n1",2\n1\n', r"row 2 \(line 5\): has 1 value, and the header names 2 columns"),
         ("# by me\n1,2\n", r"row 1 \(line 2\): .* give --delimiter, or remove the lines above the header"),
         (f"{','.join(map(str, range(100_000)))}\n", f"has 100,000 columns; at most {MAX_COLUMNS:,} are read"),
         (f"a,{'b' * 2_000}\n1,2\n", "a column's name is longer than 1,024 bytes"),
