@@ -114,12 +114,14 @@ def reflects_lake(info: Info, lake: Lake, settings: Settings) -> bool:
     Its moment may be an earlier one. False where the policy cannot be read: a refresh says why.
     """
     snapshot = snapshot_of(lake, settings)
-    if (info.lake_version, info.merges) != (snapshot.version, merges_mark(merges_of(snapshot))):
-        return False
-    try:
-        return info.policy == _policy(lake, settings)
-    except PolicyError:
-        return False
+    with suppress(PolicyError):
+        return info.lake_version == snapshot.version and _is_derived_alike(info, snapshot, _policy(lake, settings))
+    return False
+
+
+def _is_derived_alike(info: Info, snapshot: Snapshot, policy: Policy) -> bool:
+    """Return whether a refresh would derive a warehouse with this `info` from the same merges, by the same policy."""
+    return info.merges == merges_mark(merges_of(snapshot)) and info.policy == policy
 
 
 def snapshot_of(lake: Lake, settings: Settings) -> Snapshot:
@@ -173,24 +175,28 @@ def _policy(lake: Lake, settings: Settings, known_at: datetime | None = None) ->
 
 
 def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
-    """Return the warehouse at a version of the lake or a later one, refreshed here unless another process holds it.
+    """Return the warehouse at a version of the lake or a later one, by the policy in force and with every merge.
 
-    Waits for a process that holds the warehouse's lock, such as `karmalake stream`. Raises TransientError when that
-    process does not reach the version in time, and like `refresh_warehouse`.
+    Refreshed here, unless another process holds the warehouse's lock, such as `karmalake stream`: waits for that.
+    Raises TransientError when that process does not reach the version in time, and like `refresh_warehouse`.
     """
-    path, deadline = (
+    path, lake, deadline = (
         settings.warehouse_path,
+        open_lake(settings.lake_root),
         time.monotonic() + _WAIT_INTERVALS * settings.reputation.derive_interval_seconds,
     )
     while True:
-        warehouse = open_published(path)
-        if warehouse is not None and warehouse.info.lake_version >= lake_version:
-            return warehouse
+        warehouse, snapshot, policy = open_published(path), snapshot_of(lake, settings), _policy(lake, settings)
+        if warehouse is not None and lake_version <= warehouse.info.lake_version <= snapshot.version:
+            if _is_derived_alike(warehouse.info, snapshot, policy):
+                return warehouse
+            warehouse.close()
         if not is_draft_open(path):
             refresh_warehouse(settings)
         elif time.monotonic() > deadline:
             raise TransientError(
-                f"{path} is in use by another process and has not reached version {lake_version}: try again"
+                f"{path} is in use by another process and has not reached version {lake_version} by the policy "
+                f"{policy.name}: try again"
             )
         else:
             time.sleep(_POLL_SECONDS)

@@ -11,7 +11,9 @@ from pipelines.errors import ConfigurationError, TransientError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import refresh_draft, wait_for_warehouse
+from pipelines.reputation.activation import activate
 from pipelines.reputation.derive import open_draft
+from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import HistorySettings, ReputationSettings, Settings, load_settings
 from pipelines.sources.files import ColumnMapping
 from tests.services.waiting import PATIENCE_SECONDS
@@ -35,12 +37,16 @@ def version(settings: Settings) -> int:
 
 @pytest.mark.slow
 def test_an_older_warehouse_is_refreshed_and_a_current_one_is_kept(loaded: Settings) -> None:
-    """The second call returns the same file."""
+    """The second call returns the same file. One by another policy than the one in force is older, too."""
     with wait_for_warehouse(loaded, version(loaded)) as warehouse:
         assert warehouse.sql("SELECT sum(events) FROM user_days").item() == 2
     modified = loaded.warehouse_path.stat().st_mtime_ns
     wait_for_warehouse(loaded, version(loaded)).close()
     assert loaded.warehouse_path.stat().st_mtime_ns == modified
+    chosen = load_policy("decayed-karma")
+    activate(open_lake(loaded.lake_root), chosen)
+    with wait_for_warehouse(loaded, version(loaded)) as warehouse:
+        assert warehouse.info.policy == chosen
 
 
 @pytest.mark.slow
