@@ -1,5 +1,6 @@
 """Jobs and schedules. All schedules are off by default, since `karmalake stream` may already do the work."""
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -21,6 +22,13 @@ _SCHEDULES = {
     "weekly_audit": ("proof", "0 5 * * 0"),
 }
 """The job and the time (UTC) of each schedule."""
+_NOT_ENDED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 def jobs(karmalake: Karmalake) -> list[Any]:
@@ -69,7 +77,17 @@ def schedules(jobs: list[Any]) -> list[dg.ScheduleDefinition]:
             job=by_name[job],
             cron_schedule=cron,
             execution_timezone="UTC",
+            execution_fn=partial(_one_at_a_time, name),
             description=by_name[job].description,
         )
         for name, (job, cron) in _SCHEDULES.items()
     ]
+
+
+def _one_at_a_time(schedule: str, context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run unless the last one has not ended: a rebuild of an hour would leave sixty runs that wait for it."""
+    unended = dg.RunsFilter(tags={"dagster/schedule_name": schedule}, statuses=_NOT_ENDED)
+    runs = context.instance.get_run_records(unended, limit=1)
+    if not runs:
+        return dg.RunRequest()
+    return dg.SkipReason(f"run {runs[0].dagster_run.run_id} of this schedule has not ended: the next one follows it")

@@ -295,6 +295,24 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"refresh", "days", "upkeep", "verification"}
 
 
+def test_a_schedule_waits_for_its_run(karmalake: Karmalake, tmp_path: Path) -> None:
+    """A tick starts no run while the one before has not ended: a rebuild would leave one behind for each minute."""
+    defs = build_defs(lambda: karmalake.settings)
+    schedules = [defs.resolve_schedule_def(name) for name in ("minutely_refresh", "weekly_audit")]
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def requested() -> list[list[dg.RunRequest]]:
+            ticks = (schedule.evaluate_tick(dg.build_schedule_context(instance)) for schedule in schedules)
+            return [list(tick.run_requests or ()) for tick in ticks]
+
+        [[first], _] = requested()
+        run = dg.DagsterRun("refresh", tags=first.tags, status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(run)
+        assert [len(requests) for requests in requested()] == [0, 1]
+        instance.report_run_failed(run)
+        assert [len(requests) for requests in requested()] == [1, 1]
+
+
 def test_run_config_with_a_typo_is_refused() -> None:
     """Each asset, check and op has a config schema: Dagster ignores what a schema does not know if there is none."""
     defs = build_defs()
