@@ -10,7 +10,7 @@ from assets.resources import NO_CONFIG, Karmalake
 from pipelines.boundary.database import connect
 from pipelines.drain import drain, open_drain
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import COUNTS, EVENTS
+from pipelines.lake.tables import COUNTS, EVENTS, table_id
 from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.lake_views import create_lake_views
 
@@ -52,13 +52,14 @@ def events(config: DrainConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.Ma
     with open_drain(karmalake.settings) as ingest:
         drain(ingest, records.append, config.max_batches)
         remaining = ingest.source.remaining_records()
-        version = ingest.events.version()
+        version, lake_id = ingest.events.version(), table_id(ingest.events)
         rows = ingest.events.count()
     counts = {count: sum(record.total(count) for record in records) for count in COUNTS}
     metadata = {
         "dagster/row_count": rows,
         "commits": len(records),
         "lake_version": version,
+        "lake_id": lake_id,
         "lag_records": remaining,
         **counts,
     }

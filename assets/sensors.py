@@ -3,7 +3,7 @@
 Dagster retains reported events indefinitely, so sensors report totals, and at most every five minutes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -13,7 +13,7 @@ from assets.lake import event_days, events
 from assets.resources import Karmalake
 from assets.scores import reputation, reputation_cache, trends, user_days
 from pipelines.lake.commit_log import commits_after
-from pipelines.lake.tables import COUNTS
+from pipelines.lake.tables import COUNTS, Snapshot
 from pipelines.serving.read import published
 
 _EVERY_FIVE_MINUTES = 300
@@ -41,20 +41,23 @@ def commits(
 ) -> dg.SensorResult | dg.SkipReason:
     """Report commits made outside Dagster, by `karmalake stream` or `drain`, as one materialization.
 
-    The cursor is the last reported lake version. Commits up to the last run of `events` are covered by its own
+    The cursor is the last reported version of the lake. Commits up to the last run of `events` are covered by its own
     materialization.
     """
     if not karmalake.has_lake():
         return _NO_LAKE
-    key = karmalake.key(events)
-    last = max(int(context.cursor or 0), _version_of_last_run(context.instance, key))
-    rows = commits_after(karmalake.snapshot(), last)
-    if not rows.height:
-        return dg.SensorResult(cursor=str(last))
-    version: int = rows["version"].to_list()[-1]
-    totals: dict[str, int] = rows.select(pl.sum(*COUNTS)).row(0, named=True)
-    metadata = {"lake_version": version, "commits": rows.height, **totals}
-    return dg.SensorResult(asset_events=[dg.AssetMaterialization(key, metadata=metadata)], cursor=str(version))
+    key, snapshot = karmalake.key(events), karmalake.snapshot()
+    last, _ = _read_cursor(context, snapshot)
+    rows = commits_after(snapshot, max(last, _version_of_last_run(context.instance, key, snapshot)))
+    metadata = {
+        "lake_version": snapshot.version,
+        "commits": rows.height,
+        **rows.select(pl.sum(*COUNTS)).row(0, named=True),
+    }
+    return dg.SensorResult(
+        asset_events=[dg.AssetMaterialization(key, metadata=metadata)] if rows.height else [],
+        cursor=_cursor(snapshot),
+    )
 
 
 def updated_days(
@@ -62,26 +65,28 @@ def updated_days(
 ) -> dg.SensorResult | dg.SkipReason:
     """Report the days to which commits have added events since the last tick, each once.
 
-    The cursor is the last lake version processed, and the days that are no partition yet: one that has not begun, or
-    one before the first day, which a reload of the code location adds. They wait there. Without a cursor, all days are
-    reported, which causes a backfill.
+    The cursor is the last version of the lake processed, and the days that are no partition yet: one that has not
+    begun, or one before the first day, which a reload of the code location adds. They wait there. Without a cursor, and
+    for another lake, all days are reported, which causes a backfill.
     """
     if not karmalake.has_lake():
         return _NO_LAKE
-    last, *waiting = (context.cursor or "0").split()
-    rows = commits_after(karmalake.snapshot(), int(last))
-    version = rows["version"].to_list()[-1] if rows.height else int(last)
+    snapshot = karmalake.snapshot()
+    last, waiting = _read_cursor(context, snapshot)
+    rows = commits_after(snapshot, last)
     touched = sorted({*waiting, *map(str, rows["days"].explode().drop_nulls().to_list())})
     known = set(karmalake.days.get_partition_keys())
     unknown = [day for day in touched if day not in known]
     _warn_of_earlier_days(context, karmalake, unknown)
     return dg.SensorResult(
         asset_events=[
-            dg.AssetMaterialization(karmalake.key(event_days), partition=day, metadata={"lake_version": version})
+            dg.AssetMaterialization(
+                karmalake.key(event_days), partition=day, metadata={"lake_version": snapshot.version}
+            )
             for day in touched
             if day in known
         ],
-        cursor=" ".join([str(version), *unknown]),
+        cursor=_cursor(snapshot, unknown),
     )
 
 
@@ -115,6 +120,23 @@ def _sensor(evaluate: Callable[..., Any], assets: dg.AssetSelection) -> dg.Senso
     )
 
 
+def _cursor(snapshot: Snapshot, waiting: Sequence[str] = ()) -> str:
+    return " ".join([f"{snapshot.version}@{snapshot.lake_id}", *waiting])
+
+
+def _read_cursor(context: dg.SensorEvaluationContext, snapshot: Snapshot) -> tuple[int, list[str]]:
+    """Return the last version processed and the waiting days; 0 and none for a lake that replaced the one before.
+
+    So does a copy of the lake that has fewer versions.
+    """
+    place, *waiting = (context.cursor or "0").split()
+    version, _, lake_id = place.partition("@")
+    if lake_id in {"", snapshot.lake_id} and int(version) <= snapshot.version:
+        return int(version), waiting
+    context.log.warning("another lake has replaced the one of the last tick: all of it is reported")
+    return 0, []
+
+
 def _warn_of_earlier_days(context: dg.SensorEvaluationContext, karmalake: Karmalake, unknown: list[str]) -> None:
     first = karmalake.days.get_first_partition_key() or ""
     earlier = [day for day in unknown if day < first]
@@ -124,9 +146,11 @@ def _warn_of_earlier_days(context: dg.SensorEvaluationContext, karmalake: Karmal
         )
 
 
-def _version_of_last_run(instance: dg.DagsterInstance, key: dg.AssetKey) -> int:
+def _version_of_last_run(instance: dg.DagsterInstance, key: dg.AssetKey, snapshot: Snapshot) -> int:
+    """Return the version of this lake at the end of the last run of `events`; 0 if that was of another one."""
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None or not event.run_id:
         return 0
-    version = event.asset_materialization.metadata["lake_version"].value
-    return version if isinstance(version, int) else 0
+    found = {name: value.value for name, value in event.asset_materialization.metadata.items()}
+    version = found["lake_version"]
+    return version if isinstance(version, int) and found.get("lake_id") == snapshot.lake_id else 0

@@ -1,6 +1,7 @@
 """The graph in a Dagster that has others: keys, days, links, and a second code location."""
 
 import re
+import shutil
 import sys
 from datetime import UTC, date, datetime, timedelta
 from email.message import Message
@@ -16,7 +17,7 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from assets.definitions import build_defs
 from assets.history import history
 from assets.resources import Karmalake
-from assets.sensors import updated_days
+from assets.sensors import commits, updated_days
 from pipelines.backfill import backfill
 from pipelines.errors import UsageError
 from pipelines.settings import HistorySettings, Settings
@@ -123,6 +124,35 @@ def test_a_day_that_is_no_partition_yet_waits(no_bus: Settings, tmp_path: Path, 
     reported, cursor = tick(reloaded, cursor, tomorrow)
     assert reported == [tomorrow.date().isoformat()]
     assert tick(reloaded, cursor, tomorrow) == ([], cursor)
+
+
+def test_a_lake_in_the_place_of_another_is_reported_in_full(
+    no_bus: Settings, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """Its versions begin again, with other commits: what was reported of the one before says nothing of it."""
+    karmalake = Karmalake(lambda: no_bus)
+    cursors: list[str | None] = [None, None]
+
+    def tick() -> tuple[int, list[str | None]]:
+        """Return how many commits one sensor reports, and which days the other one."""
+        answers = [
+            sensor(dg.build_sensor_context(instance, cursor=cursor), karmalake=karmalake)
+            for sensor, cursor in zip([commits, updated_days], cursors, strict=True)
+        ]
+        cursors[:] = [answer.cursor for answer in answers]
+        ours, days = (answer.asset_events for answer in answers)
+        return sum(event.metadata["commits"].value for event in ours), [event.partition for event in days]
+
+    for day in (1, 2):
+        load(no_bus, tmp_path, datetime(2025, 1, day, tzinfo=UTC))
+    assert tick() == (2, ["2025-01-01", "2025-01-02"])
+    shutil.rmtree(no_bus.data_dir)
+    for day in (3, 4, 5):
+        load(no_bus, tmp_path, datetime(2025, 1, day, tzinfo=UTC))
+        if day == 4:
+            assert tick() == (2, ["2025-01-03", "2025-01-04"])
+    assert tick() == (1, ["2025-01-05"])
+    assert tick() == (0, [])
 
 
 @pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`:DeprecationWarning")  # Dagster's own
