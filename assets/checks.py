@@ -43,8 +43,7 @@ def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetC
 
     Reads every event. A failure blocks the downstream assets of the same run.
     """
-    for check in verify_lake(karmalake.snapshot()):
-        yield _result(check, _slug(check.name))
+    yield from _reconcile(karmalake)
 
 
 @dg.asset_check(asset=events, config_schema=NO_CONFIG)
@@ -103,6 +102,11 @@ MINUTELY = [ingest_keeps_up, served_documents_match_the_lake, served_scores_are_
 """The checks of the job that runs each minute."""
 CHECKS = [reconciliation, dead_letter_share, *MINUTELY]
 """All checks but the audit, which is part of its asset."""
+
+
+@explain_failures
+def _reconcile(karmalake: Karmalake) -> list[dg.AssetCheckResult]:
+    return [_result(check, _slug(check.name)) for check in verify_lake(karmalake.snapshot())]
 
 
 def _unknown(measured: Sequence[Measurement]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from assets.failures import RETRIES, explain_failures, failure
-from assets.partitions import asset_by_day
+from assets.partitions import asset_by_day, requested_days
 from assets.resources import NO_CONFIG, Karmalake
 from pipelines.backfill import FileSummary, backfill, day_file, history_rows, summarize_files
 from pipelines.errors import CorruptionError, KarmalakeError, RejectedError, UsageError
@@ -42,6 +42,7 @@ def history(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karma
     """
     settings = karmalake.settings
     rows = history_rows(settings)
+    requested_days(context, karmalake.days)
     files, failed = dict[str, Path](), dict[str, KarmalakeError]()
     for number, day in enumerate(context.partition_keys, 1):
         try:

@@ -13,12 +13,13 @@ import dagster as dg
 
 from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, event_days, events
-from assets.partitions import asset_by_day
+from assets.partitions import asset_by_day, requested_days
 from assets.resources import NO_CONFIG, Karmalake
 from assets.upkeep import NIGHTLY
 from pipelines.best_effort import best_effort
 from pipelines.boundary.text import markdown_code
 from pipelines.canary import follow_canary
+from pipelines.errors import UsageError
 from pipelines.lake.score_changes import read_position
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, require_publishable, wait_for_warehouse
@@ -28,6 +29,7 @@ from pipelines.reputation.column_help import describe_column
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.reputation.warehouse_file import Access
+from pipelines.settings import Settings
 
 _DAYS = """
 SELECT
@@ -118,7 +120,7 @@ def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> 
 @explain_failures
 def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Activity and points of each user on each UTC day; late events update past days."""
-    days = context.partition_key_range
+    days = requested_days(context, karmalake.days)
     with wait_for_warehouse(karmalake.settings, karmalake.snapshot().version) as warehouse:
         for totals in warehouse.sql(_DAYS, [days.start, days.end]).to_dicts():
             context.add_asset_metadata(partition_key=totals.pop("day"), metadata=totals)
@@ -143,7 +145,7 @@ def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmal
 
     Every number is metadata of its day, so that Dagster plots it over time.
     """
-    days = context.partition_key_range
+    days = requested_days(context, karmalake.days)
     with wait_for_warehouse(karmalake.settings, karmalake.snapshot().version) as warehouse:
         first, last = date.fromisoformat(days.start), date.fromisoformat(days.end)
         daily = warehouse.trend("daily", since=first, until=last + timedelta(days=1)).select(_BY_ACTION)
@@ -164,6 +166,7 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     `karmalake trend NAME` shows the users. Dagster stores no user_ids, since erasure does not cover its storage.
     """
     settings = karmalake.settings
+    _require_warehouse(settings)
     with Warehouse(settings.warehouse_path, access=Access(limits=settings.queries)) as warehouse:
         alarms = {name: warehouse.trend(name) for name in _ANOMALIES}
     counts = {name: rows.height for name, rows in alarms.items()}
@@ -189,6 +192,7 @@ def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeRe
     Then those of a canary. With the feed on, the metadata has the changes that this recorded, and the last number.
     """
     settings = karmalake.settings
+    _require_warehouse(settings)
     published = publish_warehouse(settings)
     best_effort(follow_canary, "serving the canary")(settings)
     metadata = {
@@ -202,6 +206,11 @@ def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeRe
         position = read_position(open_lake(settings.lake_root).table("score_changes"))
         metadata |= {"feed_changes": published.changes, "feed_last_number": position.number}
     return dg.MaterializeResult(metadata=metadata)
+
+
+def _require_warehouse(settings: Settings) -> None:
+    if not settings.warehouse_path.exists():
+        raise UsageError(f"there is no warehouse at {settings.warehouse_path} yet: materialize `reputation` first")
 
 
 def _columns(warehouse: Warehouse, table: str) -> dict[str, Any]:

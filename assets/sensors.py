@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from assets.failures import explain_failures
 from assets.lake import event_days, events
 from assets.resources import Karmalake
 from assets.scores import reputation, reputation_cache, trends, user_days
@@ -113,7 +114,7 @@ def publications(
 def _sensor(evaluate: Callable[..., Any], assets: dg.AssetSelection) -> dg.SensorDefinition:
     return dg.SensorDefinition(
         evaluate.__name__,
-        evaluation_fn=evaluate,
+        evaluation_fn=explain_failures(evaluate),
         asset_selection=assets,
         minimum_interval_seconds=_EVERY_FIVE_MINUTES,
         description=evaluate.__doc__,

@@ -9,30 +9,52 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.checks import reconciliation
+from assets.definitions import build_defs
 from assets.failures import RETRIES, explain_failures
 from assets.launcher import WatchedRunLauncher
 from assets.resources import Karmalake
-from assets.scores import reputation
+from assets.scores import anomalies, reputation, reputation_cache
 from pipelines.boundary.text import CONTROL_CHARS
 from pipelines.errors import KarmalakeError, RejectedError, TransientError
 from pipelines.settings import Settings
 from tests.assets.running import materialize
 
 
-def test_a_failure_has_a_remedy_and_a_help_link(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("definition", "remedy"),
+    [
+        (reputation, "run `karmalake drain` or `karmalake demo` first"),
+        (reconciliation, "run `karmalake drain` or `karmalake demo` first"),
+        (anomalies, "materialize `reputation` first"),
+        (reputation_cache, "materialize `reputation` first"),
+    ],
+)
+def test_a_failure_has_a_remedy_and_a_help_link(
+    instance: dg.DagsterInstance, tmp_path: Path, definition: dg.AssetsDefinition, remedy: str
+) -> None:
     """The failure has the message, kind and help page of the error; the run is not retried."""
     karmalake = Karmalake(lambda: Settings(data_dir=tmp_path))
-    result = materialize(karmalake, instance, [reputation], raise_on_error=False)
+    selection = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
+    result = materialize(karmalake, instance, [definition], selection=selection, raise_on_error=False)
     [event] = [event for event in result.all_events if event.is_step_failure]
     failure = event.step_failure_data.user_failure_data
     assert failure is not None
     assert failure.description is not None
-    assert failure.description.endswith("run `karmalake drain` or `karmalake demo` first")
+    assert failure.description.endswith(remedy)
     metadata = {name: value.value for name, value in failure.metadata.items()}
     assert metadata["kind"] == "UsageError"
     assert metadata["code"] == "KL-USAGE"
     assert metadata["see"] == "karmalake errors KL-USAGE"
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+def test_a_sensor_fails_like_an_asset(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """Its tick has the message, without the raw texts of causes."""
+    defs = build_defs(lambda: Settings(data_dir=tmp_path))
+    context = dg.build_sensor_context(instance, definitions=defs, resources=defs.resources)
+    with pytest.raises(dg.Failure, match="no Redis is configured"):
+        defs.resolve_sensor_def("publications").evaluate_tick(context)
 
 
 @pytest.mark.parametrize(("error", "again"), [(TransientError("gone"), True), (RejectedError("all"), False)])

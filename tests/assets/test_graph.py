@@ -22,7 +22,7 @@ from pipelines.backfill import backfill
 from pipelines.errors import UsageError
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
-from tests.assets.running import metadata_by_day
+from tests.assets.running import days, metadata_by_day
 from tests.conftest import REPOSITORY
 
 _ROWS = ColumnMapping("who", "at", "iso", "TransactionCompleted")
@@ -124,6 +124,32 @@ def test_a_day_that_is_no_partition_yet_waits(no_bus: Settings, tmp_path: Path, 
     reported, cursor = tick(reloaded, cursor, tomorrow)
     assert reported == [tomorrow.date().isoformat()]
     assert tick(reloaded, cursor, tomorrow) == ([], cursor)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "why"),
+    [
+        (None, None, "the run has no day: launch it for a day"),
+        ("2099-01-01", "2099-01-01", "there is no 2099-01-01: the days of this asset are those from 2026-01-01 to 20"),
+        ("2025-12-31", "2026-01-02", "there is no 2025-12-31 to 2026-01-02: "),
+        ("2026-01-03", "2026-01-02", "there is no 2026-01-03 to 2026-01-02: "),
+    ],
+)
+def test_a_run_of_a_day_that_is_no_partition_fails(
+    no_bus: Settings, instance: dg.DagsterInstance, first: str | None, last: str | None, why: str
+) -> None:
+    """Dagster starts runs for any day that its API is given; what is of no partition would count as materialized."""
+    found = HistorySettings(path="{day}.csv", action_type="TransactionCompleted", days_may_be_missing=True)
+    settings = no_bus.model_copy(update={"history": found})
+    defs = build_defs(lambda: settings, partitions_start="2026-01-01")
+    tags = days(first, last) if first and last else {}
+    for name in ("load_history", "days"):
+        result = defs.resolve_job_def(name).execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        [event] = [event for event in result.all_events if event.is_step_failure]
+        failure = event.step_failure_data.user_failure_data
+        assert failure is not None
+        assert failure.description is not None
+        assert failure.description.startswith(why)
 
 
 def test_a_lake_in_the_place_of_another_is_reported_in_full(
