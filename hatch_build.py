@@ -69,6 +69,7 @@ def collect(root: Path, target: Path) -> None:
     for package in _PACKAGES:
         shutil.copytree(root / package, target / package, ignore=unwanted)
     shutil.copyfile(root / "docs" / "operations.md", target / "pipelines" / "operations.md")  # for `karmalake errors`
+    shutil.copyfile(root / "dagster.yaml", target / "assets" / "dagster.yaml")  # for `karmalake dagster`
     for path in [*target.rglob("*.py"), *target.rglob("*.pyi")]:
         path.write_bytes(rename(path.read_bytes(), modules))
 

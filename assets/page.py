@@ -1,9 +1,12 @@
 """Dagster's page behind our access control: Dagster's own server accepts any host name, and has no token."""
 
+import logging
+import os
 import socket
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterInvalidConfigError
@@ -21,6 +24,7 @@ from pipelines.errors import ConfigurationError, TransientError, truncate
 from pipelines.pages import server
 from pipelines.settings import PageSettings
 
+_LOG = logging.getLogger(__name__)
 _MODULE = "karmalake.dagster"
 _POLL_MILLISECONDS = 2_000
 """How often the page asks for news of assets, as in Dagster's own server."""
@@ -30,12 +34,14 @@ _CHECK_SECONDS = 0.1
 def serve(listening: socket.socket, host: str, token: str, settings: PageSettings, workspace: Path | None) -> None:
     """Serve the page of a workspace file, or of our assets, until SIGTERM or Ctrl-C; then end its code servers.
 
-    The instance is that of DAGSTER_HOME, or a temporary one. Code servers end when the runs that they launched have.
+    The instance is that of DAGSTER_HOME, which gets our dagster.yaml if it has none, or a temporary one. Code servers
+    end when the runs that they launched have.
     Raises ConfigurationError if Dagster refuses its files, TransientError if the database of its runs does not answer.
     """
     options = WorkspaceOpts(workspace=[str(workspace)]) if workspace else WorkspaceOpts(module_name=[_MODULE])
     with ExitStack() as stack:
         with _explained("DAGSTER_HOME and its dagster.yaml"):
+            _prepare_home(os.environ.get("DAGSTER_HOME"))
             instance = stack.enter_context(get_possibly_temporary_instance_for_cli("karmalake dagster"))
         with _explained(f"--workspace {workspace}"):
             target = workspace_opts_to_load_target(options)
@@ -44,6 +50,22 @@ def serve(listening: socket.socket, host: str, token: str, settings: PageSetting
         with WorkspaceProcessContext(instance, target, grpc_server_registry=registry) as context:
             app = create_app_from_workspace_process_context(context, live_data_poll_rate=_POLL_MILLISECONDS)
             server.serve(app, listening, host, token, settings)
+
+
+def _prepare_home(home: str | None) -> None:
+    """Write our dagster.yaml to a DAGSTER_HOME without one: Dagster's defaults let two runs write at once.
+
+    One of them fails then, and a killed run is neither detected nor run again.
+    """
+    if not home:
+        _LOG.warning("DAGSTER_HOME is not set: the runs of this page wait for a daemon, and end with the page")
+        return
+    path = Path(home).expanduser() / "dagster.yaml"
+    if path.is_absolute() and path.parent.is_dir() and not path.exists():
+        packaged = files("assets").joinpath(path.name)
+        ours = packaged if packaged.is_file() else Path(__file__).parents[1] / path.name
+        path.write_bytes(ours.read_bytes())
+        _LOG.warning("wrote %s, so that runs which write wait for each other: start the daemon again if it runs", path)
 
 
 @contextmanager

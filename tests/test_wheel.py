@@ -32,12 +32,14 @@ pytestmark = pytest.mark.slow
 _OWN = "raise ImportError('the package of the user')\n"
 _MODULES = {"pipelines", "pipelines.lake", "assets.scores"}
 _LIBRARY = """
+from importlib.resources import files
 import pyarrow as pa
 import karmalake, karmalake.dagster, karmalake.outbox
 from karmalake.pipelines.contract.avro import parse_avro
 
 assert callable(karmalake.open_warehouse) and karmalake.outbox.add
 assert karmalake.dagster.build_defs().resolve_job_def("refresh")
+assert files("karmalake.assets").joinpath("dagster.yaml").is_file()
 assert len(parse_avro(pa.array([b"", b"x"])).errors) == 2
 """
 

@@ -17,6 +17,7 @@ from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from tests.assets.graphql import Page
 from tests.commands import KARMALAKE, Started, run
+from tests.conftest import REPOSITORY
 from tests.services.browser import running_browser
 from tests.services.ports import HOST
 from tests.services.postgres_server import USER, PostgresServer
@@ -81,6 +82,19 @@ def test_what_dagster_refuses_is_named(tmp_path: Path, config: str | None, works
     done = _refused(tmp_path / "home", config, *arguments)
     assert (done.returncode, why in done.stderr) == (78, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_home_without_a_dagster_yaml_gets_ours(tmp_path: Path) -> None:
+    """With Dagster's defaults, two runs would write at once. A file that is there is left as it is."""
+    home, workspace = tmp_path / "home", tmp_path / "workspace.yaml"
+    home.mkdir()
+    workspace.write_text("load_frm: []", encoding="utf-8")
+    done = _refused(home, None, "--workspace", str(workspace))
+    assert (done.returncode, f"wrote {home / 'dagster.yaml'}" in done.stderr) == (78, True), done.stderr
+    assert (home / "dagster.yaml").read_bytes() == (REPOSITORY / "dagster.yaml").read_bytes()
+    done = _refused(home, _HOME, "--workspace", str(workspace))
+    assert "wrote" not in done.stderr
+    assert (home / "dagster.yaml").read_text(encoding="utf-8") == _HOME
 
 
 def test_a_password_that_the_database_refuses_is_named(tmp_path: Path, postgres: PostgresServer) -> None:
