@@ -13,6 +13,7 @@ from assets.failures import RETRIES, explain_failures, failure
 from assets.partitions import asset_by_day, requested_days
 from assets.resources import NO_CONFIG, Karmalake
 from pipelines.backfill import FileSummary, backfill, day_file, history_rows, summarize_files
+from pipelines.boundary.private_files import describe_outside
 from pipelines.errors import CorruptionError, KarmalakeError, RejectedError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.mapping.source_files import SourceFile
@@ -43,11 +44,11 @@ def history(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karma
     settings = karmalake.settings
     rows = history_rows(settings)
     requested_days(context, karmalake.days)
-    files, failed = dict[str, Path](), dict[str, KarmalakeError]()
+    files, failed = dict[str, Path](), dict[str, KarmalakeError | PermissionError]()
     for number, day in enumerate(context.partition_keys, 1):
         try:
             files |= _load(context, settings, rows, day)
-        except (RejectedError, UsageError) as error:
+        except (RejectedError, UsageError, PermissionError) as error:
             failed[day] = error
         state = "failed" if day in failed else "done"
         context.log.info("%s: %s (%d of %d days of this run)", day, state, number, len(context.partition_keys))
@@ -92,11 +93,15 @@ def _report(context: dg.AssetExecutionContext, loaded: dict[str, dict[str, Any]]
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=day, metadata=metadata))
 
 
-def _days_failed(failed: dict[str, KarmalakeError], days: int) -> dg.Failure:
+def _days_failed(failed: dict[str, KarmalakeError | PermissionError], days: int) -> dg.Failure:
     """Return the failure of a run: the first failed days with their errors, and the code of the first one."""
-    shown = "; ".join(f"{day}: {error}" for day, error in list(failed.items())[:_MAX_EXAMPLES])
+    shown = "; ".join(f"{day}: {_explained(error)}" for day, error in list(failed.items())[:_MAX_EXAMPLES])
     text = f"{len(failed)} of {days} days failed, the others are loaded. {shown}"
     return failure(next(iter(failed.values())), text)
+
+
+def _explained(error: KarmalakeError | PermissionError) -> str:
+    return describe_outside(error) if isinstance(error, PermissionError) else str(error)
 
 
 def _metadata(account: FileSummary) -> dict[str, Any]:

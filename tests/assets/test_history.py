@@ -1,5 +1,6 @@
 """History by day through Dagster: each row once, one account per day, also after kills (`once`, `nothing-lost`)."""
 
+import errno
 import os
 import re
 import subprocess
@@ -13,7 +14,9 @@ from deltalake import DeltaTable
 
 from assets.history import history
 from assets.resources import Karmalake
+from pipelines.backfill import backfill
 from pipelines.settings import HistorySettings, Settings
+from pipelines.sources.files import ColumnMapping
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
@@ -107,6 +110,30 @@ def test_a_day_without_a_file_fails_alone(no_bus: Settings, instance: dg.Dagster
     lenient = no_bus.model_copy(update={"history": no_bus.history.model_copy(update={"days_may_be_missing": True})})
     result = materialize(Karmalake(lambda: lenient), instance, [history], tags=days(_DAYS[3], _DAYS[5]))
     assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, 3]
+
+
+def test_a_day_whose_file_may_not_be_read_fails_alone(
+    no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure says whose file it is, as the command line does."""
+
+    def denying(settings: Settings, path: Path, rows: ColumnMapping) -> int:
+        if path.stem == _DAYS[1]:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return backfill(settings, path, rows)
+
+    for day in _DAYS[:3]:
+        write(tmp_path, day, 3)
+    monkeypatch.setattr("assets.history.backfill", denying)
+    tags = days(_DAYS[0], _DAYS[2])
+    result = materialize(Karmalake(lambda: no_bus), instance, [history], tags=tags, raise_on_error=False)
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    text = f"1 of 3 days failed, the others are loaded. {_DAYS[1]}: {tmp_path / _DAYS[1]}.parquet: Permission denied; "
+    assert (failure.description or "").startswith(text)
+    assert failure.metadata["code"].value == "KL-PERMISSION"
+    assert instance.get_materialized_partitions(history.key) == {_DAYS[0], _DAYS[2]}
 
 
 @pytest.mark.slow
