@@ -24,14 +24,13 @@ from tests.draining import query, send, valid_records
 from tests.services.ports import HOST, free_port
 from tests.services.postgres_server import PASSWORD, USER, PostgresServer
 from tests.services.process import ended
+from tests.services.proxy import Proxy
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 _SERVICES: dict[str, Any] = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"]
 _STORAGE = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", (REPOSITORY / "Dockerfile").read_text("utf-8"))[0]
 """What the image adds to dagster.yaml."""
-_RUNS_KEEP_TRYING = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:1"}
-"""Settings with which a run that drains waits for its next try."""
 _RACE = "RuntimeError: release unlocked lock"
 """What Python raises in Dagster's code server where the signal comes while a Condition takes its lock again."""
 _TOKEN = "a-token-of-the-test"  # noqa: S105 - of no server
@@ -104,27 +103,25 @@ def _running(dagster: Dagster) -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 @pytest.mark.slow
 def test_runs_start_and_end(settings: Settings, tmp_path: Path, storage_url: str) -> None:
-    """A run launched on the page finishes, recorded in PostgreSQL, and SIGTERM ends each process with exit code 0."""
+    """A run of the page finishes, is recorded in PostgreSQL, or is terminated there; SIGTERM ends each process with 0.
+
+    The page reaches a run that the daemon launched, since both use the same code server.
+    """
     send(settings, valid_records(range(20)))
-    dagster = Dagster(tmp_path / "dagster", environment(settings), storage_url)
-    with _running(dagster) as processes:
-        assert dagster.page.location() == "karmalake"
-        run = dagster.page.launch("refresh")
-        wait_for("the run", lambda: dagster.page.status(run) in {"SUCCESS", "FAILURE", "CANCELED"})
-        assert dagster.page.status(run) == "SUCCESS", dagster.page.events(run)
-        assert query(settings, "SELECT count(*) FROM events") == [(20,)]
-        with psycopg.connect(storage_url.replace("+psycopg2", "")) as connection:
-            assert connection.execute("SELECT status FROM runs").fetchall() == [("SUCCESS",)]
-        assert dagster.terminate(processes) == [0, 0, 0]
-
-
-@pytest.mark.slow
-def test_a_run_is_terminated_from_the_page(settings: Settings, tmp_path: Path, storage_url: str) -> None:
-    """The page reaches a run that the daemon launched, since both use the same code server."""
-    dagster = Dagster(tmp_path / "dagster", environment(settings) | _RUNS_KEEP_TRYING, storage_url)
-    with _running(dagster) as processes:
-        run = dagster.page.launch("refresh")
-        wait_for("a retry", lambda: "has requested a retry" in dagster.page.events(run))
-        dagster.page.terminate(run)
-        wait_for("its end", lambda: dagster.page.status(run) == "CANCELED")
-        assert dagster.terminate(processes) == [0, 0, 0]
+    with Proxy(int(str(settings.kafka.bootstrap_servers).rpartition(":")[2])) as proxy:
+        bus = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": proxy.address}
+        dagster = Dagster(tmp_path / "dagster", environment(settings) | bus, storage_url)
+        with _running(dagster) as processes:
+            assert dagster.page.location() == "karmalake"
+            run = dagster.page.launch("refresh")
+            wait_for("the run", lambda: dagster.page.status(run) in {"SUCCESS", "FAILURE", "CANCELED"})
+            assert dagster.page.status(run) == "SUCCESS", dagster.page.events(run)
+            assert query(settings, "SELECT count(*) FROM events") == [(20,)]
+            with psycopg.connect(storage_url.replace("+psycopg2", "")) as connection:
+                assert connection.execute("SELECT status FROM runs").fetchall() == [("SUCCESS",)]
+            proxy.cut()  # a run that drains waits for its next try
+            waiting = dagster.page.launch("refresh")
+            wait_for("a retry", lambda: "has requested a retry" in dagster.page.events(waiting))
+            dagster.page.terminate(waiting)
+            wait_for("its end", lambda: dagster.page.status(waiting) == "CANCELED")
+            assert dagster.terminate(processes) == [0, 0, 0]
