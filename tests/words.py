@@ -85,14 +85,21 @@ _IDENTIFIERS = {
     r"\b_calm\b|\b_STEERING\b": "_escape, _CONTROL_CHARS",
 }
 
-_RULES = [
-    (re.compile(rf"(?<![a-z])(?:{phrase})(?![a-z])".replace(" ", r"[\s_#]+"), re.IGNORECASE), better)
-    for phrase, better in _PHRASES.items()
-] + [(re.compile(pattern), better) for pattern, better in _IDENTIFIERS.items()]
+
+def _whole_words(phrases: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z])(?:{phrases})(?![a-z])".replace(" ", r"[\s_#]+"), re.IGNORECASE)
+
+
+_RULES = [(_whole_words(phrase), better) for phrase, better in _PHRASES.items()]
+_RULES += [(re.compile(pattern), better) for pattern, better in _IDENTIFIERS.items()]
+_ANY = (_whole_words("|".join(_PHRASES)), re.compile("|".join(_IDENTIFIERS)))
+"""What finds whether a text has a hit at all, in half the time."""
 
 
 def hits(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield the line (from 1), the words found and the better ones, rule by rule."""
+    if not any(pattern.search(text) for pattern in _ANY):
+        return
     for pattern, better in _RULES:
         for match in pattern.finditer(text):
             yield text.count("\n", 0, match.start()) + 1, " ".join(match[0].split()), better
