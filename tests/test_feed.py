@@ -40,6 +40,7 @@ from tests.reputation.history import DAY, NOW, Event, at, us
 from tests.reputation.policies import EVENTS
 from tests.reputation.strategies import histories
 from tests.reputation.test_incremental import lake, rebuilt, scratch, stories
+from tests.share import count
 
 DEFAULT = load_policy("default")
 _ROWS = "SELECT user_id, CAST(to_json(shown) AS VARCHAR) FROM reputation AS shown"
@@ -123,7 +124,7 @@ _SHOWN = {"user_id": pl.String, "shown": pl.String}
 
 
 @pytest.mark.slow
-@hypothesis_settings(max_examples=4)
+@hypothesis_settings(max_examples=count(2, 10))
 @given(stories(histories(*EVENTS)), policies.whole_policies())
 def test_a_replay_gives_reputation(empty: Path, story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """`feed-equals-reputation`: after any refreshes the feed, replayed from zero, is `reputation` of a rebuild.
@@ -134,7 +135,7 @@ def test_a_replay_gives_reputation(empty: Path, story: list[tuple[list[Event], i
 
 
 @pytest.mark.slow
-@hypothesis_settings(max_examples=4)
+@hypothesis_settings(max_examples=count(2, 10))
 @given(stories(histories(*EVENTS)), policies.raters(), policies.everything())
 def test_a_replay_gives_reputation_where_raters_have_weights(
     empty: Path, story: list[tuple[list[Event], int]], table: dict[str, Any], others: dict[str, Any]
