@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -146,8 +148,10 @@ def _assert_rejects_unauthorized(process: psutil.Process, expected: int) -> None
     assert len(places) == expected
     for ip, port in places:
         assert ip.removeprefix("::ffff:") == "127.0.0.1"
-        for request in _unauthorized_requests(port):
-            answer = _response(port, request)
+        requests = [*_unauthorized_requests(port)]
+        with ThreadPoolExecutor(16) as together:  # a server that ignores a request keeps the connection
+            answers = [*together.map(partial(_response, port), requests)]
+        for request, answer in zip(requests, answers, strict=True):
             head, _, body = answer.partition(b"\r\n\r\n")
             if answer.startswith(b"HTTP/"):
                 assert int(head.split()[1]) in {400, 401, 403, 404, 405, 421, 505}, (request, head)
