@@ -13,9 +13,10 @@ from examples.foreign.teams.payments import payments
 from examples.foreign.teams.reviews import changes
 from examples.foreign.teams.team import Record
 from tests.conftest import REPOSITORY
+from tests.share import count
 
 _EXAMPLE = REPOSITORY / "examples" / "foreign"
-_KILLS = 5
+_KILLS = count(3, 10)
 
 
 def test_the_teams_do_not_know_karmalake() -> None:
