@@ -15,7 +15,7 @@ from tests.services.requirements import require
 from tests.services.waiting import wait_for
 from tests.share import DAY, count
 
-_KILLS = count(30, 100)
+_KILLS = count(20, 100)
 _PARTS = ("service", "relay", "stream", "notify")
 _SERVERS = ("kafka", "redis", "postgres")
 _SERVER_KILL_SHARE = 0.15
