@@ -178,19 +178,25 @@ def test_secured_listeners_refuse(kafka: KafkaCluster, listener: Listener, chang
         pass
 
 
-@pytest.mark.usefixtures("broken_connections")
-def test_a_killed_broker_keeps_its_data_and_port(tmp_path: Path) -> None:
-    """After SIGKILL the port is closed; after a restart the broker has the records and the topic id."""
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Generator[KafkaCluster]:
+    """Return a broker for tests that stop it, each of which leaves it running."""
     require("kafka")
-    with KafkaCluster(tmp_path) as cluster:
-        topic = cluster.new_topic()
-        _send(cluster.settings(), topic, b"kept")
-        cluster.kill(0)
-        host, port = cluster.bootstrap_servers.split(":")
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, int(port)))
-        cluster.start(0)
-        assert _read(cluster.settings(), topic, 1) == [b"kept"]
+    with KafkaCluster(tmp_path_factory.mktemp("own"), proxied=True) as own:
+        yield own
+
+
+@pytest.mark.usefixtures("broken_connections")
+def test_a_killed_broker_keeps_its_data_and_port(own: KafkaCluster) -> None:
+    """After SIGKILL the port is closed; after a restart the broker has the records and the topic id."""
+    topic = own.new_topic()
+    _send(own.settings(), topic, b"kept")
+    own.kill(0)
+    host, port = own.bootstrap_servers.split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+    own.start(0)
+    assert _read(own.settings(), topic, 1) == [b"kept"]
 
 
 @pytest.mark.usefixtures("broken_connections")
@@ -207,33 +213,29 @@ def test_three_brokers_survive_the_loss_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("broken_connections")
-def test_a_paused_broker_answers_late(tmp_path: Path) -> None:
+def test_a_paused_broker_answers_late(own: KafkaCluster) -> None:
     """A suspended broker keeps its connections open without responding; resumed, it responds."""
-    require("kafka")
-    with KafkaCluster(tmp_path) as cluster:
-        topic = cluster.new_topic()
-        with _producer(cluster.settings()) as producer:
-            producer.send(topic, b"before", partition=0).get(30)
-            cluster.pause(0)
-            late = producer.send(topic, b"late", partition=0)
-            with pytest.raises(KafkaTimeoutError):
-                late.get(1)
-            cluster.resume(0)
-            assert late.get(30).offset == 1
+    topic = own.new_topic()
+    with _producer(own.settings()) as producer:
+        producer.send(topic, b"before", partition=0).get(30)
+        own.pause(0)
+        late = producer.send(topic, b"late", partition=0)
+        with pytest.raises(KafkaTimeoutError):
+            late.get(1)
+        own.resume(0)
+        assert late.get(30).offset == 1
 
 
 @pytest.mark.usefixtures("broken_connections")
-def test_a_client_behind_a_proxy_survives_a_cut(tmp_path: Path) -> None:
+def test_a_client_behind_a_proxy_survives_a_cut(own: KafkaCluster) -> None:
     """Clients of the listener PROXIED connect through its proxy only: cut, they wait; healed, they continue."""
-    require("kafka")
-    with KafkaCluster(tmp_path, proxied=True) as cluster:
-        topic = cluster.new_topic()
-        with _producer(cluster.settings("PROXIED")) as producer:
-            producer.send(topic, b"before", partition=0).get(30)
-            cluster.proxies[0].cut()
-            late = producer.send(topic, b"late", partition=0)
-            with pytest.raises(KafkaTimeoutError):
-                late.get(1)
-            cluster.proxies[0].heal()
-            late.get(30)
-        assert _read(cluster.settings(), topic, 2) == [b"before", b"late"]
+    topic = own.new_topic()
+    with _producer(own.settings("PROXIED")) as producer:
+        producer.send(topic, b"before", partition=0).get(30)
+        own.proxies[0].cut()
+        late = producer.send(topic, b"late", partition=0)
+        with pytest.raises(KafkaTimeoutError):
+            late.get(1)
+        own.proxies[0].heal()
+        late.get(30)
+    assert _read(own.settings(), topic, 2) == [b"before", b"late"]
