@@ -13,6 +13,7 @@ from pipelines.settings import Settings
 from pipelines.simulate.story import BOMBED_USER
 from tests.conftest import REPOSITORY
 from tests.notebooks.running import NOTEBOOKS, make_bare_world, make_world, run, run_in_turn
+from tests.share import share
 
 _MAX_BYTES = 200_000
 _MACHINE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|Users|private|var|work)/|127\.0\.0\.1")
@@ -38,15 +39,22 @@ def test_reproduces_its_committed_outputs(path: Path, notebook_folder: Path) -> 
     assert shown == _outputs(nbformat.read(path, as_version=4))
 
 
+_LACKING = [
+    pytest.param(
+        (),
+        {"01": "has no events yet", "02": "no events of user", "03": "events of the demo", "04": "has no two"},
+        id="no event",
+    ),
+    pytest.param(
+        ("ann,2026-06-29T10:00:00Z,5",),
+        {"03": "events of the demo", "04": "has no two DriverRated of 2026-06-23"},
+        id="one event",
+    ),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ratings", "stopped"),
-    [
-        ((), {"01": "has no events yet", "02": "no events of user", "03": "events of the demo", "04": "has no two"}),
-        (("ann,2026-06-29T10:00:00Z,5",), {"03": "events of the demo", "04": "has no two DriverRated of 2026-06-23"}),
-    ],
-    ids=["no event", "one event"],
-)
+@pytest.mark.parametrize(("ratings", "stopped"), share(_LACKING, 2))
 def test_says_what_a_lake_lacks(ratings: tuple[str, ...], stopped: dict[str, str], tmp_path: Path) -> None:
     """On a lake with hardly any events, a notebook ends with a sentence about that, or shows what there is."""
     for name, errors in run_in_turn(NOTEBOOKS, make_bare_world(tmp_path, *ratings), user_id="ann").items():
