@@ -162,23 +162,6 @@ def _assert_rejects_unauthorized(process: psutil.Process, expected: int) -> None
     assert len(_listening(process)) == expected
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["dashboard", "--port", "0"],
-        ["dagster", "--port", "0"],
-        ["stream", "--metrics-port", "0"],
-        ["ingest", "--metrics-port", "0"],
-        ["relay", "--metrics-port", "0"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[str]) -> None:
-    """The pages, and the metrics of long-lived processes; `notify` uses the same server as `stream`."""
-    with _running(_variables(world, tmp_path), *command) as process:
-        _assert_rejects_unauthorized(process, 1)
-
-
 @contextmanager
 def _silent(port: int) -> Iterator[list[socket.socket]]:
     """Hold more connections than any of our servers keeps: two of three say nothing, the others begin a request."""
@@ -201,21 +184,39 @@ def _is_closed(connection: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("command", "path"), [("dashboard", "/"), ("dagster", "/server_info"), ("stream", "/metrics")])
-def test_silent_connections_lock_no_reader_out(world: Settings, tmp_path: Path, command: str, path: str) -> None:
-    """A port answers while 300 connections send nothing, and closes them after a while."""
+def _assert_silence_locks_no_reader_out(port: int, request: bytes) -> None:
+    """Assert that a port answers while 300 connections send nothing, and closes them after a while."""
+    wait_for("the first answer", lambda: b" 200 " in _response(port, request)[:20])
+    with _silent(port) as held:
+        assert b" 200 " in _response(port, request)[:20]
+        for connection in held:
+            assert wait_for("its end", lambda one=connection: _is_closed(one))
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "path"),
+    [
+        ("dashboard", "--port", "/"),
+        ("dagster", "--port", "/server_info"),
+        ("stream", "--metrics-port", "/metrics"),
+        ("ingest", "--metrics-port", None),
+        ("relay", "--metrics-port", None),
+    ],
+    ids=("dashboard", "dagster", "stream", "ingest", "relay"),
+)
+def test_a_command_that_serves(world: Settings, tmp_path: Path, command: str, option: str, path: str | None) -> None:
+    """The pages, and the metrics of long-lived processes, whose server is that of `stream`, also in `notify`.
+
+    Unauthorized requests are rejected, and silent connections lock no reader out.
+    """
     token = "a-token-of-the-test"  # noqa: S105 - of no server
     tokens = {"KARMALAKE_DASHBOARD_TOKEN": token, "KARMALAKE_DAGSTER_TOKEN": token}
-    variables = _variables(world, tmp_path) | tokens
-    option = "--metrics-port" if command == "stream" else "--port"
-    with _running(variables, command, option, "0") as process:
-        ((_, port),) = wait_for("the port", lambda: _listening(process))
-        request = _http("127.0.0.1", "GET", path, f"Authorization: Bearer {token}")
-        wait_for("the first answer", lambda: b" 200 " in _response(port, request)[:20])
-        with _silent(port) as held:
-            assert b" 200 " in _response(port, request)[:20]
-            for connection in held:
-                assert wait_for("its end", lambda one=connection: _is_closed(one))
+    with _running(_variables(world, tmp_path) | tokens, command, option, "0") as process:
+        _assert_rejects_unauthorized(process, 1)
+        if path is not None:
+            ((_, port),) = _listening(process)
+            request = _http("127.0.0.1", "GET", path, f"Authorization: Bearer {token}")
+            _assert_silence_locks_no_reader_out(port, request)
 
 
 def test_silent_connections_to_the_embedded_services(tmp_path: Path) -> None:
