@@ -3,8 +3,6 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +16,7 @@ from pipelines.backfill import backfill
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
 from tests.assets.running import days, materialize, metadata, metadata_by_day
+from tests.commands import Started
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
 from tests.services.process import ended
@@ -174,8 +173,7 @@ def _commits(settings: Settings) -> int:
     return DeltaTable(table).version() if DeltaTable.is_deltatable(str(table)) else 0
 
 
-def _load(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
+def _load(settings: Settings, folder: Path) -> Started:
     is_set = settings.model_dump_json(exclude_unset=True)  # as a file would have it
     arguments = [str(folder), _DAYS[0], _DAYS[-1], is_set]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen([sys.executable, "-c", _LOAD, *arguments], cwd=REPOSITORY, env=environment)
+    return Started(["-c", _LOAD, *arguments], cwd=REPOSITORY)
