@@ -235,9 +235,9 @@ def test_a_document_and_its_rank_change_together(
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        for version in range(30):
+        for version in range(12):
             scores: Scores = {user: (version, None) for user in users if (int(user[4:]) + version) % 5}
-            folder = tmp_path / str(version // 10)  # now and then a full one
+            folder = tmp_path / str(version // 4)  # now and then a full one
             publish(always(ranked_documents(scores, VIEWS[:1])), stamp(version), ranked.redis, folder, names(*users))
     finally:
         done.set()
