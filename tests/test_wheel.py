@@ -27,6 +27,7 @@ from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records
 from tests.services.waiting import PATIENCE_SECONDS
+from tests.share import share
 
 pytestmark = pytest.mark.slow
 _OWN = "raise ImportError('the package of the user')\n"
@@ -116,8 +117,7 @@ def test_the_wheel_takes_one_name(installed: Path) -> None:
 
 
 def test_commands_run_beside_packages_of_the_same_name(installed: Path) -> None:
-    """The command, its page of errors and a backfill, whose worker is a process of its own, run in such a folder."""
-    assert _command(installed, "--version").startswith("karmalake ")
+    """A page of errors and a backfill, whose worker is a process of its own, run in such a folder."""
     assert "KL-USAGE" in _command(installed, "errors", "KL-USAGE")
     rows = {"user_id": ["ann"], "action_type": ["UserRated"], "timestamp": ["2026-01-01T00:00:00Z"]}
     parquet.write_table(pa.table(rows), installed / "history.parquet")
@@ -128,16 +128,14 @@ def test_commands_run_beside_packages_of_the_same_name(installed: Path) -> None:
 
 
 def test_the_library_loads_beside_packages_of_the_same_name(installed: Path) -> None:
-    """`import karmalake`, its outbox, Avro's worker and Dagster's definitions touch no package of the user's."""
-    _run(installed, "venv/bin/python", "-c", _LIBRARY)
+    """`import karmalake`, its outbox, Avro's worker and Dagster's definitions touch no package of the user's.
 
-
-def test_the_imports_of_notebooks_and_pages_exist(installed: Path) -> None:
-    """What notebooks and pages import of ours is in `karmalake`, and the wheel has it."""
+    What notebooks and pages import of ours is in `karmalake`, and the wheel has it.
+    """
     imports = sorted(set(_our_imports()))
     assert len(imports) > 10
     assert [line for line in imports if not re.match(r"(from|import) karmalake\b", line)] == []
-    _run(installed, "venv/bin/python", "-W", "ignore", "-c", "\n".join(imports))
+    _run(installed, "venv/bin/python", "-W", "ignore", "-c", "\n".join([_LIBRARY, *imports]))
 
 
 def _our_imports() -> Iterator[str]:
@@ -196,8 +194,17 @@ _NEEDING: list[tuple[str, list[str], dict[str, str]]] = [
     ("sqs", ["drain"], {"KARMALAKE_QUEUE_KIND": "sqs", "KARMALAKE_QUEUE_URL": "https://127.0.0.1:1/q"}),
 ]
 
+_LOADING = [
+    ("avro", "import pyarrow; import karmalake.pipelines.contract.avro as a; a.parse_avro(pyarrow.array([b'']))"),
+    ("dagster", "import karmalake.dagster"),
+    ("notebooks", "import karmalake; karmalake.load_ipython_extension(None)"),
+    ("notebooks", "import karmalake.charts"),
+    ("outbox", "import karmalake.outbox"),
+    ("s3", "import duckdb; import karmalake.pipelines.lake.stores as s; s.register_s3(duckdb.connect())"),
+]
 
-@pytest.mark.parametrize(("extra", "arguments", "variables"), _NEEDING)
+
+@pytest.mark.parametrize(("extra", "arguments", "variables"), share(_NEEDING, 3))
 def test_a_command_names_the_extra_that_it_needs(
     core: Path, extra: str, arguments: list[str], variables: dict[str, str]
 ) -> None:
@@ -210,17 +217,7 @@ def test_a_command_names_the_extra_that_it_needs(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("extra", "call"),
-    [
-        ("avro", "import pyarrow; import karmalake.pipelines.contract.avro as a; a.parse_avro(pyarrow.array([b'']))"),
-        ("dagster", "import karmalake.dagster"),
-        ("notebooks", "import karmalake; karmalake.load_ipython_extension(None)"),
-        ("notebooks", "import karmalake.charts"),
-        ("outbox", "import karmalake.outbox"),
-        ("s3", "import duckdb; import karmalake.pipelines.lake.stores as s; s.register_s3(duckdb.connect())"),
-    ],
-)
+@pytest.mark.parametrize(("extra", "call"), share(_LOADING, 3))
 def test_a_module_names_the_extra_that_it_needs(core: Path, extra: str, call: str) -> None:
     """The last line of the error says what to install."""
     last = _finish(core, "venv/bin/python", "-c", call).stderr.splitlines()[-1]
