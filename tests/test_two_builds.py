@@ -4,9 +4,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from deltalake import DeltaTable
 from pipelines.errors import NewerFormatError
 from pipelines.formats import LAKE
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
 from tests.copied_code import copy_code
 from tests.draining import send, valid_records
@@ -24,7 +26,6 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.slow
-_PROGRAM = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _BATCH = 20
 
 
@@ -56,22 +57,28 @@ def _environment(build: Path, settings: Settings) -> dict[str, str]:
     }
 
 
-def _run(build: Path, settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*_PROGRAM, *arguments], env=_environment(build, settings), cwd=build, text=True, capture_output=True,
-        check=False, timeout=PATIENCE_SECONDS,
-    )  # fmt: skip
+def _start(build: Path, settings: Settings, arguments: Sequence[str], output: Any) -> "subprocess.Popen[str]":
+    """Start a command of a build; that of this tree is forked, without the seconds of a start."""
+    options: dict[str, Any] = {
+        "env": _environment(build, settings), "cwd": build, "stdout": output, "stderr": subprocess.STDOUT,
+    }  # fmt: skip
+    if build == REPOSITORY:
+        return Started([*KARMALAKE, *arguments], **options)
+    return subprocess.Popen([sys.executable, *KARMALAKE, *arguments], text=True, **options)
+
+
+def _run(build: Path, settings: Settings, *arguments: str) -> tuple[int, str]:
+    """Return the exit code of a command, and what it printed."""
+    with ended(_start(build, settings, arguments, subprocess.PIPE)) as process:
+        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        return process.returncode, printed
 
 
 @contextmanager
-def _streaming(build: Path, settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def _streaming(build: Path, settings: Settings, log: Path) -> Iterator["subprocess.Popen[str]"]:
     """Yield a process that runs `karmalake stream` of a build, with its output in a file."""
-    with log.open("wb") as out:
-        started = subprocess.Popen(
-            [*_PROGRAM, "stream"], env=_environment(build, settings), cwd=build, stdout=out, stderr=subprocess.STDOUT
-        )
-        with ended(started) as process:
-            yield process
+    with log.open("wb") as out, ended(_start(build, settings, ["stream"], out)) as process:
+        yield process
 
 
 def _stored(settings: Settings) -> list[str]:
@@ -120,12 +127,13 @@ def test_upgrade_and_rollback_of_a_running_stream(newer: Path, settings: Setting
     assert "install that release or a newer one, or return to a copy of the lake" in sentence
     assert _stored(settings) == _ids(sent)
     for command in ("compact", "verify", "audit"):
-        done = _run(newer, settings, command)
-        assert done.returncode == 0, done.stdout + done.stderr
+        code, printed = _run(newer, settings, command)
+        assert code == 0, printed
     send_more()
     for command in ("drain", "stream"):
-        refused = _run(REPOSITORY, settings, command)
-        assert refused.returncode == NewerFormatError.exit_code
-        assert f"knows formats up to {LAKE.number}" in _refusal(refused.stderr)
-    assert _run(newer, settings, "drain").returncode == 0
+        code, printed = _run(REPOSITORY, settings, command)
+        assert code == NewerFormatError.exit_code
+        assert f"knows formats up to {LAKE.number}" in _refusal(printed)
+    code, printed = _run(newer, settings, "drain")
+    assert code == 0, printed
     assert _stored(settings) == _ids(sent)
