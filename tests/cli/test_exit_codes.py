@@ -20,6 +20,7 @@ from pipelines.errors import DEFECT, INTERRUPTED, IO, PERMISSION, KarmalakeError
 from tests import commands
 from tests.commands import KARMALAKE
 from tests.conftest import REPOSITORY
+from tests.share import share
 
 _COLUMNS = ["--user-id", "u", "--time", "t", "--action-type", "A"]
 _CLASSES = [KarmalakeError, *KarmalakeError.__subclasses__()]
@@ -169,12 +170,15 @@ def test_a_torn_lake_has_its_exit_code(run: Run, tmp_path: Path) -> None:
     assert _result(run("refresh")) == (82, ["KL-CORRUPTION"])
 
 
+_PRINTING = [["errors"], ["--help"], ["scores"], ["contract", "show"], ["scores", "--format", "table"]]
+
+
 @pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
     """`| head` ends any output silently, with the exit code of shells; a full disk is reported."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
     run("backfill", "events.csv", *_COLUMNS)
-    for command in (["errors"], ["contract", "show"], ["scores"], ["scores", "--format", "table"], ["--help"]):
+    for command in share(_PRINTING, 2):
         read_end, write_end = os.pipe()
         os.close(read_end)
         assert _with_output(command, write_end, tmp_path) == (128 + signal.SIGPIPE, "")
