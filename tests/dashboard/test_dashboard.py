@@ -33,6 +33,7 @@ from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.browser import running_browser
 from tests.services.ports import free_port
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.share import share
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.slow
@@ -167,7 +168,10 @@ def test_the_page_of_a_user_fits_a_phone(page: Page, address: str) -> None:
         assert box["x"] + box["width"] <= 390
 
 
-@pytest.mark.parametrize("user_id", ["nobody", "<script>document.title = 'owned'</script>", "'; DROP TABLE events; --"])
+_UNKNOWN = ["nobody", "<script>document.title = 'owned'</script>", "'; DROP TABLE events; --"]
+
+
+@pytest.mark.parametrize("user_id", share(_UNKNOWN, 3))
 def test_an_unknown_user(page: Page, address: str, user_id: str) -> None:
     """The page says so, and shows any name as plain text."""
     page.goto(f"{address}&section=user&user={quote(user_id)}")
@@ -427,7 +431,7 @@ def test_names_are_plain_text(page: Page, served: Settings, tmp_path: Path) -> N
         expect(page.get_by_text("<b>1</b>")).to_be_visible()
         for name in HOSTILE:
             expect(page.get_by_text(escape_text(name)).first).to_be_visible()
-        for name in HOSTILE:
+        for name in share(HOSTILE, 3):  # each loads the page, which takes seconds
             page.goto(f"{_bare(address)}?section=user&user={quote(name)}")
             _heading(page, "Explanation of the score")
             expect(page.locator("td").get_by_text(escape_text(name)[:100]).first).to_be_visible()
