@@ -22,6 +22,7 @@ from tests.services.browser import running_browser
 from tests.services.ports import HOST
 from tests.services.postgres_server import USER, PostgresServer
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.share import share
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.slow
@@ -47,8 +48,21 @@ def _serving(settings: Settings, folder: Path) -> Generator[tuple[Started, str]]
             line = process.stdout.readline()
             assert line.startswith("Dagster at http://127.0.0.1:")
             yield process, line.split()[2].rstrip(";")
+            process.terminate()  # with its code server, which a kill would leave behind
+            process.wait(PATIENCE_SECONDS)
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def address(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a page whose code is loaded, with an empty lake."""
+    folder = tmp_path_factory.mktemp("served")
+    settings = local_settings.model_copy(update={"data_dir": folder / "data"})
+    create_lake(settings.lake_root)
+    with _serving(settings, folder) as (_, address):
+        wait_for("its code", _page_at(address).is_ready)
+        yield address
 
 
 def _page_at(address: str) -> Page:
@@ -63,16 +77,16 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.mark.parametrize(
-    ("config", "workspace", "why"),
-    [
-        ("storage: [", "", "dagster.yaml"),
-        ("storage: {postgres: {postgres_url: {env: NOT_GIVEN}}}", "", '"NOT_GIVEN" which is not set'),
-        (None, "", "is not a directory or does not exist"),
-        (_HOME, "load_frm: []", '"load_frm"'),
-        (_HOME, "# nothing", "Could not parse a workspace"),
-    ],
-)
+_REFUSED = [
+    ("storage: [", "", "dagster.yaml"),
+    ("storage: {postgres: {postgres_url: {env: NOT_GIVEN}}}", "", '"NOT_GIVEN" which is not set'),
+    (None, "", "is not a directory or does not exist"),
+    (_HOME, "load_frm: []", '"load_frm"'),
+    (_HOME, "# nothing", "Could not parse a workspace"),
+]
+
+
+@pytest.mark.parametrize(("config", "workspace", "why"), share(_REFUSED, 2))
 def test_what_dagster_refuses_is_named(tmp_path: Path, config: str | None, workspace: str, why: str) -> None:
     """A file that Dagster cannot read ends the command with what is wrong with it: it is no defect of ours."""
     arguments: list[str] = []
@@ -125,24 +139,21 @@ def test_it_ends_with_its_code_servers(settings: Settings, tmp_path: Path) -> No
         assert [child for child in children if child.is_running()] == []
 
 
-def test_a_run_is_followed_in_a_browser(settings: Settings, tmp_path: Path, browser: Browser) -> None:
+def test_a_run_is_followed_in_a_browser(address: str, browser: Browser) -> None:
     """The page works under our headers: assets are drawn, and the log of a run comes over a websocket."""
-    create_lake(settings.lake_root)
-    with _serving(settings, tmp_path) as (_, address):
-        wait_for("its code", _page_at(address).is_ready)
-        tab = browser.new_page()
-        tab.set_default_timeout(PATIENCE_SECONDS * 1_000)
-        refused = _refusals(tab)
-        tab.goto(address)
-        tab.wait_for_url("**/overview/**")
-        assert "token" not in tab.url
-        root = tab.url.partition("/overview")[0]
-        tab.goto(f"{root}/asset-groups")
-        expect(tab.get_by_text("serving", exact=True).first).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
-        tab.goto(f"{root}/runs/{_page_at(address).launch('upkeep')}")
-        expect(tab.get_by_text("Finished execution of run").first).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
-        assert refused == []
-        tab.close()
+    tab = browser.new_page()
+    tab.set_default_timeout(PATIENCE_SECONDS * 1_000)
+    refused = _refusals(tab)
+    tab.goto(address)
+    tab.wait_for_url("**/overview/**")
+    assert "token" not in tab.url
+    root = tab.url.partition("/overview")[0]
+    tab.goto(f"{root}/asset-groups")
+    expect(tab.get_by_text("serving", exact=True).first).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
+    tab.goto(f"{root}/runs/{_page_at(address).launch('upkeep')}")
+    expect(tab.get_by_text("Finished execution of run").first).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
+    assert refused == []
+    tab.close()
 
 
 def _refusals(tab: Tab) -> list[str]:
@@ -153,28 +164,25 @@ def _refusals(tab: Tab) -> list[str]:
     return found
 
 
-def test_a_page_of_another_port_starts_no_run(settings: Settings, tmp_path: Path, browser: Browser) -> None:
+def test_a_page_of_another_port_starts_no_run(address: str, browser: Browser) -> None:
     """Dagster takes mutations as GET requests: a link on any page of this site would start a run, by the cookie."""
-    with _serving(settings, tmp_path) as (_, address):
-        page = _page_at(address)
-        wait_for("its code", page.is_ready)
-        context = browser.new_context()
-        tab = context.new_page()
-        tab.goto(address)
-        tab.wait_for_url("**/overview/**")
-        mutation = "mutation{setNuxSeen}"
-        source = f"{tab.url.partition('/overview')[0]}/graphql?query={quote(mutation)}"
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto(address)
+    tab.wait_for_url("**/overview/**")
+    mutation = "mutation{setNuxSeen}"
+    source = f"{tab.url.partition('/overview')[0]}/graphql?query={quote(mutation)}"
 
-        def answer(route: Route) -> None:
-            route.fulfill(content_type="text/html", body="<title>other</title>")
+    def answer(route: Route) -> None:
+        route.fulfill(content_type="text/html", body="<title>other</title>")
 
-        other = context.new_page()
-        other.route(_OTHER, answer)
-        other.goto(_OTHER)
-        with other.expect_navigation() as navigation:
-            other.evaluate("(url) => { location = url }", source)
-        assert navigation.value
-        assert (navigation.value.status, "cross-origin" in navigation.value.text()) == (403, True)
-        own = "(url) => fetch(url).then(answer => answer.status, () => 0)"  # 0: the browser's network changed, say
-        wait_for("the page's own request", lambda: tab.evaluate(own, source) == 200)
-        context.close()
+    other = context.new_page()
+    other.route(_OTHER, answer)
+    other.goto(_OTHER)
+    with other.expect_navigation() as navigation:
+        other.evaluate("(url) => { location = url }", source)
+    assert navigation.value
+    assert (navigation.value.status, "cross-origin" in navigation.value.text()) == (403, True)
+    own = "(url) => fetch(url).then(answer => answer.status, () => 0)"  # 0: the browser's network changed, say
+    wait_for("the page's own request", lambda: tab.evaluate(own, source) == 200)
+    context.close()
