@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -21,7 +20,7 @@ from pipelines.reputation.plots import AnyChart, draw
 from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.trends import Chart, trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
-from tests.conftest import REPOSITORY
+from tests.commands import run
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 EVENTS = [
@@ -142,6 +141,8 @@ def test_colors_of_cohorts_are_in_order() -> None:
 
 
 IN_ZONE = """
+import time
+time.tzset()  # the process is forked from one of another zone
 from datetime import UTC, date, datetime, timedelta
 import polars as pl, vl_convert
 from pipelines.dashboard import charts
@@ -165,12 +166,8 @@ print(*(vl_convert.vegalite_to_svg(chart.to_json()) for chart in shown), sep="\\
 def test_charts_are_the_same_in_every_time_zone() -> None:
     """Days are UTC days, and so is the axis of moments, wherever the reader or the machine is."""
     zones = ("UTC", "Pacific/Kiritimati", "America/Los_Angeles")
-    command = [sys.executable, "-c", IN_ZONE]
-    drawn = [
-        subprocess.run(command, env=os.environ | {"TZ": zone}, cwd=REPOSITORY, capture_output=True, check=True).stdout
-        for zone in zones
-    ]
-    assert b"Feb 29" in drawn[0]
+    drawn = [run(["-c", IN_ZONE], env=os.environ | {"TZ": zone}, check=True).stdout for zone in zones]
+    assert "Feb 29" in drawn[0]
     assert [image == drawn[0] for image in drawn] == [True] * len(zones)
 
 

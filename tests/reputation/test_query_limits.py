@@ -26,7 +26,7 @@ from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 from tests.services.waiting import wait_for
 
 EVENTS = [Event("a", "ann", "DriverRated", NOW - 3 * DAY, {"rating": "5"})]
-LARGE = "SELECT i, random() AS r FROM range(20_000_000) AS t(i) ORDER BY r LIMIT 1 OFFSET 10_000_000"
+LARGE = "SELECT i, random() AS r FROM range(5_000_000) AS t(i) ORDER BY r LIMIT 1 OFFSET 2_500_000"
 SPILLING = "SELECT i, random() AS r FROM range(3_000_000) AS t(i) ORDER BY r LIMIT 1 OFFSET 1_000_000"
 SMALL = {"max_memory_share": 0.002}
 """Not enough for SPILLING on a machine of up to 30 GB."""
@@ -66,7 +66,7 @@ def test_a_query_is_limited_in_memory_and_disk(folder: Path) -> None:
     before = sorted(folder.iterdir())
     with _open(folder, max_memory_share=0.001, max_spill_bytes=1_000_000) as warehouse, _open(folder) as other:
         assert other.sql(LARGE).height == 1
-        assert warehouse.sql("SELECT len(range(20_000_000))").item() == 20_000_000
+        assert warehouse.sql("SELECT len(range(5_000_000))").item() == 5_000_000
         with pytest.raises(UsageError, match=r"queries\.max_spill_bytes allows \([\d.]+ KiB/976\.5 KiB used\)"):
             warehouse.sql(LARGE)
         assert warehouse.sql("SELECT 1").item() == 1
