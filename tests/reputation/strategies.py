@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from tests.reputation.history import DAY, NOW, Event
 from tests.share import count
 
-FEWER = settings(max_examples=count(3, 20))
+FEWER = settings(max_examples=count(2, 20))
 """For properties whose examples each derive several times, in a second or more."""
+ONE = settings(max_examples=count(1, 20))
+"""For properties of stories, each of several refreshes, publications and rebuilds; every run has another story."""
 
 USERS = ("ann", "bob", "")
 RATINGS = (
@@ -60,10 +62,14 @@ def metadata() -> st.SearchStrategy[dict[str, str]]:
 
 
 def histories(*action_types: str, max_size: int = 16) -> st.SearchStrategy[list[Event]]:
-    """Return events with distinct ids, in any order, of these action types and one that no policy knows."""
+    """Return events with distinct ids, in any order, of these action types and one that no policy knows.
+
+    There are at least three: the first example of Hypothesis would otherwise be spent on an empty history.
+    """
     event_ids = st.permutations(EVENT_IDS[:max_size])
     bodies = st.lists(
         st.tuples(st.sampled_from(USERS), st.sampled_from((*action_types, "Unknown")), times(), metadata()),
         max_size=max_size,
     )
-    return st.builds(lambda ids, rows: [Event(i, *row) for i, row in zip(ids, rows, strict=False)], event_ids, bodies)
+    events = st.builds(lambda ids, rows: [Event(i, *row) for i, row in zip(ids, rows, strict=False)], event_ids, bodies)
+    return events.filter(lambda found: len(found) > 2)

@@ -24,7 +24,7 @@ from pipelines.reputation.warehouse_tables import score_trends
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import FEWER, histories
+from tests.reputation.strategies import ONE, histories
 from tests.reputation.test_incremental import lake, rebuilt, rows, scratch, stories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -66,7 +66,7 @@ def held_folds(path: Path) -> Generator[Folds]:
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(
     stories(histories(*EVENTS)),
     policies.whole_policies() | policies.time_points().map(lambda time: policy(time=time)),

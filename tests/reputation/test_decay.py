@@ -24,7 +24,7 @@ from tests.reputation import naive, policies
 from tests.reputation.agreement import _connection
 from tests.reputation.history import DAY, MINUTE, NOW, Event, at, events_table
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import FEWER, histories
+from tests.reputation.strategies import FEWER, ONE, histories
 from tests.reputation.test_incremental import lake, rebuilt, rows, scratch, stories
 
 HOUR = 60 * MINUTE
@@ -177,7 +177,7 @@ def decaying() -> st.SearchStrategy[Policy]:
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(stories(histories(*EVENTS), MOMENTS), decaying())
 def test_refreshes_equal_a_rebuild(story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """Within a step, across steps and epochs: the sums of a rebuild, and scores of exact arithmetic.

@@ -20,7 +20,7 @@ from pipelines.reputation.warehouse_tables import trend_tables
 from tests.reputation.agreement import assert_agreement
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import FEWER, histories
+from tests.reputation.strategies import FEWER, ONE, histories
 from tests.reputation.test_incremental import assert_refreshes_equal_rebuilds, lake, rebuilt, rows, stories
 
 RULES = """
@@ -72,7 +72,7 @@ def test_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(histories(*EVENTS), st.sampled_from([{}, {"raters": WEIGHED}, {"scopes": {"city": {"from": "city"}}}]))
 def test_the_sql_agrees_with_the_naive_implementation(events: list[Event], others: dict[str, object]) -> None:
     """With weights of raters, in scopes, with corrections and retractions."""

@@ -35,7 +35,7 @@ from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, events_table
 from tests.reputation.merges import Pair, merges_table, stored
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import FEWER, histories
+from tests.reputation.strategies import ONE, histories
 from tests.reputation.test_incremental import GATE, MOMENTS, rebuilt, ride, rides, rows, split
 
 _AFTER = Literal["publish", "continue", "crash"]
@@ -187,7 +187,7 @@ def assert_refreshes_equal_rebuilds(story: list[Turn], rules: Policy, personal_k
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(turns(histories(*EVENTS)), policies.whole_policies())
 def test_any_policy(story: list[Turn], rules: Policy) -> None:
     """Under any rules a refresh after an erasure leaves the rows of a rebuild (`incremental-equals-rebuild`)."""
@@ -195,7 +195,7 @@ def test_any_policy(story: list[Turn], rules: Policy) -> None:
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(turns(rides()))
 def test_completions_of_erased_users(story: list[Turn]) -> None:
     """Erased completions, their retractions and corrections affect others (`incremental-equals-rebuild`)."""
@@ -217,7 +217,7 @@ def _ratings(draw: st.DrawFn) -> list[Event]:
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(_ratings().flatmap(lambda events: turns(st.just(events))))
 def test_weights_of_raters_who_are_erased(story: list[Turn]) -> None:
     """Their names in ratings of others become pseudonyms, on any day (`incremental-equals-rebuild`)."""

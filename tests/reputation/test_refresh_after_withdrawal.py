@@ -17,7 +17,7 @@ from pipelines.reputation.policy import Policy
 from tests.reputation.history import Event
 from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import policy
-from tests.reputation.strategies import FEWER
+from tests.reputation.strategies import ONE
 from tests.reputation.test_incremental import DONE, GATE, MOMENTS, RATED, rebuilt, ride, rides, rows, split
 from tests.reputation.test_refresh_after_erasure import Place
 
@@ -57,7 +57,7 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(turns(rides()))
 def test_any_story(story: list[Turn]) -> None:
     """Ratings, completions, retractions and corrections, also of merged accounts (`incremental-equals-rebuild`)."""

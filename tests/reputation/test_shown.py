@@ -34,7 +34,7 @@ from tests.reputation import naive, policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema, us
 from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import EVENTS
-from tests.reputation.strategies import FEWER, histories
+from tests.reputation.strategies import ONE, histories
 from tests.reputation.test_incremental import split
 from tests.reputation.test_refresh_after_erasure import Place
 
@@ -499,7 +499,7 @@ def stories(draw: st.DrawFn) -> list[Turn]:
 
 
 @pytest.mark.slow
-@FEWER
+@ONE
 @given(stories(), policies.whole_policies(), st.data())
 def test_the_causes_add_up_to_what_was_published(story: list[Turn], first: Policy, data: st.DataObject) -> None:
     """Over late events, retractions, windows, withdrawals, merges and other policies: both moments are as published."""
