@@ -31,6 +31,7 @@ from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
 from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
 from tests.lake.builders import orphan_files
+from tests.share import share
 
 _USER = "user-who-leaves"
 
@@ -142,7 +143,7 @@ class KilledError(Exception):
 
 
 # Steps that leave another state of the lake, index, warehouse or documents; the crash matrix kills at each step that
-# writes to the lake or the index.
+# writes to the lake or the index. A run takes a third of them, another each day.
 _STEPS = [
     (tombstones, "append_file", 1, "after"),
     (erasure, "append_file", 1, "after"),
@@ -157,7 +158,7 @@ _STEPS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "step", "call", "when"), _STEPS)
+@pytest.mark.parametrize(("module", "step", "call", "when"), share(_STEPS, 3))
 def test_a_kill_at_a_step(
     bus: Settings, monkeypatch: pytest.MonkeyPatch, module: ModuleType | type, step: str, call: int, when: str
 ) -> None:
