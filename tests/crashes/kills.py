@@ -71,11 +71,11 @@ def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
 
 
 def trace(
-    calls: Mapping[str, int], state: Callable[..., str], log: Path, task: Task, *arguments: Any
+    tested: Sequence[Moment], state: Callable[..., str], log: Path, task: Task, *arguments: Any
 ) -> dict[Moment, str]:
     """Run a task to its end in a child; return the moments that came, each with the digest `state(*arguments)` then."""
     answer = log.with_suffix(".states")
-    with child(log, _run_traced, answer, calls, state, task, *arguments) as traced:
+    with child(log, _run_traced, answer, tested, state, task, *arguments) as traced:
         traced.join(PATIENCE_SECONDS)
         assert traced.exitcode == 0, f"the child ended with {traced.exitcode}\n{log.read_text()}"
     return {Moment(*moment): digest for *moment, digest in json.loads(answer.read_text("utf-8"))}
@@ -125,16 +125,16 @@ def _run_until(moment: Moment, task: Task, *arguments: Any) -> None:
     task(*arguments)
 
 
-def _run_traced(answer: Path, calls: Mapping[str, int], state: Callable[..., str], task: Task, *arguments: Any) -> None:
+def _run_traced(answer: Path, tested: Sequence[Moment], state: Callable[..., str], task: Task, *arguments: Any) -> None:
     found: list[tuple[str, str, int, str]] = []
     lock = threading.Lock()  # the calls may be in several threads
 
-    def note(place: str, when: str, call: int) -> None:
-        if call <= calls[place]:
+    def note(place: str, when: Literal["before", "after"], call: int) -> None:
+        if Moment(place, when, call) in tested:
             with lock:
                 found.append((place, when, call, state(*arguments)))
 
-    for place in calls:
+    for place in {moment.place for moment in tested}:
         owner, name = find_function(place)
         setattr(owner, name, _noting(getattr(owner, name), partial(note, place)))
     task(*arguments)
@@ -151,7 +151,9 @@ def find_function(place: str) -> tuple[Any, str]:
     return owner, name
 
 
-def _noting(function: Callable[..., Any], note: Callable[[str, int], None]) -> Callable[..., Any]:
+def _noting(
+    function: Callable[..., Any], note: Callable[[Literal["before", "after"], int], None]
+) -> Callable[..., Any]:
     """Return a function that notes each call, before and after."""
     numbers = itertools.count(1)
 
