@@ -1,6 +1,7 @@
 """Dead letters: records rejected by mistake are ingested once, and every fate is recorded."""
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -66,9 +67,10 @@ def lake(settings: Settings) -> Settings:
     return settings
 
 
-@pytest.fixture
-def large(settings: Settings) -> Settings:
-    """Return settings of a lake with four batches of eight dead letters of 32 MiB each."""
+@pytest.fixture(scope="module")
+def large_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder with a lake of four batches of eight dead letters of 32 MiB each; compressed it is small."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("large"))
     lake = create_lake(settings.lake_root)
     handle, value = lake.table("events"), bytes(_LARGE_BYTES)
     for batch in range(4):
@@ -83,6 +85,13 @@ def large(settings: Settings) -> Settings:
         offsets = OffsetRange("id", "events", 0, 8 * batch, 8 * batch + 8, read=8, dead_letters=8)
         commit_batch(lake, handle, [], CommitRecord(f"b{batch}", "test", NOON, (offsets,)))
     complete_commits(lake, handle.version())
+    return settings.data_dir
+
+
+@pytest.fixture
+def large(settings: Settings, large_data: Path) -> Settings:
+    """Return settings of a copy of that lake."""
+    shutil.copytree(large_data, settings.data_dir)
     return settings
 
 
