@@ -40,7 +40,7 @@ from tests.draining import NOON, answers, recreate_topic, send, with_ingest
 from tests.services.waiting import wait_for
 from tests.share import count
 
-EXAMPLES = count(4, 20)
+EXAMPLES = count(3, 20)
 STEPS = 15
 USERS = 5
 POLICIES = ("default", "decayed-karma", "marketplace-feedback", "ride-hailing")
