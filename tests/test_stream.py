@@ -52,6 +52,7 @@ from tests.draining import drain_all, query, score, send, valid_records, with_in
 from tests.services.process import ended
 from tests.services.proxy import Proxy
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.share import share
 
 COUNT = "SELECT count(*) FROM events"
 POINTS = 'name = "points"\nversion = "{version}"\n[actions.A]\npoints = {points}\n'
@@ -588,7 +589,7 @@ def _as_of(settings: Settings) -> datetime:
     return info.stamp.as_of
 
 
-@pytest.mark.parametrize("seconds", [5, 3 * 86_400])
+@pytest.mark.parametrize("seconds", share([5, 3 * 86_400], 2))
 def test_a_clock_set_back_ends_nothing(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float
 ) -> None:
@@ -665,21 +666,24 @@ def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
         _stream_beside_a_newer_publisher(streamed)
 
 
-@pytest.mark.parametrize(
-    "outage",
-    [
-        CommitUnknownError("may or may not be committed"),
-        OSError("Generic S3 error"),
-        DeltaError("Generic S3 error"),
-        duckdb.IOException("connection reset"),
-    ],
-    ids=lambda error: type(error).__name__,
+_OUTAGES = (
+    CommitUnknownError("may or may not be committed"),
+    OSError("Generic S3 error"),
+    DeltaError("Generic S3 error"),
+    duckdb.IOException("connection reset"),
 )
-@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot_without_feed", "pipelines.lake.run_lake.open_lake"])
+_LOOPS = ("pipelines.refresh.take_snapshot_without_feed", "pipelines.lake.run_lake.open_lake")
+
+
+@pytest.mark.parametrize(
+    ("where", "outage"),
+    share([(where, outage) for where in _LOOPS for outage in _OUTAGES], len(_OUTAGES)),
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_temporary_errors_end_nothing(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str, outage: Exception
 ) -> None:
-    """In either loop, every kind of error for an unresponsive store is an outage."""
+    """In either loop, every kind of error for an unresponsive store is an outage: each day another kind in both."""
     module, _, name = where.rpartition(".")
     original, outages = getattr(sys.modules[module], name), [outage, outage]
 
@@ -697,7 +701,7 @@ def test_temporary_errors_end_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", share([signal.SIGTERM, signal.SIGINT], 2))
 def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: signal.Signals) -> None:
     """A signal ends `karmalake stream` with exit code 0 and everything that was committed published."""
     assert streamed.redis.url is not None
