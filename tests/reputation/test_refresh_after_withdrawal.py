@@ -1,6 +1,5 @@
 """After a withdrawal, a refresh recomputes the users of its events and those who depend on them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +19,7 @@ from tests.reputation.policies import policy
 from tests.reputation.strategies import ONE
 from tests.reputation.test_incremental import DONE, GATE, MOMENTS, RATED, rebuilt, ride, rides, rows, split
 from tests.reputation.test_refresh_after_erasure import Place
+from tests.share import share
 
 
 def _withdraw(here: Place, *numbers: int) -> None:
@@ -84,24 +84,26 @@ def test_any_story(story: list[Turn]) -> None:
 _RETRACTED, _CORRECTED = ride("e3", "bob", "Retracted", "", "e2"), ride("e3", "bob", "Corrected", "r9", "e2")
 
 
+_WITHDRAWALS: dict[str, tuple[list[Event], list[Event], list[Event]]] = {
+    "completion": ([RATED], [DONE], []),
+    "retraction": ([RATED, DONE], [_RETRACTED], []),
+    "correction": ([RATED, DONE], [_CORRECTED], []),
+    "loaded again": ([RATED, _RETRACTED], [DONE], [DONE]),
+    "under another user": ([RATED], [DONE], [replace(DONE, user_id="cid")]),
+    "everything": ([], [RATED, DONE], []),
+}
+"""Events of the first commit, of the one that is withdrawn, and of a later one."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "withdrawn", "again"),
-    [
-        ([RATED], [DONE], []),
-        ([RATED, DONE], [_RETRACTED], []),
-        ([RATED, DONE], [_CORRECTED], []),
-        ([RATED, _RETRACTED], [DONE], [DONE]),
-        ([RATED], [DONE], [replace(DONE, user_id="cid")]),
-        ([], [RATED, DONE], []),
-    ],
-    ids=["completion", "retraction", "correction", "loaded again", "under another user", "everything"],
+    ("name", "seen"),
+    share([(name, bool(turn % 2) == seen) for turn, name in enumerate(_WITHDRAWALS) for seen in (True, False)], 2),
+    ids=lambda value: value if isinstance(value, str) else "refreshed between" if value else "at once",
 )
-@pytest.mark.parametrize("seen", [True, False], ids=["refreshed between", "at once"])
-def test_others_are_affected(
-    tmp_path: Path, first: Sequence[Event], withdrawn: Sequence[Event], again: Sequence[Event], *, seen: bool
-) -> None:
+def test_others_are_affected(tmp_path: Path, name: str, *, seen: bool) -> None:
     """A rating counts by another user's completion: both change when one goes, also if its id returns."""
+    first, withdrawn, again = _WITHDRAWALS[name]
     here, rules = Place(tmp_path), policy(completion=GATE)
     here.commit([*first, ride("e8", "eve", "Done", "r7"), ride("e9", "eve", "Rated", "r7")])
     here.commit(withdrawn)
