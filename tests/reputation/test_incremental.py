@@ -27,7 +27,7 @@ from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.merges import Pair, merges, merges_table, stored
 from tests.reputation.policies import EVENTS, Table, policy
-from tests.reputation.strategies import ONE, histories
+from tests.reputation.strategies import FEWER, ONE, histories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.share import share
 
@@ -229,7 +229,7 @@ GATE = {"a": {"actions": ("Rated",), "by": ("Done",), "key": "ride_id"}}
 
 
 @pytest.mark.slow
-@ONE
+@FEWER
 @given(stories(rides()))
 def test_completions_affect_other_users(story: list[tuple[list[Event], int]]) -> None:
     """Another user's completion, its retraction or correction is in another commit than the rating."""
