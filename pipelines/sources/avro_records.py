@@ -1,7 +1,7 @@
 """The records of an Avro container as tables, typed by the schema of the file."""
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import date
 from functools import partial
 from itertools import islice
@@ -26,7 +26,7 @@ def avro_batches(path: str, ids: Collection[str]) -> Iterator[pa.RecordBatch]:
     with extra("avro", "an Avro file"):
         import fastavro  # noqa: PLC0415 - only where a file is Avro
         from fastavro.read import BLOCK_READERS, LOGICAL_READERS  # noqa: PLC0415
-    BLOCK_READERS["zstandard"] = _read_zstandard  # its own needs another package
+    BLOCK_READERS["zstandard"] = partial(_read_zstandard, fastavro.schemaless_reader)  # its own needs another package
     for kind, read in LOGICAL_READERS.items():
         LOGICAL_READERS[kind] = partial(_read_or_none, read)
     with Path(path).open("rb") as file:
@@ -45,12 +45,9 @@ def avro_batches(path: str, ids: Collection[str]) -> Iterator[pa.RecordBatch]:
                 return
 
 
-def _read_zstandard(decoder: Any) -> io.BytesIO:
+def _read_zstandard(read: Callable[..., Any], decoder: Any) -> io.BytesIO:
     """Return the records of a block that is compressed with zstandard: it is stored as Avro's bytes are."""
-    import fastavro  # noqa: PLC0415
-
-    compressed: Any = fastavro.schemaless_reader(decoder, "bytes", None)
-    return io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(compressed))
+    return io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(read(decoder, "bytes", None)))
 
 
 def _check_union(name: str, values: list[Any], row: int) -> None:
