@@ -404,6 +404,6 @@ def test_mistakes_name_file_and_remedy(
 def test_a_wrong_mapping_stops_instead_of_filling_the_dead_letters(busless: Settings, tmp_path: Path) -> None:
     """If most rows are invalid, the mapping is wrong, not the rows."""
     path = ratings(tmp_path / "ratings.csv", range(6_000))
-    with pytest.raises(RejectedError, match="100% of 6000 records"):
+    with pytest.raises(RejectedError, match="100% of 6,000 records"):
         load(busless, path, ColumnMapping("to", "feature", "iso", "UserRated"))
     assert query(busless, "SELECT count(*) FROM dead_letters") == [(0,)]

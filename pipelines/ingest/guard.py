@@ -119,7 +119,7 @@ class RejectionGuard:
         if count >= self.limits.min_records_for_share and share > self.limits.max_dead_letter_share:
             exceeded.append(f"{share:.0%} of {amount(count, 'record')} were rejected")
         if longest > self.limits.max_dead_letter_run:
-            exceeded.append(f"{longest} records in a row were rejected")
+            exceeded.append(f"{longest:,} records in a row were rejected")
         return exceeded
 
     def _limits(self) -> str:
