@@ -141,9 +141,9 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def read_footer(location: str) -> pq.FileMetaData:
-    """Return the footer of one file of a table: its row groups, with their uncompressed sizes in bytes."""
+    """Return the footer of one file of a table: its row groups, with their sizes in bytes. Raises like `read_file`."""
     store, path = resolve_store(location)
-    with translate_store_errors(location):
+    with translate_store_errors(location), _explained_damage(location):
         return pq.read_metadata(path, filesystem=store)
 
 
@@ -170,7 +170,7 @@ def _explained_damage(location: str) -> Generator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         is_outage = isinstance(error, OSError) and (error.errno is not None or is_remote(location))
         if is_outage and _WRONG_CHECKSUM not in str(error):
             raise

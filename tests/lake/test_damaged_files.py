@@ -1,12 +1,13 @@
 """A bit that flips in the values of a stored file is an error that names the file, never other values."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import CorruptionError
-from pipelines.lake.files import read_file, require_intact
+from pipelines.lake.files import read_file, read_footer, require_intact
 from pipelines.lake.tables import Lake, data_files
 from pipelines.operate.verify import verify
 from pipelines.settings import Settings
@@ -43,6 +44,26 @@ def test_a_bit_that_flips_changes_no_value(stored: Path) -> None:
         except CorruptionError as error:
             assert str(error).startswith(f"{stored} is damaged (")  # noqa: PT017 - others have no effect
         _flip(stored, position)
+
+
+@pytest.mark.parametrize("read", [read_file, read_footer, require_intact])
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda file: file[:-20], lambda file: b"\0" * len(file)])
+def test_a_file_without_its_end_is_named(
+    stored: Path, read: Callable[[str], object], damage: Callable[[bytes], bytes]
+) -> None:
+    """Also where only its footer is read, with which a compaction begins."""
+    stored.write_bytes(damage(stored.read_bytes()))
+    with pytest.raises(CorruptionError, match=f"^{stored} is damaged "):
+        read(str(stored))
+
+
+def test_a_name_of_a_column_that_is_not_utf8(stored: Path) -> None:
+    """Its error is none of Parquet, nor of Arrow."""
+    content = stored.read_bytes()
+    at = content.index(b"batch_id")
+    stored.write_bytes(content[:at] + bytes([content[at] ^ 0x80]) + content[at + 1 :])
+    with pytest.raises(CorruptionError, match=f"^{stored} is damaged "):
+        read_file(str(stored))
 
 
 def test_verify_names_a_damaged_file(lake: Lake, stored: Path) -> None:
