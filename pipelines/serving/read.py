@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, cast
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ResponseError
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.serving.client import connect, primaries, translate_errors
@@ -123,7 +123,7 @@ def evicting_policy(settings: Settings) -> str | None:
     where = settings.document_store
     if isinstance(where, CassandraSettings):
         return None
-    with _reading(where, {}) as client, contextlib.suppress(NoPermissionError):
+    with _reading(where, {}) as client, contextlib.suppress(ResponseError):
         limits = (server.info("memory") for server in primaries(client))
         found = (str(each.get("maxmemory_policy")) for each in limits if each.get("maxmemory"))
         return next((policy for policy in found if policy.startswith("allkeys")), None)

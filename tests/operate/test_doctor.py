@@ -164,6 +164,15 @@ def test_a_cache_that_evicts(healthy: Settings, guarded: RedisServer) -> None:
     assert "holds no publication" in bad["cache"]
 
 
+@pytest.mark.services
+def test_a_cache_without_info(healthy: Settings, tmp_path: Path) -> None:
+    """A hosted Redis or a proxy may not know the command by which its policy is asked: the rest is checked."""
+    require("redis")
+    (tmp_path / "bare").mkdir()
+    with RedisServer(tmp_path / "bare", config={"rename-command": 'INFO ""'}) as server:
+        assert "holds no publication" in _failed(_with(healthy, "redis", url=SecretStr(server.url())))["cache"]
+
+
 def test_a_full_disk(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Low disk space fails with the free space before writes fail."""
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
