@@ -46,8 +46,9 @@ def avro_batches(path: str, ids: Collection[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _read_zstandard(read: Callable[..., Any], decoder: Any) -> io.BytesIO:
-    """Return the records of a block that is compressed with zstandard: it is stored as Avro's bytes are."""
-    return io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(read(decoder, "bytes", None)))
+    """Return the records of a block, which is stored as Avro's bytes are, compressed in one or more frames."""
+    frames = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
+    return io.BytesIO(frames.decompress(read(decoder, "bytes", None)))
 
 
 def _check_union(name: str, values: list[Any], row: int) -> None:
