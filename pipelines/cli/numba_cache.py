@@ -26,7 +26,7 @@ def choose_numba_cache() -> None:
         folder.mkdir(mode=0o700)
     with suppress(OSError):
         found = folder.lstat()
-        if (found.st_uid, found.st_mode) == (os.geteuid(), _PRIVATE):
+        if (found.st_uid, found.st_mode & ~stat.S_ISGID) == (os.geteuid(), _PRIVATE):  # a folder inherits that bit
             os.environ[_VARIABLE] = str(folder)
 
 

@@ -16,6 +16,7 @@ from pipelines.cli.numba_cache import choose_numba_cache
     [
         (lambda _: None, True),
         (lambda folder: folder.mkdir(mode=0o700), True),
+        (lambda folder: folder.parent.chmod(0o2700), True),  # as a volume of Kubernetes with a group
         (lambda folder: (folder.mkdir(), folder.chmod(0o755)), False),
         (lambda folder: folder.write_text(""), False),
         (lambda folder: folder.symlink_to(folder.parent), False),
