@@ -10,6 +10,7 @@ partitioned by day, and each day has its own file (`write_days`).
 
 import json
 import os
+import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -63,8 +64,11 @@ _PLAIN = {"event_id", "value", _BLOOM_COLUMN}
 # What a producer wrote may be a hundred megabytes, and statistics repeat minimum and maximum several times.
 _NO_STATISTICS = {"key", "value", "headers"}
 _METADATA_KEYS = "metadata.key_value.key"
-_WRONG_CHECKSUM = "CRC checksum verification failed"
-"""How pyarrow says it, in an error that is like one of the disk or of a store."""
+_DAMAGE = re.compile(
+    "CRC checksum verification failed|Couldn't deserialize thrift|Invalid page header|Unknown encoding type"
+    "|Corrupt ZSTD|ZSTD decompression failed"
+)
+"""How pyarrow says that bytes are not what was written, in an error that is like one of the disk or of a store."""
 _PLAIN_TYPES = {
     pa.string_view(): pa.string(),
     pa.large_string(): pa.string(),
@@ -172,7 +176,7 @@ def _explained_damage(location: str) -> Generator[None]:
         raise
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         is_outage = isinstance(error, OSError) and (error.errno is not None or is_remote(location))
-        if is_outage and _WRONG_CHECKSUM not in str(error):
+        if is_outage and not _DAMAGE.search(str(error)):
             raise
         require_object_store(location)
         raise CorruptionError(

@@ -4,8 +4,11 @@
 
 import pytest
 
+from pipelines.errors import CorruptionError
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.tables import create_lake
+from pipelines.lake.files import read_file, read_footer
+from pipelines.lake.stores import read_chunks, resolve_store
+from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.reputation.lake_views import open_lake_views
 from tests.lake.builders import commit, make_events
 from tests.lake.test_commit import (
@@ -44,3 +47,17 @@ def test_a_lake_may_have_any_name(uri: str, name: str) -> None:
         commit(lake, lake.table("events"), f"b{number}", make_events([f"e{number}"], first_offset=number))
     with open_lake_views(take_snapshot(lake)) as connection:
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (2,)
+
+
+def test_a_damaged_object_is_no_outage(lake: Lake) -> None:
+    """Whether its checksums or its pages' headers say so: the library has one kind of error for these and an outage."""
+    commit(lake, lake.table("events"), "b1", make_events([f"e{number}" for number in range(50)]))
+    [file] = data_files(lake.table("events"))
+    [content], column = read_chunks(file), read_footer(file).row_group(0).column(0)
+    store, path = resolve_store(file)
+    end = 4 + column.total_compressed_size
+    for damaged in (content[:4] + b"\xff" * 8 + content[12:], content[: end - 1] + b"\xff" + content[end:]):
+        with store.open_output_stream(path, compression=None) as stream:
+            stream.write(damaged)
+        with pytest.raises(CorruptionError, match=f"^{file} is damaged "):
+            read_file(file)
