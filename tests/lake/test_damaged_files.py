@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import CorruptionError
-from pipelines.lake.files import read_file, read_footer, require_intact
+from pipelines.lake.files import read_file, read_footer, require_intact, write_file
 from pipelines.lake.tables import Lake, data_files
 from pipelines.operate.verify import verify
 from pipelines.settings import Settings
@@ -78,3 +79,16 @@ def test_verify_names_a_damaged_file(lake: Lake, stored: Path) -> None:
         with pytest.raises(CorruptionError, match=str(stored)):
             next(verify(settings))
         _flip(stored, last)
+
+
+def test_memory_is_that_of_a_row_group(tmp_path: Path) -> None:
+    """Of dead letters, a record of which may take 128 MiB: a file may have many."""
+    size, used = 20 << 20, pa.default_memory_pool()
+    write_file(str(tmp_path), pa.table({"value": [bytes(size)] * 8}), "a")
+    measured = pa.proxy_memory_pool(used)
+    pa.set_memory_pool(measured)
+    try:
+        require_intact(str(tmp_path / "a.parquet"))
+    finally:
+        pa.set_memory_pool(used)
+    assert size <= measured.max_memory() < 4 * size
