@@ -392,8 +392,8 @@ def _require_tables(store: CassandraStore, keyspace: str) -> None:
         elif seconds := found[table]:
             raise ConfigurationError(
                 f"the rows of {keyspace}.{table} in Cassandra expire after {seconds} s, so users without events would "
-                f"lose their documents: run ALTER TABLE {table} WITH default_time_to_live = 0, then `karmalake publish "
-                "--full`"
+                f"lose their documents: run ALTER TABLE {protect_name(keyspace)}.{table} WITH default_time_to_live = 0"
+                ", then `karmalake publish --full`"
             )
 
 
