@@ -119,6 +119,12 @@ def reflects_lake(info: Info, lake: Lake, settings: Settings) -> bool:
     return False
 
 
+def _is_current(info: Info, lake: Lake, settings: Settings) -> bool:
+    """Return whether a warehouse reflects a version that the lake has, by the policy in force and with every merge."""
+    snapshot = snapshot_of(lake, settings)
+    return info.lake_version <= snapshot.version and _is_derived_alike(info, snapshot, _policy(lake, settings))
+
+
 def _is_derived_alike(info: Info, snapshot: Snapshot, policy: Policy) -> bool:
     """Return whether a refresh would derive a warehouse with this `info` from the same merges, by the same policy."""
     return info.merges == merges_mark(merges_of(snapshot)) and info.policy == policy
@@ -186,9 +192,8 @@ def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
         time.monotonic() + _WAIT_INTERVALS * settings.reputation.derive_interval_seconds,
     )
     while True:
-        warehouse, snapshot, policy = open_published(path), snapshot_of(lake, settings), _policy(lake, settings)
-        if warehouse is not None and lake_version <= warehouse.info.lake_version <= snapshot.version:
-            if _is_derived_alike(warehouse.info, snapshot, policy):
+        if (warehouse := open_published(path)) is not None:
+            if warehouse.info.lake_version >= lake_version and _is_current(warehouse.info, lake, settings):
                 return warehouse
             warehouse.close()
         if not is_draft_open(path):
@@ -196,7 +201,7 @@ def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
         elif time.monotonic() > deadline:
             raise TransientError(
                 f"{path} is in use by another process and has not reached version {lake_version} by the policy "
-                f"{policy.name}: try again"
+                f"{_policy(lake, settings).name}: try again"
             )
         else:
             time.sleep(_POLL_SECONDS)
