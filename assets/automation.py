@@ -22,6 +22,7 @@ _SCHEDULES = {
     "weekly_audit": ("proof", "0 5 * * 0"),
 }
 """The job and the time (UTC) of each schedule."""
+_GRAPH_TAG = "karmalake/graph"
 _NOT_ENDED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -68,8 +69,9 @@ def jobs(karmalake: Karmalake) -> list[Any]:
     ]
 
 
-def schedules(jobs: list[Any]) -> list[dg.ScheduleDefinition]:
-    """Return the schedules of the jobs."""
+def schedules(karmalake: Karmalake, jobs: list[Any]) -> list[dg.ScheduleDefinition]:
+    """Return the schedules of the jobs of a graph."""
+    graph = karmalake.key(events).to_user_string()
     by_name = {job.name: job for job in jobs}
     return [
         dg.ScheduleDefinition(
@@ -77,17 +79,21 @@ def schedules(jobs: list[Any]) -> list[dg.ScheduleDefinition]:
             job=by_name[job],
             cron_schedule=cron,
             execution_timezone="UTC",
-            execution_fn=partial(_one_at_a_time, name),
+            execution_fn=partial(_one_at_a_time, graph, name),
             description=by_name[job].description,
         )
         for name, (job, cron) in _SCHEDULES.items()
     ]
 
 
-def _one_at_a_time(schedule: str, context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run unless the last one has not ended: a rebuild of an hour would leave sixty runs that wait for it."""
-    unended = dg.RunsFilter(tags={"dagster/schedule_name": schedule}, statuses=_NOT_ENDED)
+def _one_at_a_time(graph: str, schedule: str, context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run unless the last one has not ended: a rebuild of an hour would leave sixty runs that wait for it.
+
+    The graph is part of it: schedules of other code locations may have the same name.
+    """
+    tags = {_GRAPH_TAG: graph}
+    unended = dg.RunsFilter(tags=tags | {"dagster/schedule_name": schedule}, statuses=_NOT_ENDED)
     runs = context.instance.get_run_records(unended, limit=1)
     if not runs:
-        return dg.RunRequest()
+        return dg.RunRequest(tags=tags)
     return dg.SkipReason(f"run {runs[0].dagster_run.run_id} of this schedule has not ended: the next one follows it")

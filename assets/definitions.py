@@ -68,7 +68,7 @@ def build_defs(
             assets=_linked(_assets(karmalake, git_url), git_url, git_branch),
             asset_checks=dg.load_asset_checks_from_modules([checks], prefix or None),
             jobs=all_jobs,
-            schedules=schedules(all_jobs),
+            schedules=schedules(karmalake, all_jobs),
             sensors=sensors(karmalake),
             resources={"karmalake": karmalake},
             executor=_EXECUTOR,

@@ -296,21 +296,25 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
 
 
 def test_a_schedule_waits_for_its_run(karmalake: Karmalake, tmp_path: Path) -> None:
-    """A tick starts no run while the one before has not ended: a rebuild would leave one behind for each minute."""
-    defs = build_defs(lambda: karmalake.settings)
+    """A tick starts no run while the one before has not ended: a rebuild would leave one behind for each minute.
+
+    A schedule of the same name in another code location, with a lake of its own, does not wait for it.
+    """
+    defs, others = (build_defs(lambda: karmalake.settings, key_prefix=prefix) for prefix in ("", "other"))
     schedules = [defs.resolve_schedule_def(name) for name in ("minutely_refresh", "weekly_audit")]
+    schedules.append(others.resolve_schedule_def("minutely_refresh"))
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
 
         def requested() -> list[list[dg.RunRequest]]:
             ticks = (schedule.evaluate_tick(dg.build_schedule_context(instance)) for schedule in schedules)
             return [list(tick.run_requests or ()) for tick in ticks]
 
-        [[first], _] = requested()
+        [[first], *_] = requested()
         run = dg.DagsterRun("refresh", tags=first.tags, status=dg.DagsterRunStatus.STARTED)
         instance.add_run(run)
-        assert [len(requests) for requests in requested()] == [0, 1]
+        assert [len(requests) for requests in requested()] == [0, 1, 1]
         instance.report_run_failed(run)
-        assert [len(requests) for requests in requested()] == [1, 1]
+        assert [len(requests) for requests in requested()] == [1, 1, 1]
 
 
 def test_run_config_with_a_typo_is_refused() -> None:
