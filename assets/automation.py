@@ -1,5 +1,6 @@
 """Jobs and schedules. All schedules are off by default, since `karmalake stream` may already do the work."""
 
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -23,13 +24,15 @@ _SCHEDULES = {
 }
 """The job and the time (UTC) of each schedule."""
 _GRAPH_TAG = "karmalake/graph"
+_FORGOTTEN = timedelta(days=1)
+"""After so long, a run that has not ended no longer counts: without `run_monitoring`, a killed one never ends."""
 _NOT_ENDED = [
     dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+"""Not NOT_STARTED: a scheduler that was killed before it started its run asks again, and then starts it."""
 
 
 def jobs(karmalake: Karmalake) -> list[Any]:
@@ -92,7 +95,11 @@ def _one_at_a_time(graph: str, schedule: str, context: dg.ScheduleEvaluationCont
     The graph is part of it: schedules of other code locations may have the same name.
     """
     tags = {_GRAPH_TAG: graph}
-    unended = dg.RunsFilter(tags=tags | {"dagster/schedule_name": schedule}, statuses=_NOT_ENDED)
+    unended = dg.RunsFilter(
+        tags=tags | {"dagster/schedule_name": schedule},
+        statuses=_NOT_ENDED,
+        created_after=datetime.now(UTC) - _FORGOTTEN,
+    )
     runs = context.instance.get_run_records(unended, limit=1)
     if not runs:
         return dg.RunRequest(tags=tags)

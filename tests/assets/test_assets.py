@@ -295,10 +295,11 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"refresh", "days", "upkeep", "verification"}
 
 
-def test_a_schedule_waits_for_its_run(karmalake: Karmalake, tmp_path: Path) -> None:
+def test_a_schedule_waits_for_its_run(karmalake: Karmalake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick starts no run while the one before has not ended: a rebuild would leave one behind for each minute.
 
-    A schedule of the same name in another code location, with a lake of its own, does not wait for it.
+    A schedule of the same name in another code location, with a lake of its own, does not wait for it. Nor does any
+    wait for a run that a killed scheduler did not start, or that was killed long ago.
     """
     defs, others = (build_defs(lambda: karmalake.settings, key_prefix=prefix) for prefix in ("", "other"))
     schedules = [defs.resolve_schedule_def(name) for name in ("minutely_refresh", "weekly_audit")]
@@ -310,9 +311,14 @@ def test_a_schedule_waits_for_its_run(karmalake: Karmalake, tmp_path: Path) -> N
             return [list(tick.run_requests or ()) for tick in ticks]
 
         [[first], *_] = requested()
+        instance.add_run(dg.DagsterRun("refresh", tags=first.tags))
+        assert [len(requests) for requests in requested()] == [1, 1, 1]
         run = dg.DagsterRun("refresh", tags=first.tags, status=dg.DagsterRunStatus.STARTED)
         instance.add_run(run)
         assert [len(requests) for requests in requested()] == [0, 1, 1]
+        with monkeypatch.context() as later:
+            later.setattr("assets.automation._FORGOTTEN", timedelta(0))
+            assert [len(requests) for requests in requested()] == [1, 1, 1]
         instance.report_run_failed(run)
         assert [len(requests) for requests in requested()] == [1, 1, 1]
 
