@@ -44,21 +44,27 @@ class _ErasedUsers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._latest: Tombstones | None = None
-        """Owned by the thread that reads."""
+        """Owned by the thread that reads; None before there is a lake, and after a failure: then it is opened again."""
         self._version = -1
         self._known: Tombstones | None = None
         """A copy that is never changed."""
 
     def read(self) -> None:
-        if self._latest is None:
-            if not is_lake(self._settings.lake_root):
-                return
-            lake = CachedLake(open_lake(self._settings.lake_root).root)
-            self._latest = open_tombstones(lake, self._settings)
-        version = self._latest.lake.table("erasures").version()
+        latest, self._latest = self._latest or self._open(), None
+        if latest is None:
+            return
+        version = latest.lake.table("erasures").version()
         if version != self._version:
-            self._latest.read()
-            self._version, self._known = version, replace(self._latest)
+            latest.read()
+            self._version, self._known = version, replace(latest)
+        self._latest = latest
+
+    def _open(self) -> Tombstones | None:
+        """Open the lake, if there is one: handles of a lake that another one has replaced fail permanently."""
+        self._version = -1
+        if not is_lake(self._settings.lake_root):
+            return None
+        return open_tombstones(CachedLake(open_lake(self._settings.lake_root).root), self._settings)
 
     def redact(self, event: Event) -> Event | None:
         known = self._known
