@@ -53,19 +53,28 @@ def serve(listening: socket.socket, host: str, token: str, settings: PageSetting
 
 
 def _prepare_home(home: str | None) -> None:
-    """Write our dagster.yaml to a DAGSTER_HOME without one: Dagster's defaults let two runs write at once.
+    """Write our dagster.yaml to an empty DAGSTER_HOME: Dagster's defaults let two runs write at once.
 
-    One of them fails then, and a killed run is neither detected nor run again.
+    One of them fails then, and a killed run is neither detected nor run again. A folder in use may be that of others,
+    whose runs our limits would hold up or end.
     """
     if not home:
         _LOG.warning("DAGSTER_HOME is not set: the runs of this page wait for a daemon, and end with the page")
         return
     path = Path(home).expanduser() / "dagster.yaml"
-    if path.is_absolute() and path.parent.is_dir() and not path.exists():
-        packaged = files("assets").joinpath(path.name)
-        ours = packaged if packaged.is_file() else Path(__file__).parents[1] / path.name
-        path.write_bytes(ours.read_bytes())
-        _LOG.warning("wrote %s, so that runs which write wait for each other: start the daemon again if it runs", path)
+    if not path.is_absolute() or not path.parent.is_dir() or os.path.lexists(path):
+        return
+    if any(path.parent.iterdir()):
+        _LOG.warning(
+            "%s is missing, and its folder is in use: two runs may write at once, and one fails; write the file "
+            "with the concurrency, run_launcher, run_monitoring and run_retries that an empty DAGSTER_HOME gets",
+            path,
+        )
+        return
+    packaged = files("assets").joinpath(path.name)
+    ours = packaged if packaged.is_file() else Path(__file__).parents[1] / path.name
+    path.write_bytes(ours.read_bytes())
+    _LOG.warning("wrote %s, so that runs which write wait for each other: start the daemon again if it runs", path)
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def test_what_dagster_refuses_is_named(tmp_path: Path, config: str | None, works
     assert "Traceback" not in done.stderr
 
 
-def test_a_home_without_a_dagster_yaml_gets_ours(tmp_path: Path) -> None:
-    """With Dagster's defaults, two runs would write at once. A file that is there is left as it is."""
+def test_an_empty_home_gets_our_dagster_yaml(tmp_path: Path) -> None:
+    """With Dagster's defaults, two runs would write at once. A home in use is left as it is, with or without it."""
     home, workspace = tmp_path / "home", tmp_path / "workspace.yaml"
     home.mkdir()
     workspace.write_text("load_frm: []", encoding="utf-8")
@@ -109,6 +109,10 @@ def test_a_home_without_a_dagster_yaml_gets_ours(tmp_path: Path) -> None:
     done = _refused(home, _HOME, "--workspace", str(workspace))
     assert "wrote" not in done.stderr
     assert (home / "dagster.yaml").read_text(encoding="utf-8") == _HOME
+    (home / "dagster.yaml").rename(home / "workspace.yaml")
+    done = _refused(home, None, "--workspace", str(workspace))
+    assert "dagster.yaml is missing, and its folder is in use" in " ".join(done.stderr.split())
+    assert not (home / "dagster.yaml").exists()
 
 
 def test_a_password_that_the_database_refuses_is_named(tmp_path: Path, postgres: PostgresServer) -> None:
