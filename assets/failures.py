@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
-from pipelines.boundary.private_files import describe_outside
+from pipelines.boundary.private_files import message_of
 from pipelines.boundary.text import escape_lines
 from pipelines.errors import DEFECT, KarmalakeError, exit_status_of, explain_command
 
@@ -46,7 +46,7 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
             raise
         except Exception as error:  # noqa: BLE001 - any text is escaped
             if exit_status_of(error) != DEFECT:
-                raise failure(error, describe_outside(error)) from None
+                raise failure(error, message_of(error)) from None
             _log_traceback(error)
             raise failure(error, f"{type(error).__name__}: {error}") from None
 

@@ -13,7 +13,7 @@ from assets.failures import RETRIES, explain_failures, failure
 from assets.partitions import asset_by_day, requested_days
 from assets.resources import NO_CONFIG, Karmalake
 from pipelines.backfill import FileSummary, backfill, day_file, history_rows, summarize_files
-from pipelines.boundary.private_files import describe_outside
+from pipelines.boundary.private_files import message_of
 from pipelines.errors import CorruptionError, KarmalakeError, RejectedError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.mapping.source_files import SourceFile
@@ -95,13 +95,9 @@ def _report(context: dg.AssetExecutionContext, loaded: dict[str, dict[str, Any]]
 
 def _days_failed(failed: dict[str, KarmalakeError | PermissionError], days: int) -> dg.Failure:
     """Return the failure of a run: the first failed days with their errors, and the code of the first one."""
-    shown = "; ".join(f"{day}: {_explained(error)}" for day, error in list(failed.items())[:_MAX_EXAMPLES])
+    shown = "; ".join(f"{day}: {message_of(error)}" for day, error in list(failed.items())[:_MAX_EXAMPLES])
     text = f"{len(failed)} of {days} days failed, the others are loaded. {shown}"
     return failure(next(iter(failed.values())), text)
-
-
-def _explained(error: KarmalakeError | PermissionError) -> str:
-    return describe_outside(error) if isinstance(error, PermissionError) else str(error)
 
 
 def _metadata(account: FileSummary) -> dict[str, Any]:

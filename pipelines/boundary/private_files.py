@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from pipelines.errors import PERMISSION, exit_status_of, is_network_error, one_line
+from pipelines.errors import PERMISSION, KarmalakeError, exit_status_of, is_network_error, one_line
 
 _GROUP_AND_OTHERS = 0o077
 _OTHERS = 0o007
@@ -88,11 +88,13 @@ def explain_denial(path: Path) -> str:
     )
 
 
-def describe_outside(error: BaseException) -> str:
-    """Return the message of an error that is not ours: of a file, with its path, and with what keeps this process out.
+def message_of(error: BaseException) -> str:
+    """Return the message of an error: one of a file with its path, and with what keeps this process out.
 
-    Libraries name the path only in their text.
+    Libraries name the path only in their text. A message of ours stays as it is.
     """
+    if isinstance(error, KarmalakeError):
+        return str(error)
     text = one_line(error)
     found = _PATH.search(text)
     path = Path(found[1] or found[2]) if found else None

@@ -1,11 +1,10 @@
 """What a command says of the error that ends it, and its exit code; without slow imports."""
 
-from pipelines.boundary.private_files import describe_outside
+from pipelines.boundary.private_files import message_of
 from pipelines.errors import (
     INTERRUPTED,
     ConfigurationError,
     ExitStatus,
-    KarmalakeError,
     exit_status_of,
 )
 
@@ -20,11 +19,7 @@ def describe_failure(error: BaseException) -> tuple[str, ExitStatus]:
     """Return the message of an error, and its codes. A `KL-DEFECT` needs its traceback beside the message."""
     error = _translated(error)
     status = exit_status_of(error)
-    return _MESSAGES.get(status.code) or _message(error), status
-
-
-def _message(error: BaseException) -> str:
-    return str(error) if isinstance(error, KarmalakeError) else describe_outside(error)
+    return _MESSAGES.get(status.code) or message_of(error), status
 
 
 def _translated(error: BaseException) -> BaseException:

@@ -13,7 +13,7 @@ with app.setup:
     import marimo as mo
     import polars as pl
 
-    from pipelines.boundary.private_files import describe_outside
+    from pipelines.boundary.private_files import message_of
     from pipelines.dashboard import health, queries, sections
     from pipelines.dashboard.sessions import open_session
     from pipelines.errors import KarmalakeError
@@ -28,7 +28,7 @@ def _():
     try:
         warehouse = open_session(settings)
     except (KarmalakeError, OSError, duckdb.Error) as error:
-        mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {describe_outside(error)}"))
+        mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {message_of(error)}"))
         raise  # unreachable: stop() ends the cell
     mo.output.replace(sections.heading(warehouse))
     return settings, warehouse

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from pipelines.boundary.extras import EXTRAS, extra, is_installed
-from pipelines.boundary.private_files import describe_outside, explain_denial, is_private
+from pipelines.boundary.private_files import explain_denial, is_private, message_of
 from pipelines.boundary.text import amount
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of
@@ -74,11 +74,8 @@ def _checks(settings: Settings) -> dict[str, Callable[[Settings], str]]:
 def _run_check(subject: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
     try:
         return Finding(subject, ok=True, message=check(settings))
-    except KarmalakeError as error:
-        return Finding(subject, ok=False, message=str(error), code=error.code)
-    except (OSError, duckdb.Error) as error:
-        message = describe_outside(error)
-        return Finding(subject, ok=False, message=message, code=exit_status_of(error).code)
+    except (KarmalakeError, OSError, duckdb.Error) as error:
+        return Finding(subject, ok=False, message=message_of(error), code=exit_status_of(error).code)
 
 
 def _disk(settings: Settings) -> str:
