@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pipelines.best_effort import best_effort
+from pipelines.lake.pseudonyms import pseudonyms_in
 from pipelines.lake.tables import CachedLake, is_lake, open_lake
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.notify.delivery import Redact
@@ -72,6 +73,5 @@ class _ErasedUsers:
             return event
         if known.contains(event.user_id.encode("utf-8", "surrogatepass")):
             return None
-        named = {key: event.metadata[key] for key in known.contract.personal_keys if key in event.metadata}
-        names = {key: name for key, value in named.items() if (name := known.pseudonym_of(value))}
+        names = pseudonyms_in(event.metadata, known.contract.personal_keys, known.pseudonym_of)
         return event._replace(metadata={**event.metadata, **names}) if names else event

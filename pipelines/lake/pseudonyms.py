@@ -12,7 +12,7 @@ Avro has, cannot be written again and is removed (`Tombstones.match_dead_letters
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,11 @@ def unchanged(rows: pa.Table) -> Replaced:
 def pseudonym(person: str) -> str:
     """Return the pseudonym of a person, by the tombstone of the current user_id."""
     return f"erased-{person.rpartition(':')[2][:_DIGITS]}"
+
+
+def pseudonyms_in(metadata: Mapping[str, str], keys: Sequence[str], pseudonym_of: PseudonymOf) -> dict[str, str]:
+    """Return the pseudonyms by the personal keys of one event's metadata at which erased persons are named."""
+    return {key: found for key in keys if key in metadata and (found := pseudonym_of(metadata[key]))}
 
 
 def replace_names(events: pa.Table, keys: Sequence[str], pseudonym_of: PseudonymOf) -> Replaced:
@@ -105,7 +110,7 @@ def replace_in_value(value: bytes, form: str, keys: Sequence[str], pseudonym_of:
 def _replace_in_message(value: bytes, keys: Sequence[str], pseudonym_of: PseudonymOf) -> bytes:
     """Unknown fields remain."""
     message = event_pb2.Event.FromString(value)  # type: ignore[attr-defined]
-    named = {key: found for key in keys if key in message.metadata and (found := pseudonym_of(message.metadata[key]))}
+    named = pseudonyms_in(message.metadata, keys, pseudonym_of)
     for key, replacement in named.items():
         message.metadata[key] = replacement
     return message.SerializeToString(deterministic=True) if named else value
