@@ -63,12 +63,13 @@ def notify(
         print_line(f"{path} is valid; destinations: {names}")
         return
     _warn(path, partial(foreign_names, loaded, settings))
+    has_lake = is_lake(settings.lake_root)
     topics_by_name = {plan.name: plan.kafka for plan in planned}
     with following_erasures(settings) as redact, monitor_notify(settings, topics_by_name) as monitor:
 
         def print_start() -> None:
             print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
-            if not is_lake(settings.lake_root):
+            if not has_lake:
                 print_warning(f"there is no lake at {settings.lake_root}: erased users are not known, and not left out")
             print_metrics_address(monitor.address)
 

@@ -73,9 +73,11 @@ def _on_the_bus(settings: Settings) -> Iterator[str]:
         yield f"the topic {topic}: its retention removes the records; ingest drops those it still reads"
     for topic in [settings.kafka.topic] if settings.queue.kind else topic_sources(settings):
         yield f"the topic {topic}.dlq, if dead letters were ever published (ingest.publish_dead_letters): by retention"
-    if may_be_relayed(settings) and not settings.feed.topic:
+    if not may_be_relayed(settings):
+        return
+    if not settings.feed.topic:
         yield "the former topic of the feed, whose name feed.topic was: delete it, or set that and erase again"
-    elif may_be_relayed(settings):
+    else:
         yield (
             f"the topic {settings.feed.topic}: each user who was erased has a record without a value there, after "
             "which compaction removes the others; consumers remove what they have of the user when they read it"
