@@ -34,7 +34,7 @@ _CHECK_SECONDS = 0.1
 def serve(listening: socket.socket, host: str, token: str, settings: PageSettings, workspace: Path | None) -> None:
     """Serve the page of a workspace file, or of our assets, until SIGTERM or Ctrl-C; then end its code servers.
 
-    The instance is that of DAGSTER_HOME, which gets our dagster.yaml if it has none, or a temporary one. Code servers
+    The instance is that of DAGSTER_HOME, which gets our dagster.yaml if it is empty, or a temporary one. Code servers
     end when the runs that they launched have.
     Raises ConfigurationError if Dagster refuses its files, TransientError if the database of its runs does not answer.
     """
