@@ -56,8 +56,8 @@ PYTEST = LD_PRELOAD=$$($(BIN)/python -c "from ctypes.util import find_library; p
 test: services  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some, LONG=1 leaves out no case
 	$(PYTEST) $(or $(ONE),-n 4 --dist loadfile --no-loadscope-reorder --durations 10)
 
-test-fast: setup  ## the fast tests, in under two minutes: without servers
-	$(PYTEST) -n 2 -m "not jvm and not services and not slow"
+test-fast: setup  ## the fast tests: without servers; SHARE=4 runs the files of today, of four days that run all
+	$(PYTEST) -n 2 -m "not jvm and not services and not slow" --share $(or $(SHARE),1)
 
 test-containers: setup  ## build the images and run compose.yaml, where Docker is; as root it is started if it only is installed
 	$(BIN)/python -m pytest tests/containers

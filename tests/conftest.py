@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
-from tests.share import DAY, count
+from tests.share import DAY, count, is_of_today
 
 pytest_plugins = ["tests.services.fixtures"]
 # The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
@@ -97,6 +97,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--share`."""
+    parser.addoption("--share", type=int, default=1, metavar="DAYS", help="the test files of today: DAYS days run all")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the test files of other days; importing them is a tenth of a run's time."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    left_out = is_test and not is_of_today(collection_path.relative_to(REPOSITORY), config.getoption("share"))
+    return True if left_out else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Let kafka-python 3.0 be imported, and stop the services when the run is interrupted or terminated.
 
@@ -117,8 +129,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    """Say which share of the large tests this run takes."""
-    return f"TEST_DAY={DAY} takes the same share of the large tests again"
+    """Say which share of the tests this run takes."""
+    return f"TEST_DAY={DAY} takes the same share of the large tests, and of the files, again"
 
 
 @pytest.hookimpl(trylast=True)
