@@ -30,6 +30,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("untimed")
+gc.disable()  # until all tests are collected
 
 LONG_FILES = (
     "object_store/test_spark.py",
@@ -139,6 +140,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         ranks = {REPOSITORY / "tests" / name: rank for rank, name in enumerate(LONG_FILES)}
         items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of each garbage collection: a million objects that stay."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
