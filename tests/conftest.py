@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
+from tests.compiled_loops import compile_loops
 from tests.share import DAY, count, is_of_today
 
 pytest_plugins = ["tests.services.fixtures"]
@@ -118,6 +119,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         os.environ.pop("LD_PRELOAD", None)  # the allocator of `make test`; what a test starts has that of a user
+    else:
+        compile_loops()
     # It reads its schemas with a function that Python 3.11 and 3.12 deprecate.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # A client that is closed while it connects leaves its socket to the garbage collector, during any later test.
