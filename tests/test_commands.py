@@ -28,6 +28,7 @@ _ENDINGS = {
 }
 
 
+@pytest.mark.slow
 def test_a_program_has_what_it_was_given(tmp_path: Path) -> None:
     """Arguments, folder, environment, streams and mask of new files; this process is its parent."""
     with (tmp_path / "input").open("w+") as file:

@@ -64,6 +64,7 @@ def _pages(group: Any) -> list[str]:
     return [page for entry in group for one in entry.values() for page in _pages(one)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "answer"),
     [

@@ -111,6 +111,7 @@ def test_a_day_without_a_file_fails_alone(no_bus: Settings, instance: dg.Dagster
     assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, 3]
 
 
+@pytest.mark.slow
 def test_a_day_whose_file_may_not_be_read_fails_alone(
     no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_old_runs_are_deleted_except_latest_materializations(tmp_path: Path) -> 
         assert files >= {last, tuesday, again}
 
 
+@pytest.mark.slow
 def test_a_retention_of_no_sense_deletes_nothing(tmp_path: Path) -> None:
     """A negative one would delete runs of this minute."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

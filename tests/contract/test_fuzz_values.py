@@ -85,6 +85,7 @@ _TYPES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(kind=_TYPES, tails=st.lists(st.binary(max_size=12), max_size=3), last=st.booleans())
 def test_any_schema_with_any_values(kind: Any, tails: list[bytes], last: bool) -> None:

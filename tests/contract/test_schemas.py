@@ -109,6 +109,7 @@ def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> 
     assert 2 * 500 <= len(registry.requests) <= 2 * 520
 
 
+@pytest.mark.slow
 def test_a_restart_requests_no_more_unknown_ids_than_a_batch_may(
     registry: Registry, open_schemas: _OpenSchemas
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_moment_that_never_comes_is_an_error(tmp_path: Path) -> None:
         kill(Moment("pathlib:Path.touch", "after", 2), tmp_path / "log", _report, tmp_path / "report")
 
 
+@pytest.mark.slow
 def test_the_childs_own_error_is_reported(tmp_path: Path) -> None:
     """The error of a child that fails is in the message."""
     with pytest.raises(AssertionError, match="NotADirectoryError"):

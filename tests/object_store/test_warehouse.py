@@ -256,6 +256,7 @@ def test_stream_uploads_seldom(busless: Settings, monkeypatch: pytest.MonkeyPatc
     assert len(uploads) == 4
 
 
+@pytest.mark.slow
 def test_a_lake_on_disk_uploads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it ask for anything."""
     monkeypatch.setattr(warehouse_upload, "_upload", _killed)

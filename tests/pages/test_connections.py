@@ -58,6 +58,7 @@ def _status(port: int) -> bytes:
     return b""
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_the_whole_answer(port: int) -> None:
     """One part of it that takes several times the deadline to send is no reason to close the connection."""
     with _connect(port) as connection:
@@ -70,6 +71,7 @@ def test_a_slow_reader_gets_the_whole_answer(port: int) -> None:
     assert received >= _BYTES
 
 
+@pytest.mark.slow
 def test_clients_that_read_no_answer_lock_no_reader_out(port: int) -> None:
     """They send requests until the server takes no more, and are closed after the deadline, or for another client."""
     with ExitStack() as stack:

@@ -116,6 +116,7 @@ def results(run: tuple[list[CaseResult], Mock]) -> list[CaseResult]:
     return run[0]
 
 
+@pytest.mark.slow
 def test_a_scope_is_computed_once_for_all_users_and_values(run: tuple[list[CaseResult], Mock]) -> None:
     """The second case asks for two values of one: its scores are computed once overall, and once in the scope."""
     assert [call.kwargs.get("scope") for call in run[1].call_args_list] == [None, "city", "stars", None, "stars"]

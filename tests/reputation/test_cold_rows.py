@@ -39,6 +39,7 @@ def _mapped(folder: Path) -> dict[str, set[str]]:
     return {suffix: advice for suffix, advice in found.items() if advice}
 
 
+@pytest.mark.slow
 @_linux
 def test_nothing_beside_the_rows_of_a_user_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file by user that a refresh maps is without read-ahead, new, merged or opened again."""

@@ -291,6 +291,7 @@ def _rating(number: int, stars: int) -> Event:
     return Event(f"r{number}", f"user-{number}", "Rated", NOW - 9 * DAY + number, {"rating": str(stars)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [Draft.start_publication, Draft.publish])
 def test_a_full_disk_while_rows_are_written_discards_the_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[[Draft], "Future[None] | None"]
@@ -318,6 +319,7 @@ def test_a_full_disk_while_rows_are_written_discards_the_draft(
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
 
 
+@pytest.mark.slow
 def test_a_draft_that_duckdb_refuses_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fatal error of a reader's write is met by all later statements: a retry begins with the published warehouse."""
     path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]

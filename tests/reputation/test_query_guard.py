@@ -222,6 +222,7 @@ def test_the_place_of_the_warehouse_is_not_shown(warehouse: Warehouse, folder: P
     assert folder.name not in shown
 
 
+@pytest.mark.slow
 def test_every_function_of_from_is_known() -> None:
     """Those of a new release are refused until someone decides: here is each that readers may call."""
     with duckdb.connect() as connection:

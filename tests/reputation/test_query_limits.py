@@ -58,6 +58,7 @@ def _age(spill: Path) -> None:
         os.utime(place, (0, 0))
 
 
+@pytest.mark.slow
 def test_a_query_is_limited_in_memory_and_disk(folder: Path) -> None:
     """The limits are those of each opened warehouse, for what a query buffers: one large value is not limited.
 
@@ -78,6 +79,7 @@ def test_a_query_is_limited_in_memory_and_disk(folder: Path) -> None:
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_query_spills_beside_the_warehouse(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows are in the data folder, whatever the working directory, and leave with the query."""
     monkeypatch.chdir(tmp_path)
@@ -90,6 +92,7 @@ def test_a_query_spills_beside_the_warehouse(folder: Path, tmp_path: Path, monke
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_not_spilled_into(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows go to a folder of the process, which no other user can read."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -165,6 +168,7 @@ def test_an_abandoned_spill_folder_is_removed(folder: Path) -> None:
     shutil.rmtree(young)
 
 
+@pytest.mark.slow
 def test_a_warehouse_that_is_open_for_long_keeps_its_spill_folder(folder: Path) -> None:
     """Another one that is opened a day after the last spilled row does not take the folder from it."""
     with _open(folder, **SMALL) as idle:

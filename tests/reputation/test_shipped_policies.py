@@ -17,6 +17,7 @@ from tests.reputation.history import Event, us
 EXCHANGE = SHARED_DATA / "stackexchange-quantumcomputing-2018" / "events.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_policies())
 def test_the_cases_of_each_policy_pass(name: str) -> None:
     """Each shipped policy has a file of cases, computed by hand, and gives what they expect."""

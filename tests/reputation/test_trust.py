@@ -116,6 +116,7 @@ def rounds_of(
         yield fairness, goodness
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.exists(), reason=f"the Bitcoin OTC data are not at {FOLDER}")
 def test_bitcoin_otc_agrees_with_the_published_formulas(bitcoin: pl.DataFrame) -> None:
     """The whole network, against an independent program; and the paper's theorems: bounds, one solution, speed.
