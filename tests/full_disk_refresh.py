@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 
 from pipelines.errors import is_transient
-from pipelines.reputation import derive
+from pipelines.reputation import draft_file
 from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import Draft, open_draft
 from tests.reputation.history import DAY, NOW, Event, at
@@ -36,7 +36,7 @@ def main() -> None:
     """Refresh with more and more free space until a refresh succeeds."""
     disk = Path(sys.argv[1])
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", disk], check=True)
-    begun, derive._FOLD_THRESHOLD = disk / "begun", 0.0
+    begun, draft_file._FOLD_THRESHOLD = disk / "begun", 0.0
     _refresh(disk, begun, 1)
     old = rows(begun / "warehouse.duckdb")
     for step in itertools.count():

@@ -3,58 +3,38 @@
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
 need not be atomic. The file holds what changed since its base (`base.py`): a rebuild writes a base, refreshes make
-changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. A publication
-runs in a thread while refreshes continue, which keep rows in memory: it writes to the file what had changed when it
-began (`unwritten.py`), with its trends (`day_sums.py`), and copies it. From one CHECKPOINT to the next, DuckDB changes
-no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py`
-contains them. `draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py`
-opens a published warehouse.
+changes, and a publication that finds many changes, or follows an erasure, folds both into a new base
+(`draft_file.py`). `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
+`draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py` opens a published
+warehouse.
 """
 
 import logging
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
 
 import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipelines.boundary.database import connect
 from pipelines.boundary.file_lock import holder_of, is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.boundary.text import amount
-from pipelines.errors import KarmalakeError, NewerFormatError, UsageError
-from pipelines.formats import WAREHOUSE, release
+from pipelines.errors import NewerFormatError, UsageError
+from pipelines.formats import release
 from pipelines.lake.commit_log import with_feed
 from pipelines.lake.files import make_durable
 from pipelines.lake.tables import Lake, Snapshot
-from pipelines.reputation.base import (
-    attach_base,
-    base_folder,
-    create_changes,
-    new_base,
-    published_base,
-    remove_older_bases,
-    remove_other_bases,
-    write_base,
-)
-from pipelines.reputation.database_file import (
-    checkpoint,
-    publish_copy,
-    remove_copy,
-    remove_database,
-    writer_lock,
-)
-from pipelines.reputation.draft_tables import DraftTables, Finish
-from pipelines.reputation.fold import Fold
+from pipelines.reputation.database_file import writer_lock
+from pipelines.reputation.draft_file import DraftFile
+from pipelines.reputation.draft_tables import DraftTables
 from pipelines.reputation.histories import (
     NO_USERS,
     Histories,
@@ -63,7 +43,6 @@ from pipelines.reputation.histories import (
     last_batch,
     read_commits,
 )
-from pipelines.reputation.lake_paths import look_in, relative_to
 from pipelines.reputation.lake_views import create_lake_views, stored_rows
 from pipelines.reputation.merged_users import (
     NO_ALIASES,
@@ -75,7 +54,6 @@ from pipelines.reputation.merged_users import (
 )
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.priors import update_priors, use_stored_priors
-from pipelines.reputation.query_limits import limit_memory
 from pipelines.reputation.raters import (
     EarlierWeights,
     compute_weights,
@@ -85,7 +63,6 @@ from pipelines.reputation.raters import (
 )
 from pipelines.reputation.recent_events import recent_in_histories, recent_in_lake
 from pipelines.reputation.refresh_steps import (
-    Counts,
     changed_events,
     count_all,
     create_affected_event,
@@ -107,7 +84,7 @@ from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.unwritten import write_info
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.reputation.warehouse_file import Info, stored_format
+from pipelines.reputation.warehouse_file import Info
 from pipelines.reputation.warehouse_tables import (
     ONLY_AFFECTED,
     recipe,
@@ -127,11 +104,6 @@ _REBUILD_THRESHOLD = 0.2
 _WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day"
 _RATERS_MERGED = "raters have weights, and users were merged"
 _PRIORS_CHANGED = "a late rating, or the end of an earlier one, changed the priors of many users"
-_FULL_DISK = "max_temp_directory_size"
-"""DuckDB reports a disk too full to spill to as an error of memory that names this."""
-_FOLD_THRESHOLD = 0.5
-"""If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
-_NO_NEW_BASE = "no new base of the warehouse was written, a later publication tries again: %s"
 
 Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, EffectivePolicy, datetime], None]
 """Creates the tables of a draft whose steps are defined, as of a moment."""
@@ -229,14 +201,7 @@ class Draft:
     """The next warehouse, not yet published. Not for use by several threads at once."""
 
     def __init__(self, path: Path, copying: Executor, max_memory_share: float) -> None:
-        self.path, self._max_memory_share = path, max_memory_share
-        self._file = path.with_name(f"{path.name}.draft")
-        self._folder = base_folder(path)
-        self._copying = copying
-        self._publication: Future[None] | None = None
-        self._folding: Fold | None = None
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._tables: DraftTables | None = None
+        self.path, self._file = path, DraftFile(path, copying, max_memory_share)
         self._histories: Histories | None = None
         self._aliases = NO_ALIASES
         """The merged users of the last refresh."""
@@ -244,9 +209,8 @@ class Draft:
         self._erased = ROWS.empty_table()
         """The events that were erased since the draft was derived."""
         self._snapshot: Snapshot | None = None
-        self._prepared: EffectivePolicy | None = None
-        self._has_erased = False
-        """Whether the base, and free blocks of the file, have rows of users who were erased."""
+        self._prepared: tuple[duckdb.DuckDBPyConnection, EffectivePolicy] | None = None
+        """The connection with the steps of a refresh, and their policy."""
         self._has_lost = False
         """Whether what was discarded may have been served since the last result."""
 
@@ -259,9 +223,7 @@ class Draft:
     @property
     def tables(self) -> DraftTables:
         """The tables of the draft. Raises UsageError before the first rebuild or refresh."""
-        if self._tables is None:
-            raise UsageError(f"the draft of {self.path} is empty: rebuild or refresh it first")
-        return self._tables
+        return self._file.tables
 
     def rebuild(
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, engine: Engine = derive_in_duckdb
@@ -290,8 +252,8 @@ class Draft:
 
     def as_of(self) -> datetime | None:
         """Return the as_of of the draft, or else of the published warehouse; None if there is none."""
-        if self._tables is not None:
-            return self._tables.info.as_of
+        if self._file.is_begun():
+            return self.tables.info.as_of
         try:
             with Warehouse(self.path) as warehouse:
                 return warehouse.info.as_of
@@ -302,7 +264,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
     ) -> DerivationResult:
         in_force = policy.at(as_of)
-        if self._tables is not None and (self._tables.has_failed() or self._has_lost_files()):
+        if self._file.has_failed():
             self.discard()
         with self._discarded_on_error():  # after a fatal error, DuckDB refuses everything
             reason = self._rebuild_reason(snapshot, in_force, as_of)
@@ -355,10 +317,9 @@ class Draft:
         Folds many changes into a new base first. Raises UsageError while users are deferred.
         """
         self._require_all_users()
-        self._finish_publication()
+        self._file.finish_publication()
         with self._discarded_on_error():
-            if self.tables.changed_share() > _FOLD_THRESHOLD:
-                self._write_base()
+            self._file.fold_many_changes()
         self.start_publication().result()
 
     def start_publication(self) -> "Future[None]":
@@ -371,113 +332,22 @@ class Draft:
         """
         assert self._snapshot is not None  # noqa: S101 - tells the type checker
         self._require_all_users()
-        self._finish_publication()
+        self._file.finish_publication()
         snapshot = _complete(self._snapshot)  # now: the feed of later refreshes is not that of the rows
         with self._discarded_on_error():
-            self.tables.settle()
-            self._fold()
-            written = self._begin_writing(partial(self._finish_file, snapshot))
-        self._publication = self._copying.submit(
-            self._publish, written, self.tables.base.name, may_fold=self._folding is None
-        )
-        return self._publication
+            return self._file.start_publication(snapshot)
+
+    def discard(self) -> None:
+        """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
+        self._has_lost |= self._file.is_begun()
+        self._file.discard()
+        if self._histories is not None:
+            self._histories.close()
+        self._histories, self._deferred, self._prepared = None, NO_USERS, None
 
     def _require_all_users(self) -> None:
         if users := self.deferred_users():
             raise UsageError(f"{users} users of {self.path} are deferred: refresh the draft before it is published")
-
-    def _begin_writing(self, finish: Finish) -> "Future[float]":
-        """Write the draft as it is now, in the thread of publications; then call `finish`."""
-        return self.tables.begin_writing(self._copying, finish, begins_newer=self._folding is None)
-
-    def _finish_file(self, snapshot: Snapshot, connection: duckdb.DuckDBPyConnection) -> None:
-        create_lake_views(connection, relative_to(self.path.parent, snapshot))
-        checkpoint(connection)
-
-    def _fold(self) -> None:
-        """Continue with a new base: one without erased users, written now, or one that a thread has written."""
-        if self._has_erased:
-            self._write_base()
-        elif self._folding is not None and self._folding.is_done():
-            self._adopt(self._folding)
-            self._stop_fold()
-
-    def _adopt(self, folding: Fold) -> None:
-        try:
-            base = folding.result()
-        except (duckdb.Error, OSError) as error:
-            _LOG.warning(_NO_NEW_BASE, error)
-        else:
-            self.tables.adopt(base)
-
-    def discard(self) -> None:
-        """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
-        self._finish_publication()  # closing a database writes into its file
-        self._has_lost |= self._tables is not None
-        self._stop_fold()
-        self._close()
-        if self._histories is not None:
-            self._histories.close()
-            self._histories = None
-        self._deferred, self._has_erased = NO_USERS, False
-        remove_copy(self.path)
-        with suppress(duckdb.Error):  # of a damaged warehouse, which the next publication replaces
-            remove_other_bases(self._folder, published_base(self.path))
-
-    def _has_lost_files(self) -> bool:
-        """Return whether files that the draft has open were removed: what it publishes could not be read."""
-        return not (self._file.exists() and self.tables.base.exists())
-
-    def _close(self) -> None:
-        if self._tables is not None:
-            self._tables.close()
-        if self._connection is not None:
-            self._connection.close()
-        self._tables = self._connection = self._prepared = None
-        remove_database(self._file)
-
-    def _publish(self, written: "Future[float]", base: str, *, may_fold: bool) -> None:
-        with self._explained():
-            changed_share = written.result()
-        publish_copy(self._file, self.path)
-        remove_older_bases(self._folder, base)
-        if may_fold and changed_share > _FOLD_THRESHOLD:
-            self._begin_fold()
-
-    def _begin_fold(self) -> None:
-        """Begin a new base, if the published warehouse can be read: without one, the publication is complete, too."""
-        try:
-            self._folding = Fold(self.path, new_base(self._folder))
-        except (KarmalakeError, duckdb.Error, OSError) as error:
-            _LOG.warning(_NO_NEW_BASE, error)
-
-    def _write_base(self) -> None:
-        """Write a base with the rows as they are now, and continue without changes to it, in a new file."""
-        self._stop_fold()
-        self._begin_writing(lambda _: None).result()
-        base, counts, connection = new_base(self._folder), self.tables.counts, self.tables.connection
-        set_threads_for(connection, counts.users)
-        write_base(connection, base)
-        self._continue(base, counts)
-        self._has_erased = False
-
-    def _stop_fold(self) -> None:
-        if self._folding is not None:
-            self._folding.close()
-            self._folding = None
-
-    def _continue(self, base: Path, counts: Counts) -> None:
-        """Continue with a base that has all rows."""
-        self._close()
-        connection = self._open(self._file)
-        create_changes(connection, base, counts)
-        self._tables = DraftTables(connection, base)
-        write_info(connection, self._tables.info)  # with the views of its moment
-
-    def _finish_publication(self) -> None:
-        """Wait for the publication in progress; its error is in the result of `start_publication`."""
-        if self._publication is not None:
-            wait([self._publication])
 
     def _weights(self, in_force: EffectivePolicy) -> EarlierWeights | None:
         """Return the weights of the draft, none of which is outdated; None where raters have none."""
@@ -497,8 +367,7 @@ class Draft:
         self.discard()
         delete_if_outdated(histories_folder(self.path), snapshot)  # they may contain users who have been erased
         with self._discarded_on_error():
-            base = new_base(self._folder)
-            connection = self._open(base)
+            base, connection = self._file.open_new_base()
             read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
             known = aliases_in(connection)
@@ -508,7 +377,7 @@ class Draft:
             counts = count_all(connection)
             connection.close()  # writes the file
             make_durable([base])
-            self._continue(base, counts)
+            self._file.continue_from(base, counts)
             self.tables.recent_events = partial(self._recent_in_lake, snapshot, policy.at(as_of), epoch_us(as_of))
         result = self._result(started, reason, 0, None, has_decayed=False)
         return replace(result, affected_users=result.users)
@@ -518,7 +387,7 @@ class Draft:
 
         The commits, and the events erased since, are loaded then.
         """
-        if self._tables is None and (reason := self._continue_published()) is not None:
+        if not self._file.is_begun() and (reason := self._file.continue_published()) is not None:
             return reason
         info, connection = self.tables.info, self.tables.connection
         read_commits(connection, snapshot)
@@ -534,21 +403,6 @@ class Draft:
             return str(error)
         return self._load_erased(snapshot, info)
 
-    def _continue_published(self) -> str | None:
-        """Continue with a copy of the published warehouse; return why that is impossible."""
-        if not self.path.exists():
-            return "there is no warehouse to continue from"
-        try:
-            copyfile(self.path, self._file)
-            connection = self._open(self._file)
-            found, writer = stored_format(connection)
-            if found != WAREHOUSE.number:
-                return f"the published warehouse has format {found}, written by karmalake {writer}"
-            self._tables = DraftTables(connection, attach_base(connection, self.path))
-        except duckdb.Error:
-            return "the published warehouse is damaged, or from another version of karmalake"
-        return None
-
     def _load_erased(self, snapshot: Snapshot, info: Info) -> str | None:
         """Load the events that were erased since the draft was derived; return why they cannot be."""
         connection = self.tables.connection
@@ -556,7 +410,7 @@ class Draft:
             self._erased = erased_events(connection, snapshot, info.lake_version, info.erasures)
         except (LookupError, FileNotFoundError):
             return "the events that an erasure removed are no longer on record"
-        self._has_erased |= len(self._erased) > 0
+        self._file.has_erased |= len(self._erased) > 0
         return None
 
     def _recent_in_lake(
@@ -579,12 +433,12 @@ class Draft:
     def _define_steps_over_affected(self, policy: Policy, as_of: datetime) -> None:
         """Define the steps over `affected_event`, once per policy; then move them to as_of."""
         connection, in_force = self.tables.connection, policy.at(as_of)
-        if self._prepared != in_force:
+        if self._prepared != (connection, in_force):
             create_affected_event(connection)
             define_steps(
                 connection, policy, as_of, source="affected_event", weigh=use_stored_weights, learn=use_stored_priors
             )
-            self._prepared = in_force
+            self._prepared = connection, in_force
         set_as_of(connection, as_of)
 
     def _defer(self, histories: ResolvedHistories, users: np.ndarray, max_events: int | None) -> np.ndarray:
@@ -618,41 +472,14 @@ class Draft:
         rated = histories.users_between([(epoch_us(later), epoch_us(as_of))])
         return self._defer(histories, union(affected, rated), max_events)
 
-    def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
-        """Open the draft's file, or a base to write. What exceeds its share of the memory spills beside it.
-
-        Its Arrow tables may have columns of more than 2 GiB.
-        Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
-        """
-        connection = self._connection = connect(file, arrow_large_buffer_size=True)
-        limit_memory(connection, self._max_memory_share)
-        connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
-        connection.execute("SET preserve_insertion_order = false")
-        connection.execute("SET checkpoint_threshold = '1TB'")
-        look_in(self.path.parent, connection)
-        return connection
-
     @contextmanager
     def _discarded_on_error(self) -> Generator[None]:
-        with self._explained():
+        with self._file.explained():
             try:
                 yield
             except BaseException:
                 self.discard()
                 raise
-
-    @contextmanager
-    def _explained(self) -> Generator[None]:
-        """Raise UsageError for too little memory."""
-        try:
-            yield
-        except duckdb.OutOfMemoryException as error:
-            if _FULL_DISK in str(error):
-                raise
-            raise UsageError(
-                "the rebuild or refresh needs more memory than reputation.max_memory_share allows "
-                f"({100 * self._max_memory_share:g} %): raise it, or give the machine or control group more memory"
-            ) from error
 
     def _describe(
         self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: Policy, as_of: datetime

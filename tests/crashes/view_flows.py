@@ -11,7 +11,7 @@ from pipelines.drain import drain, open_ingest
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force, rebuild_warehouse
-from pipelines.reputation import database_file
+from pipelines.reputation import database_file, draft_file
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.warehouse import Warehouse
@@ -29,13 +29,13 @@ _BOTH = {
     "pipelines.reputation.derive:define_steps": 1,
     "pipelines.reputation.derive:materialize_fact": 1,
     "pipelines.reputation.steps:statement": 1,
-    "pipelines.reputation.derive:create_lake_views": 1,
-    "pipelines.reputation.derive:publish_copy": 1,
+    "pipelines.reputation.draft_file:create_lake_views": 1,
+    "pipelines.reputation.draft_file:publish_copy": 1,
     "pipelines.reputation.database_file:copyfile": 1,
     "pipelines.reputation.database_file:replace_durably": 1,
-    "pipelines.reputation.derive:remove_database": 2,
-    "pipelines.reputation.derive:remove_older_bases": 1,
-    "pipelines.reputation.derive:remove_other_bases": 2,
+    "pipelines.reputation.draft_file:remove_database": 2,
+    "pipelines.reputation.draft_file:remove_older_bases": 1,
+    "pipelines.reputation.draft_file:remove_other_bases": 2,
 }
 _REFRESHING = {
     "pipelines.reputation.derive:Histories.sync": 1,
@@ -55,7 +55,7 @@ _REFRESHING = {
     "pipelines.reputation.unwritten:write_info": 1,
     "pipelines.reputation.derive:Draft._describe": 1,
     "pipelines.reputation.unwritten:update_trends": 1,
-    "pipelines.reputation.derive:copyfile": 1,
+    "pipelines.reputation.draft_file:copyfile": 1,
 }
 
 
@@ -75,7 +75,7 @@ def refresh(settings: Settings, as_of: datetime) -> None:
 def refresh_and_fold(settings: Settings) -> None:
     """Refresh, and publish with a new base, whatever the number of changes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+        patch.setattr(draft_file, "_FOLD_THRESHOLD", 0.0)
         refresh(settings, LATER)
 
 
@@ -108,14 +108,14 @@ def refresh_beside_a_fold(settings: Settings) -> None:
     """Publish while a thread writes a new base, and then with that base, as `karmalake stream` does."""
     snapshot, policy = take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings)
     with pytest.MonkeyPatch.context() as patch, open_draft(settings.warehouse_path) as draft:
-        patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+        patch.setattr(draft_file, "_FOLD_THRESHOLD", 0.0)
         draft.refresh(snapshot, policy, LATER)
         draft.start_publication().result(PATIENCE_SECONDS)
-        patch.setattr(derive_module, "_FOLD_THRESHOLD", 1.0)
+        patch.setattr(draft_file, "_FOLD_THRESHOLD", 1.0)
         draft.refresh(snapshot, policy, _LAST)
         draft.start_publication().result(PATIENCE_SECONDS)
-        if draft._folding is not None:  # none after a rebuild
-            wait_for("the new base", draft._folding.is_done)
+        if draft._file._folding is not None:  # none after a rebuild
+            wait_for("the new base", draft._file._folding.is_done)
         draft.publish()
 
 
@@ -139,18 +139,24 @@ def _warehouse(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 
 
 FLOWS = {
-    "rebuild": Flow(_rebuild, _BOTH, _prepare, sound=_warehouse, seen=_warehouse),
+    "rebuild": Flow(
+        _rebuild,
+        _BOTH | {"pipelines.reputation.derive:create_lake_views": 1},
+        _prepare,
+        sound=_warehouse,
+        seen=_warehouse,
+    ),
     "refresh": Flow(_refresh, _BOTH | _REFRESHING, _prepare, sound=_warehouse, seen=_warehouse),
     "refresh and fold": Flow(
         refresh_and_fold,
         {
-            "pipelines.reputation.derive:write_base": 1,
+            "pipelines.reputation.draft_file:write_base": 1,
             "pipelines.reputation.base:make_durable": 1,
-            "pipelines.reputation.derive:create_changes": 1,
-            "pipelines.reputation.derive:create_lake_views": 1,
+            "pipelines.reputation.draft_file:create_changes": 1,
+            "pipelines.reputation.draft_file:create_lake_views": 1,
             "pipelines.reputation.database_file:replace_durably": 1,
-            "pipelines.reputation.derive:remove_older_bases": 1,
-            "pipelines.reputation.derive:remove_other_bases": 2,
+            "pipelines.reputation.draft_file:remove_older_bases": 1,
+            "pipelines.reputation.draft_file:remove_other_bases": 2,
         },
         _prepare,
         sound=_warehouse,
@@ -159,7 +165,7 @@ FLOWS = {
     "refresh beside a fold": Flow(
         refresh_beside_a_fold,
         {
-            "pipelines.reputation.derive:Fold": 1,
+            "pipelines.reputation.draft_file:Fold": 1,
             "pipelines.reputation.fold:write_base": 1,
             "pipelines.reputation.base:make_durable": 1,
             "pipelines.reputation.fold:write_rows_beside": 1,
@@ -169,7 +175,7 @@ FLOWS = {
             "pipelines.reputation.draft_tables:DraftTables.begin_writing": 3,
             "pipelines.reputation.database_file:copyfile": 3,
             "pipelines.reputation.database_file:replace_durably": 3,
-            "pipelines.reputation.derive:remove_older_bases": 3,
+            "pipelines.reputation.draft_file:remove_older_bases": 3,
         },
         _prepare,
         sound=_warehouse,
@@ -180,7 +186,7 @@ FLOWS = {
         {
             "pipelines.reputation.derive:replace_rows": 2,
             "pipelines.reputation.derive:Draft._describe": 2,
-            "pipelines.reputation.derive:publish_copy": 2,
+            "pipelines.reputation.draft_file:publish_copy": 2,
             "pipelines.reputation.database_file:copyfile": 2,
             "pipelines.reputation.database_file:replace_durably": 2,
             "pipelines.reputation.database_file:remove_copy": 2,
@@ -193,11 +199,11 @@ FLOWS = {
     "recovery from a refresh that was not published": Flow(
         _refresh,
         {
-            "pipelines.reputation.derive:remove_database": 2,
+            "pipelines.reputation.draft_file:remove_database": 2,
             "pipelines.reputation.derive:Histories.sync": 1,
             "pipelines.reputation.derive:replace_rows": 1,
-            "pipelines.reputation.derive:remove_copy": 2,
-            "pipelines.reputation.derive:copyfile": 1,
+            "pipelines.reputation.draft_file:remove_copy": 2,
+            "pipelines.reputation.draft_file:copyfile": 1,
             "pipelines.reputation.database_file:copyfile": 1,
             "pipelines.reputation.database_file:replace_durably": 1,
         },

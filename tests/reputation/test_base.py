@@ -14,9 +14,9 @@ import pytest
 
 from pipelines.errors import UsageError, is_transient
 from pipelines.reputation import derive as derive_module
+from pipelines.reputation import draft_file, warehouse_file
 from pipelines.reputation import export as export_module
 from pipelines.reputation import fold as fold_module
-from pipelines.reputation import warehouse_file
 from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.export import export_warehouse
@@ -55,19 +55,19 @@ class Story:
         """Change users, and publish with a new base."""
         self.change(*numbers)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+            patch.setattr(draft_file, "_FOLD_THRESHOLD", 0.0)
             self.draft.publish()
 
     def publish_and_fold(self) -> None:
         """Publish changes, and write a new base in a thread."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+            patch.setattr(draft_file, "_FOLD_THRESHOLD", 0.0)
             self.draft.start_publication().result(PATIENCE_SECONDS)
-        assert self.draft._folding is not None
+        assert self.draft._file._folding is not None
 
     def wait_for_the_fold(self) -> None:
-        assert self.draft._folding is not None
-        wait_for("the new base", self.draft._folding.is_done)
+        assert self.draft._file._folding is not None
+        wait_for("the new base", self.draft._file._folding.is_done)
 
     def assert_published(self) -> None:
         """Assert that the published rows are those of a rebuild, and that one base exists."""
@@ -83,7 +83,7 @@ def bases(path: Path) -> list[str]:
 def story(tmp_path: Path) -> Iterator[Story]:
     """Yield a draft that is not yet published; only a test that says so writes a new base."""
     with pytest.MonkeyPatch.context() as patch, open_draft(tmp_path / "data" / "warehouse.duckdb") as draft:
-        patch.setattr(derive_module, "_FOLD_THRESHOLD", 1.0)
+        patch.setattr(draft_file, "_FOLD_THRESHOLD", 1.0)
         patch.setattr(derive_module, "_REBUILD_THRESHOLD", 1.0)
         yield Story(tmp_path, draft)
 
@@ -207,7 +207,7 @@ def test_a_fold_that_is_interrupted_leaves_nothing(story: Story) -> None:
 
 def test_few_changes_are_published(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often a warehouse is refreshed, at most the threshold's share of the users is in the changes."""
-    monkeypatch.setattr(derive_module, "_FOLD_THRESHOLD", 0.3)
+    monkeypatch.setattr(draft_file, "_FOLD_THRESHOLD", 0.3)
     shares: list[float] = []
     for number in range(_USERS):
         story.change(number)
@@ -230,17 +230,17 @@ def test_an_erasure_beside_a_fold(tmp_path: Path, folding: str) -> None:
     users = [f"<user-{n}-of-the-test>" for n in range(8)]
     here.commit([Event(f"e{n}", user, "Done", NOW - 1) for n, user in enumerate(users)])
     with open_draft(here.warehouse) as draft, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+        patch.setattr(draft_file, "_FOLD_THRESHOLD", 0.0)
         patch.setattr(derive_module, "_REBUILD_THRESHOLD", 1.0)
         patch.setattr(fold_module, "write_base", write_and_continue)
         here.refresh(draft, policy())
         here.commit([Event("n1", users[0], "Done", NOW - 1)])
         here.refresh(draft, policy())
         draft.start_publication().result(PATIENCE_SECONDS)
-        assert draft._folding is not None
+        assert draft._file._folding is not None
         wait_for("the new base", lambda: len(bases(here.warehouse)) == 2)
         if folding == "complete":
-            wait_for("the end of the thread", draft._folding.is_done)
+            wait_for("the end of the thread", draft._file._folding.is_done)
         here.erase(users[0], users[1])
         assert here.refresh(draft, policy()).rebuild_reason is None
         assert holding(base_folder(here.warehouse), users[:2])
@@ -305,7 +305,7 @@ def test_a_fold_that_cannot_begin_fails_no_publication(story: Story, caplog: pyt
     failing = [OSError(errno.EIO, "Input/output error"), duckdb.IOException("no"), UsageError("no base")]
     for number, error in enumerate(failing, 2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+            patch.setattr(draft_file, "_FOLD_THRESHOLD", 0.0)
             patch.setattr(fold_module, "attach", Mock(side_effect=error))
             story.draft.start_publication().result(PATIENCE_SECONDS)
         assert caplog.text.count("a later publication tries again") == number - 1

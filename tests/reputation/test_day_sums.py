@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.reputation import derive as derive_module
+from pipelines.reputation import draft_file
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.fold import Fold
 from pipelines.reputation.policy import Policy
@@ -43,15 +44,15 @@ class Folds:
     def publish(self, *, begin: bool) -> None:
         """Publish; a new base is begun, unless one is being written."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(derive_module, "_FOLD_THRESHOLD", -1.0 if begin else 1.0)
+            patch.setattr(draft_file, "_FOLD_THRESHOLD", -1.0 if begin else 1.0)
             self.draft.start_publication().result(PATIENCE_SECONDS)
         self.are_done = False
 
     def end(self) -> None:
         """Let the base be complete, if one was begun: the next publication continues with it."""
-        if self.draft._folding is not None:
+        if self.draft._file._folding is not None:
             self.are_done = True
-            wait_for("the new base", self.draft._folding.is_done)
+            wait_for("the new base", self.draft._file._folding.is_done)
 
 
 @contextmanager
@@ -156,7 +157,7 @@ def test_differences_that_cancel_leave_no_row(tmp_path: Path) -> None:
     """What changed since the base stays small, however often the same users change."""
     path, commits = tmp_path / "warehouse.duckdb", [[Event("e0", "ann", "Done", NOW - 2 * DAY)]]
     with open_draft(path) as draft, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(derive_module, "_FOLD_THRESHOLD", 1.0)
+        patch.setattr(draft_file, "_FOLD_THRESHOLD", 1.0)
         patch.setattr(derive_module, "_REBUILD_THRESHOLD", 1.0)
         draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
         for number in range(1, 6):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation import database_file, user_rows
+from pipelines.reputation import database_file, draft_file, user_rows
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation import histories as histories_module
 from pipelines.reputation.base import base_folder, published_base
@@ -119,7 +119,7 @@ def assert_refreshes_equal_rebuilds(
         patched.setattr(histories_module, "_FOREGROUND_MERGE_ROWS", 4)
         patched.setattr(user_rows, "_MEMORY_ROWS", 2)
         patched.setattr(user_rows, "_FOREGROUND_MERGE_ROWS", 8)
-        patched.setattr(derive_module, "_FOLD_THRESHOLD", 0.5)
+        patched.setattr(draft_file, "_FOLD_THRESHOLD", 0.5)
         patched.setattr(derive_module, "_REBUILD_THRESHOLD", 0.8)
         commits: list[list[Event]] = []
         path = folder / "warehouse.duckdb"
@@ -132,8 +132,8 @@ def assert_refreshes_equal_rebuilds(
                 derived = draft.refresh(snapshot, rules, at(as_of))
                 if publication is not None:
                     publication.result(PATIENCE_SECONDS)
-                if draft._folding is not None:
-                    wait_for("the new base", draft._folding.is_done)
+                if draft._file._folding is not None:
+                    wait_for("the new base", draft._file._folding.is_done)
                 if number % 2:
                     draft.tables.write_changes()
                 if number in {1, 2}:
@@ -280,7 +280,7 @@ def test_a_base_written_beside_refreshes(tmp_path: Path, monkeypatch: pytest.Mon
 
     Each step has the rows of a rebuild (`incremental-equals-rebuild`).
     """
-    monkeypatch.setattr(derive_module, "_FOLD_THRESHOLD", 0.3)
+    monkeypatch.setattr(draft_file, "_FOLD_THRESHOLD", 0.3)
     path, rules = tmp_path / "warehouse.duckdb", policy()
     commits = [[Event(f"e{n}", f"user-{n}", "Done", NOW - 40 * DAY) for n in range(10)]]
     bases: list[str | None] = []
@@ -291,8 +291,8 @@ def test_a_base_written_beside_refreshes(tmp_path: Path, monkeypatch: pytest.Mon
             draft.start_publication().result(PATIENCE_SECONDS)
             bases.append(published_base(path))
             assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), rules, NOW + number)
-            if draft._folding is not None:
-                wait_for("the new base", draft._folding.is_done)
+            if draft._file._folding is not None:
+                wait_for("the new base", draft._file._folding.is_done)
         assert draft.tables.changed_share() == 0.3
     assert [base and base.partition("-")[0] for base in bases] == ["00000001", "00000001", "00000002", "00000002"]
     assert [file.name for file in base_folder(path).glob("*.duckdb")] == bases[-1:]

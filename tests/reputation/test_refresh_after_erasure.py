@@ -22,11 +22,12 @@ from pipelines.lake.tables import Lake, create_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.erase import all_names
-from pipelines.reputation import derive
+from pipelines.reputation import draft_file
 from pipelines.reputation import histories as histories_module
 from pipelines.reputation.base import base_folder
 from pipelines.reputation.database_file import log_file
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
+from pipelines.reputation.draft_file import DraftFile
 from pipelines.reputation.histories import Histories, delete_histories, histories_folder
 from pipelines.reputation.policy import Policy
 from pipelines.settings import ContractSettings, Settings
@@ -311,7 +312,7 @@ def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pyte
     _publish_first(here, policy())
     here.erase("unknown")
     monkeypatch.setattr(histories_module, "without_rows", _killed)
-    monkeypatch.setattr(derive, "write_base", _killed)
+    monkeypatch.setattr(draft_file, "write_base", _killed)
     with open_draft(here.warehouse) as draft:
         assert here.refresh(draft, policy()).rebuild_reason is None
         draft.publish()
@@ -412,14 +413,14 @@ def test_no_byte_remains_in_large_files(here: Place, monkeypatch: pytest.MonkeyP
 
     Values are stored uncompressed, so that a search of the files' bytes finds them before the erasure.
     """
-    open_file = Draft._open
+    open_file = DraftFile._open
 
-    def uncompressed(draft: Draft, file: Path) -> duckdb.DuckDBPyConnection:
+    def uncompressed(draft: DraftFile, file: Path) -> duckdb.DuckDBPyConnection:
         connection = open_file(draft, file)
         connection.execute("SET force_compression = 'uncompressed'")
         return connection
 
-    monkeypatch.setattr(Draft, "_open", uncompressed)
+    monkeypatch.setattr(DraftFile, "_open", uncompressed)
     users = [f"user-{number:05}-of-the-test" for number in range(5_000)]
     for day in range(3):
         here.commit([Event(f"{user}/{day}", user, "Done", NOW - (9 - day) * DAY) for user in users[day::2]])
