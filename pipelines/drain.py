@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -41,6 +41,7 @@ from pipelines.ingest.guard import HaltedPartition, RejectionGuard
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.read_ahead import ReadAhead, Source, open_read_ahead
+from pipelines.ingest.sole_ingester import sole_ingester
 from pipelines.ingest.sources import require_topics
 from pipelines.lake.account import count_fates
 from pipelines.lake.checkpoints import checkpoint, last_record
@@ -286,13 +287,18 @@ def open_ingest(
 def open_drain(settings: Settings, accepted: Collection[TopicPartition] = ()) -> Generator[Ingest]:
     """Open ingest to `drain` the topics to their ends: polls do not wait for records still to come.
 
-    With `accepted`, drain only these topic partitions, without sharing them, and exempt them from the rejection limits.
-    On exit, copy dead letters to their topic if `ingest.publish_dead_letters` is on (`dlq.py`).
+    With `accepted`, drain only these topic partitions, without sharing them, and exempt them from the rejection limits:
+    a `stream` for which they are halted may run beside it. Otherwise raises FencedError if another process ingests the
+    same. On exit, copy dead letters to their topic if `ingest.publish_dead_letters` is on (`dlq.py`).
     """
     if not settings.queue.kind:
         settings = without_waiting(settings)
     lake = RunLake(settings.lake_root)
-    with copying_on_exit(settings, lake.open), open_ingest(settings, accepted, opening=lake.open) as opened:
+    with (
+        nullcontext() if accepted else sole_ingester(settings),
+        copying_on_exit(settings, lake.open),
+        open_ingest(settings, accepted, opening=lake.open) as opened,
+    ):
         yield opened
 
 

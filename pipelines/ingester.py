@@ -18,6 +18,7 @@ from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError, is_transient
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import MissingQueueError
+from pipelines.ingest.sole_ingester import sole_ingester
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.run_lake import RunLake
 from pipelines.retries import OnIteration, Retries
@@ -38,11 +39,14 @@ def ingest(
 ) -> None:
     """Commit whenever records arrive until `stopping` is set; then finish the current commit, and return.
 
-    Temporary errors are retried (`is_transient`); any other is raised. Callbacks run in the threads of the loops;
-    errors that they raise are logged.
+    Temporary errors are retried (`is_transient`); any other is raised, and FencedError at once if another process
+    ingests the same. Callbacks run in the threads of the loops; errors that they raise are logged.
     """
     lake = RunLake(settings.lake_root)
-    with copied_dead_letters(settings, lake, on_copied, on_iteration) as letters_committed:
+    with (
+        sole_ingester(settings),
+        copied_dead_letters(settings, lake, on_copied, on_iteration) as letters_committed,
+    ):
 
         def report(record: CommitRecord) -> None:
             on_commit(record)

@@ -30,6 +30,7 @@ from pipelines.clock import MonotonicClock
 from pipelines.errors import ConfigurationError, PolicyError, TransientError
 from pipelines.feed import open_feed
 from pipelines.feed_relay import OnRelayed, relayed_feed
+from pipelines.ingest.sole_ingester import sole_ingester
 from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.feed_retention import drop_old_changes
@@ -76,10 +77,11 @@ def stream(
     Brokers, lake and cache may become unavailable, and the clock may be set back: each loop retries temporary errors
     (`is_transient`). Any other error of ingest or of the refresh ends the loops: a newer publisher, corrupt state, an
     invalid setting, another lake in the place of the one that this run began with. Callbacks run in the threads of the
-    loops; errors that they raise are logged.
+    loops; errors that they raise are logged. Raises FencedError at once if another process ingests the same.
     """
     lake = RunLake(settings.lake_root)
     with (
+        sole_ingester(settings),
         _switching_often(),
         copied_dead_letters(settings, lake, on_copied, on_iteration) as letters_committed,
         relayed_feed(settings, lake.open, on_relayed, on_iteration) as changed,

@@ -94,6 +94,12 @@ def drain_all(settings: Settings) -> list[CommitRecord]:
     return records
 
 
+def elsewhere(settings: Settings) -> Settings:
+    """Return the settings of an ingester of the same lake that does not see the locks of this one."""
+    lake = settings.lake.model_copy(update={"uri": settings.lake_root})
+    return settings.model_copy(update={"data_dir": settings.data_dir / "elsewhere", "lake": lake})
+
+
 def drained(settings: Settings) -> CommitRecord:
     """Drain as `drain_all` does; return all commits as one record: their number depends on the broker's fetches."""
     *before, last = drain_all(settings)

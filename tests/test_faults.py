@@ -21,7 +21,7 @@ from pipelines.operate.audit import audit
 from pipelines.operate.skip import skip
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, Started
-from tests.draining import assert_verified, drain_all, query, send, send_to, valid_records, with_ingest
+from tests.draining import assert_verified, drain_all, elsewhere, query, send, send_to, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
 from tests.services.requirements import require
@@ -236,7 +236,7 @@ def test_a_suspended_process_is_fenced(kafka: KafkaCluster, settings: Settings, 
     with ended(started) as sleeper:
         wait_for("its first commits", lambda: len(list(log.glob("*.json"))) > 3)
         os.kill(sleeper.pid, signal.SIGSTOP)
-        drain_all(bus)
+        drain_all(elsewhere(bus))
         os.kill(sleeper.pid, signal.SIGCONT)
         _, errors = sleeper.communicate(timeout=PATIENCE_SECONDS)
     assert "Traceback" not in errors

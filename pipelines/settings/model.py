@@ -24,8 +24,8 @@ class Settings(Section):
     """All settings; `load_settings()` builds it."""
 
     data_dir: Path = Path("data")
-    """The folder of lake/, index/, lag/, local/, base/, canary/, warehouse.duckdb, tombstones.txt (digests of erased
-    users)."""
+    """The folder of lake/, index/, ingesters/, lag/, local/, base/, canary/, warehouse.duckdb, tombstones.txt (digests
+    of erased users)."""
     kafka: KafkaSettings = KafkaSettings()
     queue: QueueSettings = QueueSettings()
     redis: RedisSettings = RedisSettings()
