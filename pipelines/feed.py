@@ -104,7 +104,7 @@ class Feed:
         table = self._lake.table("score_changes")
         position = read_position(table)
         _require_newest(position, info)
-        self._tombstones.catch_up_changes(table)
+        self._tombstones.catch_up_now()
         self._state.sync(table, position)
         if changed is None or position.number != self._number:
             changed = pl.concat([shown.users(), self._state.users()]).unique()

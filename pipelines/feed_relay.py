@@ -29,7 +29,7 @@ from pipelines.bus.topics import compaction_problem, ensure_compacted_topic, top
 from pipelines.contract.score_change import encode_changes, require_packages
 from pipelines.delivery import delivering
 from pipelines.emit.producer import BulkProducer, Record, produce_records
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, TransientError
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.run_lake import OpenLake
 from pipelines.lake.score_changes import mark_relayed, read_in_order, read_position, read_relayed
@@ -72,7 +72,7 @@ class FeedTopic:
         last number that was recorded.
         """
         table = self.lake.table("score_changes")
-        self.tombstones.catch_up_changes(table)
+        self.tombstones.catch_up_now()
         done, newest = read_relayed(table), read_position(table).number
         report(RelayProgress(0, newest - done))
         try:
@@ -97,11 +97,11 @@ class FeedTopic:
     def _relay(self, rows: pa.Table) -> int:
         """Send changes, and a tombstone to each of their users who was erased meanwhile; return how many were sent.
 
-        An erasure that has not committed to the table when the brokers have acknowledged sends its records after that.
+        An erasure that has not added its tombstones when the brokers have acknowledged sends its records after that.
         """
         rows = rows.filter(pc.invert(self.tombstones.match_users(rows["user_id"])))
         self._send(chain.from_iterable(_as_records(batch, self.format) for batch in rows.to_batches(_SEND_ROWS)))
-        if self.tombstones.catch_up_changes(self.lake.table("score_changes")):
+        if self.tombstones.catch_up_now():
             erased = rows["user_id"].filter(self.tombstones.match_users(rows["user_id"]))
             self._send(map(_tombstone, erased.unique().to_pylist()))
         return len(rows)
@@ -158,8 +158,19 @@ def may_be_relayed(settings: Settings) -> bool:
 
 
 def feed_topic_exists(settings: Settings) -> bool:
-    """Return whether changes may be on a topic that exists. Raises TransientError if no broker answers."""
-    return bool(settings.feed.topic) and may_be_relayed(settings) and topic_exists(_feed_kafka(settings))
+    """Return whether changes may be on a topic that exists.
+
+    Raises TransientError if no broker answers, and ConfigurationError if none is configured.
+    """
+    if not settings.feed.topic or not may_be_relayed(settings):
+        return False
+    try:
+        return topic_exists(_feed_kafka(settings))
+    except (TransientError, ConfigurationError) as error:
+        raise type(error)(
+            f"{error}. The topic {settings.feed.topic} may have changes of the users, and nothing was erased; if its "
+            'brokers are permanently gone, set feed.topic = "" (KARMALAKE_FEED_TOPIC=) and repeat this'
+        ) from error
 
 
 def send_tombstones(settings: Settings, user_ids: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from kafka.structs import TopicPartition
 from pipelines.contract.registry import Format
 from pipelines.dashboard import queries
 from pipelines.emit.producer import BulkProducer
-from pipelines.errors import ConfigurationError, TransientError
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError
 from pipelines.feed_relay import RelayProgress, open_feed_topic
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import erase_users
@@ -205,23 +205,51 @@ def test_an_erased_user_gets_a_record_without_a_value(fed: Settings, enabled: bo
     assert rebuilt_from(fed) == {"bob": 2}
 
 
-def test_a_user_in_a_tombstone_of_another_lake_gets_it_too(fed: Settings) -> None:
-    """`erasable`: the user is not named, except in the table of changes."""
+@pytest.mark.parametrize("step", ["send_tombstones", "forget_erased"])
+def test_a_user_in_a_tombstone_of_another_lake_gets_it_too(
+    fed: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """`erasable`: only the table of changes names the user; where a kill removed no row of it, the next call does."""
+    erased = [tombstone(b"ann", "another")]
     with opened(fed) as feed:
         record(feed, 1, ann=1, bob=1)
     relay(fed)
-    erase_without_documents(fed, [], [tombstone(b"ann", "another")])
+    with monkeypatch.context() as patch:
+        patch.setattr(f"pipelines.operate.erase.{step}", _fail)
+        with pytest.raises(TransientError, match="killed"):
+            erase_without_documents(fed, [], erased)
+    erase_without_documents(fed, [], erased)
     assert [value for key, value in relayed(fed) if key == b"ann"][1:] == [None]
     assert rebuilt_from(fed) == {"bob": 1}
 
 
+def test_an_erasure_without_a_broker_names_the_way_out(fed: Settings) -> None:
+    """`erasable`: nothing is erased before the topic can be reached, or is said not to exist."""
+    gone = KafkaSettings(bootstrap_servers="127.0.0.1:9", request_timeout_seconds=1)
+    with opened(fed) as feed:
+        record(feed, 1, ann=1)
+    relay(fed)
+    for enabled in (True, False):
+        feed_settings = fed.feed.model_copy(update={"enabled": enabled})
+        for kafka in (gone, KafkaSettings()):
+            without = fed.model_copy(update={"kafka": kafka, "feed": feed_settings})
+            with pytest.raises(KarmalakeError, match=r"nothing was erased; .* set feed\.topic = \"\""):
+                erase_without_documents(without, ["ann"])
+    unnamed = feed_settings.model_copy(update={"topic": ""})
+    assert erase_without_documents(without.model_copy(update={"feed": unnamed}), ["ann"]).rows.score_changes == 1
+
+
 def test_a_user_who_is_erased_while_relayed_gets_it_too(fed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`erasable`: the erasure may have sent its record before the relay sends a change that it read earlier."""
+    """`erasable`: the erasure may have sent its record before the relay sends a change that it read earlier.
+
+    Also where the erasure has not removed the changes from the table by then, or never does.
+    """
     lake, flush = open_lake(fed.lake_root), BulkProducer.flush
 
     def erase_before(producer: BulkProducer) -> None:
         monkeypatch.undo()
-        erase_users(lake, open_tombstones(lake, fed), ["ann"])
+        with pytest.raises(TransientError, match="killed"):
+            erase_users(lake, open_tombstones(lake, fed), ["ann"], announce=_fail)
         flush(producer)
 
     with opened(fed) as feed:

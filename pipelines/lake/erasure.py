@@ -60,6 +60,8 @@ from pipelines.lake.user_files import find_files, list_users
 _ATTEMPTS = 20
 _MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"], "score_changes": ["user_id"]}
 """The columns that decide whether a row is of an erased user; for dead letters all columns do."""
+Announce = Callable[[set[str]], None]
+"""Tells others of users who are erased; called again if the erasure is repeated."""
 _NO_IDS = pa.chunked_array([], pa.string())
 
 
@@ -101,11 +103,13 @@ def erase_users(
     user_ids: Iterable[str],
     digests: Collection[str] = (),
     persons: Mapping[str, str] | None = None,
+    announce: Announce = lambda _user_ids: None,
 ) -> ErasureCounts:
     """Permanently erase users from the lake; return how many rows were removed or replaced.
 
     Ingest drops their later records. `persons` is the current user_id by each former one: their pseudonym is one.
-    `digests` are tombstones of another lake, whose users are erased, too. Also finishes an erasure that was killed.
+    `digests` are tombstones of another lake, whose users are erased, too. `announce` is called with the users in the
+    feed before their changes are removed, since only these name them. Also finishes an erasure that was killed.
     Raises TransientError when other processes kept committing through all attempts. A crash leaves tombstones, and
     tables that may still have rows of the users: run it again.
     """
@@ -120,18 +124,9 @@ def erase_users(
     letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
     conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
     merges = _erase(lake, "merged_users", tombstones, _MergeSearch(tombstones), events.done)
-    changes = _erase(lake, "score_changes", tombstones, _ChangeSearch(tombstones), events.done)
+    changes = _erase(lake, "score_changes", tombstones, _ChangeSearch(tombstones), events.done, announce)
     renamed = sum(each.renamed for each in (events, letters, conflicts))
     return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows, renamed, changes.rows)
-
-
-def erased_users_of_changes(lake: Lake, tombstones: Tombstones, digests: Collection[str] = ()) -> set[str]:
-    """Return the erased users of whom the table score_changes has rows, also those in tombstones of another lake."""
-    tombstones.read()
-    tombstones.assume(set(filterfalse(is_link, digests)))
-    search = _ChangeSearch(tombstones)
-    found = (read_rows("score_changes", path) for path in search.find(data_files(lake.table("score_changes"))))
-    return {user_id for rows in found for user_id in rows.filter(search.match(rows))["user_id"].to_pylist()}
 
 
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
@@ -339,10 +334,18 @@ def _column(table: str, path: str, name: str) -> pa.ChunkedArray:
     return read_rows(table, path, [name])[name]
 
 
-def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: int | None = None) -> _Outcome:
+def _erase(
+    lake: Lake,
+    name: str,
+    tombstones: Tombstones,
+    search: Search,
+    done: int | None = None,
+    announce: Announce | None = None,
+) -> _Outcome:
     """Rewrite the files of a table that hold rows of erased users, and commit.
 
-    The commit records that `done` erasures have been applied to the table; None: all that are known.
+    The commit records that `done` erasures have been applied to the table; None: all that are known. `announce` is
+    called before it with the users whose rows it removes.
     """
     seen: dict[str, Rewrite | None] = {}
     for _ in range(_ATTEMPTS):
@@ -361,6 +364,8 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: 
         outcome = _Outcome(rewritten, erasures_done(table), erasures if done is None else done)
         if not outcome.rewritten and outcome.done == outcome.done_before:
             return outcome
+        if announce:
+            announce({user_id for each in outcome.rewritten for user_id in each.removed["user_id"].to_pylist()})
         try:
             commit_removal(lake, name, table, outcome.rewritten, {ERASURES_DONE: outcome.done})
         except CommitFailedError:

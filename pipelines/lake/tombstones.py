@@ -84,8 +84,8 @@ class Tombstones:
     """How many erasures the last version seen of `events` has applied."""
     version: int = -1
     """The last version seen of `events`."""
-    applied_to_changes: int | None = None
-    """How many erasures the last handle seen of `score_changes` has applied."""
+    erasures_version: int | None = None
+    """The version of `erasures` that `catch_up_now` saw last."""
 
     def catch_up(self, events: DeltaTable) -> None:
         """Read tombstones if more erasures have been applied to the handle `events` since the last version seen."""
@@ -94,16 +94,13 @@ class Tombstones:
             self.done = erasures_done(events)
         self.version = events.version()
 
-    def catch_up_changes(self, changes: DeltaTable) -> bool:
-        """Read tombstones if an erasure was applied to the handle `changes` since the last call; return whether it was.
-
-        For a table that an erasure commits to after it has written its tombstones. What is added to such a table before
-        that commit is removed by it, so the number at the handle tells all that has to be left out.
-        """
-        is_behind = erasures_done(changes) != self.applied_to_changes
+    def catch_up_now(self) -> bool:
+        """Read tombstones if some were added since the last call, also by an erasure under way; return whether so."""
+        version = self.lake.table("erasures").version()
+        is_behind = version != self.erasures_version
         if is_behind:
             self.read()
-            self.applied_to_changes = erasures_done(changes)
+            self.erasures_version = version
         return is_behind
 
     def see_own_commit(self, version: int) -> None:

@@ -11,7 +11,7 @@ from pipelines.errors import UsageError
 from pipelines.feed_relay import feed_topic_exists, send_tombstones
 from pipelines.feed_state import delete_feed_state
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erasure import ErasureCounts, erase_users, erased_users_of_changes, preview_erasure
+from pipelines.lake.erasure import ErasureCounts, erase_users, preview_erasure
 from pipelines.lake.index import forget_erased
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
@@ -100,10 +100,14 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     lake, path = open_lake(settings.lake_root), settings.warehouse_path
     is_relayed = feed_topic_exists(settings)
     tombstones, known = open_tombstones(lake, settings), aliases(merges_of(take_snapshot(lake)))
-    unnamed = erased_users_of_changes(lake, tombstones, digests) if is_relayed else set[str]()
-    rows = erase_users(lake, tombstones, user_ids, digests, known.current)
-    if is_relayed:
-        send_tombstones(settings, unnamed | set(user_ids))
+    named = set(user_ids)
+
+    def announce(users: set[str]) -> None:
+        if is_relayed and users:
+            send_tombstones(settings, users)
+
+    rows = erase_users(lake, tombstones, named, digests, known.current, lambda found: announce(found - named))
+    announce(named)
     forget_erased(settings.index_dir, lake, lake.table("events"))
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)
