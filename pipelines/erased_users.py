@@ -1,7 +1,7 @@
 """What may still be sent of an event, after erasures: for `karmalake notify`, which reads the topic and not the lake.
 
 A thread of its own reads the tombstones of the lake, so a lake that hangs delays no notification (`isolated`); while it
-cannot be read, what was known last holds. Where the settings name no lake, no erasure is known.
+cannot be read, what was known last holds. Where there is no lake, only those in the file next to it are known.
 """
 
 import threading
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pipelines.best_effort import best_effort
-from pipelines.lake.pseudonyms import pseudonyms_in
-from pipelines.lake.tables import CachedLake, is_lake, open_lake
+from pipelines.contract.names import pseudonyms_in
+from pipelines.lake.tables import CachedLake, Lake, is_lake, open_lake, stored_id
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.notify.delivery import Redact
 from pipelines.notify.template import Event
@@ -51,8 +51,12 @@ class _ErasedUsers:
         """A copy that is never changed."""
 
     def read(self) -> None:
-        latest, self._latest = self._latest or self._open(), None
+        latest, self._latest = self._latest, None
+        if latest is None or stored_id(latest.lake) != latest.lake_id:
+            latest = self._open()
         if latest is None:
+            if self._known is None or not self._known.lake_id:
+                self._known = self._in_the_file()
             return
         version = latest.lake.table("erasures").version()
         if version != self._version:
@@ -61,11 +65,17 @@ class _ErasedUsers:
         self._latest = latest
 
     def _open(self) -> Tombstones | None:
-        """Open the lake, if there is one: handles of a lake that another one has replaced fail permanently."""
+        """Open the lake, if there is one: handles of a lake that another one has replaced fail, or show no change."""
         self._version = -1
         if not is_lake(self._settings.lake_root):
             return None
         return open_tombstones(CachedLake(open_lake(self._settings.lake_root).root), self._settings)
+
+    def _in_the_file(self) -> Tombstones:
+        settings = self._settings
+        tombstones = Tombstones(Lake(settings.lake_root), settings.contract, "", settings.tombstones_file)
+        tombstones.read_file()
+        return tombstones
 
     def redact(self, event: Event) -> Event | None:
         known = self._known

@@ -24,13 +24,14 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipelines.contract.decode import Decoded
+from pipelines.contract.names import replace_in_value
 from pipelines.contract.queue_messages import unwrap_bodies
 from pipelines.contract.schema import POSITION, filter_rows
 from pipelines.contract.schema_ids import schema_references
 from pipelines.contract.values import parse_values
 from pipelines.ingest.sources import CONTRACT, topic_sources
 from pipelines.lake.commit import append_file
-from pipelines.lake.pseudonyms import Replaced, pseudonym, replace_in_value, replace_names, unchanged
+from pipelines.lake.pseudonyms import Replaced, pseudonym, replace_names, unchanged
 from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done, is_lake, read_rows
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import append_tombstones, lake_tombstones, qualify, read_tombstones
@@ -110,11 +111,17 @@ class Tombstones:
     def read(self) -> int:
         """Read all tombstones, also those of erasures under way; return the number of rows of `erasures`."""
         rows = self._rows()
-        entries = {qualify(row, self.lake_id) for row in rows} | read_tombstones(self.file)
+        self._hold({qualify(row, self.lake_id) for row in rows} | read_tombstones(self.file))
+        return len(rows)
+
+    def read_file(self) -> None:
+        """Read only the tombstones in the file, where there is no lake."""
+        self._hold(set(read_tombstones(self.file)))
+
+    def _hold(self, entries: set[str]) -> None:
         links = set(filter(is_link, entries))
         self.digests, self.persons = frozenset(entries - links), dict(sorted(link.split("=") for link in links))
         self.keys = keys_of(self.digests)
-        return len(rows)
 
     def add(self, digests: Collection[str] = ()) -> None:
         """Add tombstones and links to the table and the file, durably, with those that only one of the two has."""

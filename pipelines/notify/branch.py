@@ -32,7 +32,7 @@ from pipelines.bus.records import DamagedBatchError
 from pipelines.emit.copies import CopyWriter, open_copy_writer
 from pipelines.errors import KarmalakeError, TransientError, is_termination
 from pipelines.notify.changes import Change
-from pipelines.notify.dead_letters import dlq_settings, write_dead_letters
+from pipelines.notify.dead_letters import dlq_settings, without_names, write_dead_letters
 from pipelines.notify.delivery import Notification, Outcome, Redact, Transport, describe_error
 from pipelines.notify.events import DecodedRecords, decode_changes
 from pipelines.notify.lanes import Delivery, Lanes
@@ -269,24 +269,26 @@ def _settle(branch: _Branch, wait_seconds: float) -> None:
     for reason in branch.lanes.failed_attempts():
         branch.counts.failed_attempts += 1
         branch.counts.failure = reason
-    failed: list[tuple[Delivery, str]] = []
+    failed: list[tuple[Delivery, Any, str]] = []
     for delivery, answer in branch.lanes.poll_results(wait_seconds):
         if answer.outcome is Outcome.DELIVERED:
             branch.tracker.mark_done(delivery)
             branch.counts.delivered += 1
         elif answer.outcome is Outcome.RETRY or delivery.revoked:
             continue
-        elif answer.outcome is Outcome.ERASED or branch.redact(delivery.notification.event) is None:
+        elif answer.outcome is Outcome.ERASED or (event := branch.redact(delivery.notification.event)) is None:
             branch.tracker.mark_done(delivery)
             branch.counts.erased += 1
         else:
-            failed.append((delivery, answer.reason))
+            known = delivery.notification.event
+            record = without_names(delivery.record, known, event, branch.settings.contract)
+            failed.append((delivery, record, answer.reason))
     if failed:
         write_dead_letters(branch.dead_letters, branch.plan.name, failed)
-        for delivery, _ in failed:
+        for delivery, *_ in failed:
             branch.tracker.mark_done(delivery)
         branch.counts.dead_letters += len(failed)
-        branch.counts.reason = failed[-1][1]
+        branch.counts.reason = failed[-1][-1]
 
 
 def _commit(branch: _Branch, reports: Reports) -> None:

@@ -6,11 +6,18 @@ that is too large for the topic is truncated and marked (`emit/copies.py`); its 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from pipelines.contract.names import replace_in_value
 from pipelines.emit.copies import Copy, CopyWriter
 from pipelines.emit.producer import Record
+from pipelines.notify.events import decode_events
 from pipelines.notify.lanes import Delivery
-from pipelines.settings import KafkaSettings
+from pipelines.notify.template import Event
+from pipelines.settings import ContractSettings, KafkaSettings
 
 _PREFIX = "karmalake.notify."
 _MAX_REASON_CHARACTERS = 1_000
@@ -21,16 +28,37 @@ def dlq_settings(kafka: KafkaSettings) -> KafkaSettings:
     return kafka.model_copy(update={"topic": f"{kafka.topic}.notify.dlq"})
 
 
-def write_dead_letters(writer: CopyWriter, destination: str, failed: Iterable[tuple[Delivery, str]]) -> None:
-    """Write dead letters, each with its reason, and wait for the acknowledgement; errors as in `CopyWriter.write`."""
-    writer.write([_copy(destination, delivery, reason) for delivery, reason in failed])
+def without_names(record: Any, before: Event, event: Event, contract: ContractSettings) -> Any:
+    """Return a record of the event `before` as one of `event`, in which names of erased users are replaced.
+
+    The value is left out where that cannot be done, as with a schema id.
+    """
+    names = {key: name for key, name in event.metadata.items() if before.metadata[key] != name}
+    if not names:
+        return record
+    pseudonyms = {before.metadata[key]: name for key, name in names.items()}
+    with suppress(DecodeError, ValueError):
+        replaced = record._replace(value=replace_in_value(record.value, contract.format, [*names], pseudonyms.get))
+        [(_, written)] = decode_events([replaced], contract).events
+        if written == event:
+            return replaced
+    return record._replace(value=b"")
 
 
-def _copy(destination: str, delivery: Delivery, reason: str) -> Copy:
-    record = delivery.record
+def write_dead_letters(writer: CopyWriter, destination: str, failed: Iterable[tuple[Delivery, Any, str]]) -> None:
+    """Write dead letters, each of a record for a reason, and wait for the acknowledgement.
+
+    Errors as in `CopyWriter.write`.
+    """
+    writer.write(
+        [_copy(destination, delivery.notification.rule, record, reason) for delivery, record, reason in failed]
+    )
+
+
+def _copy(destination: str, rule: str, record: Any, reason: str) -> Copy:
     details = {
         "destination": destination,
-        "rule": delivery.notification.rule,
+        "rule": rule,
         "reason": reason[:_MAX_REASON_CHARACTERS],
         "topic": record.topic,
         "topic_partition": str(record.partition),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.backfill import backfill
+from pipelines.contract.names import replace_in_value
 from pipelines.contract.schema import REJECTED
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record
@@ -17,7 +18,6 @@ from pipelines.lake import removal
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import ErasureCounts
 from pipelines.lake.mentions import Mentions
-from pipelines.lake.pseudonyms import replace_in_value
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones, tombstone
 from pipelines.lake.upkeep import compact, vacuum
