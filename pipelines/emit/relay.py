@@ -24,6 +24,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from time import monotonic
 from typing import NamedTuple, cast
 
@@ -214,7 +215,7 @@ def _lock(connection: Connection, begin: int, max_rows: int, excluded_users: set
     return [_as_row(*row) for row in connection.execute(oldest.with_for_update(skip_locked=True))]
 
 
-def _as_row(sequence: int, user_id: object, payload: object) -> _Row:
+def _as_row(sequence: object, user_id: object, payload: object) -> _Row:
     """Return a row as it is sent: a payload of text, such as JSON, in UTF-8.
 
     SQLite stores values of any type in any column, and tables of other makes have columns of other types. Raises
@@ -222,6 +223,7 @@ def _as_row(sequence: int, user_id: object, payload: object) -> _Row:
     """
     payload = payload.encode() if isinstance(payload, str) else payload
     for column, value, types, needed in (
+        ("sequence", sequence, (int, Decimal), "a number"),
         ("aggregateid", user_id, str, "text"),
         ("payload", payload, bytes, "bytes or text"),
     ):
@@ -230,7 +232,7 @@ def _as_row(sequence: int, user_id: object, payload: object) -> _Row:
                 f"row {sequence} of the outbox has a value of type {type(value).__name__} in the column {column}, "
                 f"where {needed} is needed: correct the type of the column, or what the service writes there"
             )
-    return _Row(sequence, cast("str", user_id), cast("bytes", payload))
+    return _Row(cast("int", sequence), cast("str", user_id), cast("bytes", payload))
 
 
 def _present(connection: Connection, begin: int, last: int) -> list[tuple[int, str]]:

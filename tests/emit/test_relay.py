@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipelines.contract import event_pb2
 from pipelines.emit import outbox
 from pipelines.emit import relay as relay_module
 from pipelines.emit.outbox import OUTBOX
+from pipelines.emit.outbox.backlog import measure_backlog
 from pipelines.emit.outbox.waiter import open_waiter
 from pipelines.emit.relay import RelayedBatch, open_relay, relay, relay_once, relay_pending
 from pipelines.errors import ConfigurationError
@@ -365,6 +367,26 @@ def test_values_of_other_types(tmp_path: Path, bus: KafkaSettings) -> None:
                 connection.execute(insert, {"user": b"ann", "it": b"", "at": "2026-01-01"})
             with pytest.raises(ConfigurationError, match=r"row 2 .* type bytes in the column aggregateid, where text"):
                 relay_once(opened)
+            for at in (1767225600, "yesterday", b"2026-01-01"):
+                with engine.begin() as connection:
+                    connection.execute(text("UPDATE outbox SET timestamp = :at"), {"at": at})
+                    with pytest.raises(ConfigurationError, match=rf"row 2 .* has {at!r} in the column timestamp"):
+                        outbox.backlog(connection)
+
+
+@pytest.mark.parametrize(("column", "value"), [("sequence", "'1'"), ("aggregateid", "17"), ("timestamp", "17")])
+def test_columns_of_other_types(service: Engine, url: URL, bus: KafkaSettings, column: str, value: str) -> None:
+    """A table that a service made otherwise: its column is named, by the database or by us."""
+    values = {"sequence": "1", "id": "'e'", "aggregatetype": "'user'", "aggregateid": "'ann'", "type": "'A'"}
+    values |= {"payload": "'{}'", "timestamp": "CURRENT_TIMESTAMP", column: value}
+    with service.begin() as connection:
+        connection.execute(text("DROP TABLE outbox"))
+        made = ", ".join(f"{each} AS {name}" for name, each in values.items())
+        connection.execute(text(f"CREATE TABLE outbox AS SELECT {made}"))
+    with open_relay(_text(url), bus) as opened:
+        work = partial(measure_backlog, _text(url)) if column == "timestamp" else partial(relay_once, opened)
+        with pytest.raises(ConfigurationError, match=rf"(row 1|outbox) .*{column}"):
+            work()
 
 
 def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "subprocess.Popen[str]":
