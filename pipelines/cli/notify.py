@@ -58,6 +58,7 @@ def notify(
     names = ", ".join(plan.name for plan in planned)
     topics = ", ".join(dict.fromkeys(plan.kafka.topic for plan in planned))
     _warn(path, partial(misspelt_actions, loaded, settings))
+    _warn(path, loaded.same_addresses)
     if check:
         _check_names(path, loaded, settings)
         print_line(f"{path} is valid; destinations: {names}")
@@ -70,7 +71,10 @@ def notify(
         def print_start() -> None:
             print_line(f"notifying {names} of events in {topics}; Ctrl-C stops it")
             if not has_lake:
-                print_warning(f"there is no lake at {settings.lake_root}: erased users are not known, and not left out")
+                print_warning(
+                    f"there is no lake at {settings.lake_root}: only the erased users in {settings.tombstones_file} "
+                    "are known, and left out"
+                )
             print_metrics_address(monitor.address)
 
         reports = Reports(

@@ -282,6 +282,20 @@ class RuleFile(Table):
         """Return the rules of a destination in the order of the file; the first that matches an event applies."""
         return tuple(rule for rule in self.rules if destination in rule.to)
 
+    def same_addresses(self) -> list[str]:
+        """Return which destinations may send one address two notifications under one key, a sentence each."""
+        places = {name: each.url if isinstance(each, Webhook) else each.key for name, each in self.destinations.items()}
+        return [
+            f"the destinations {one!r} and {two!r} have one address, and rules about {', '.join(sorted(both))}: "
+            "what a rule of each applies to is sent twice, under one idempotency key, so the receiver may drop the "
+            "second; give each an address of its own, or make them one destination"
+            for one, two in combinations(self.destinations, 2)
+            if places[one] == places[two] and (both := self._subjects(one) & self._subjects(two))
+        ]
+
+    def _subjects(self, destination: str) -> set[str]:
+        return {subject for rule in self.rules_for(destination) for subject in rule.subjects}
+
     @property
     def speaks_of_changes(self) -> bool:
         """Whether a rule is about changes of the feed."""

@@ -328,7 +328,7 @@ def test_a_terminated_command_ends_cleanly_while_a_webhook_hangs(
 ) -> None:
     """Exit code 0 in time; the hanging delivery is not committed, so the next notifier makes it.
 
-    Without a lake it says that it knows no erased users.
+    Without a lake it says which erased users it knows.
     """
     receiver.answer = receiver.hang
     rules = write_rules(webhook("ops", receiver.url, "request_seconds = 600"))
@@ -340,7 +340,7 @@ def test_a_terminated_command_ends_cleanly_while_a_webhook_hangs(
     assert process.returncode == 0, output
     assert " ".join(output.split()) == (
         f"notifying ops of events in {bus.kafka.topic}; Ctrl-C stops it warning: there is no lake at {bus.lake_root}: "
-        "erased users are not known, and not left out "
+        f"only the erased users in {bus.tombstones_file} are known, and left out "
         "stopped; undelivered notifications are delivered at the next start"
     )
     assert sum(at or 0 for at in checkpoints(bus, "ops").values()) < 10
@@ -350,6 +350,12 @@ def test_the_command_checks_a_rule_file(bus: Settings, receiver: Receiver, write
     """`--check` needs no broker and sends nothing."""
     rules = write_rules(webhook("ops", receiver.url))
     assert _output(command(bus, rules, "--check")) == (0, f"{rules} is valid; destinations: ops\n")
+    write_rules(webhook("ops", receiver.url), webhook("hr", receiver.url), webhook("law", f"{receiver.url}?for=law"))
+    code, output = _output(command(bus, rules, "--check"))
+    assert code == 0
+    assert " ".join(output.split()).count("the destinations 'ops' and 'hr' have one address, and rules about A:") == 1
+    assert output.count("have one address") == 1
+    write_rules(webhook("ops", receiver.url))
     rules.write_text(rules.read_text().replace("text =", "txt ="))
     code, output = _output(command(bus, rules, "--check"))
     assert code == 78
