@@ -1,6 +1,7 @@
 """Assembly of all definitions. `build_defs` takes the source of the settings, so that tests can replace it."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -12,14 +13,15 @@ import dagster as dg
 
 from assets import checks, history, lake, scores, upkeep
 from assets.automation import jobs, schedules
-from assets.partitions import days_from
+from assets.partitions import DAYS, days_from
 from assets.resources import Karmalake
 from assets.sensors import sensors
 from pipelines.contract.time_like import to_utc
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, is_transient
 from pipelines.first_day import first_day
 from pipelines.settings import Settings, load_settings
 
+_LOG = logging.getLogger(__name__)
 # One process per run: the steps depend on each other anyway, and the lake's library is not fork-safe.
 _EXECUTOR = dg.in_process_executor
 _OWNERS = ["team:reputation"]
@@ -52,7 +54,8 @@ def build_defs(
     key_prefix: the first parts of the key of every asset, so that assets of yours can have the same names: with
     `"karmalake"`, depend on `dg.AssetKey(["karmalake", "events"])`.
     partitions_start: the first day (UTC) of the assets by day; None: the day of the first event in the lake or of the
-    first file of history, whichever is earlier, when the code location is loaded; today if both are later.
+    first file of history, whichever is earlier, when the code location is loaded; today if both are later, and
+        2010-01-01 if the lake cannot be read then.
     git_url: the repository on GitHub or GitLab to which the links to the code go; None: that of the package, or without
     one to the local files.
     git_branch: its branch, tag or commit.
@@ -87,12 +90,27 @@ def _repository() -> str | None:
 
 def _first_day(read_settings: Callable[[], Settings], start: date | str | None) -> date:
     if start is None:
-        today = datetime.now(UTC).date()
-        return min(first_day(read_settings()) or today, today)  # the first event may be ahead of time
+        return _first_day_of_all(read_settings())
     try:
         return to_utc(start).date()
     except UsageError:
         raise UsageError(f"partitions_start must be a day like 2024-05-01, not {start!r}") from None
+
+
+def _first_day_of_all(settings: Settings) -> date:
+    """Return the first day that there is anything of, today at the latest; the earliest one if that is not known.
+
+    A code location that fails when it is loaded starts nothing by its schedules until it is reloaded by hand.
+    """
+    today = datetime.now(UTC).date()
+    try:
+        return min(first_day(settings) or today, today)  # the first event may be ahead of time
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        first = date.fromisoformat(str(DAYS.get_first_partition_key()))
+        _LOG.warning("%s; until this code location is reloaded, assets by day have the days from %s on", error, first)
+        return first
 
 
 def _assets(karmalake: Karmalake, git_url: str | None) -> list[_Asset]:

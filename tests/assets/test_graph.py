@@ -19,7 +19,7 @@ from assets.history import history
 from assets.resources import Karmalake
 from assets.sensors import commits, updated_days
 from pipelines.backfill import backfill
-from pipelines.errors import UsageError
+from pipelines.errors import CorruptionError, TransientError, UsageError
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
 from tests.assets.running import days, metadata_by_day
@@ -92,6 +92,27 @@ def test_the_days_begin_with_the_first_event(no_bus: Settings, tmp_path: Path) -
         first(with_files, "yesterday")
     assert first(with_files, "2025-01-01") == first(with_files, date(2025, 1, 1)) == "2025-01-01"
     assert first(with_files, datetime(2025, 1, 1, 12, tzinfo=UTC)) == "2025-01-01"
+
+
+def test_a_lake_that_does_not_answer_fails_no_code_location(
+    no_bus: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its schedules would start nothing until it is reloaded by hand; a damaged lake is a matter for an operator."""
+
+    def fail(error: Exception) -> None:
+        def first_day(_settings: Settings) -> None:
+            raise error
+
+        monkeypatch.setattr("assets.definitions.first_day", first_day)
+
+    fail(TransientError("S3 does not answer"))
+    days = build_defs(lambda: no_bus).resolve_asset_graph().get(dg.AssetKey("user_days")).partitions_def
+    assert isinstance(days, dg.DailyPartitionsDefinition)
+    assert days.get_first_partition_key() == "2010-01-01"
+    assert "S3 does not answer; until this code location is reloaded" in caplog.text
+    fail(CorruptionError("damaged"))
+    with pytest.raises(CorruptionError):
+        build_defs(lambda: no_bus)
 
 
 def test_an_empty_prefix_is_none(no_bus: Settings) -> None:
