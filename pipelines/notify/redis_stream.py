@@ -33,7 +33,10 @@ class StreamTransport:
         try:
             self.client.xadd(self.stream.key, fields, maxlen=self.stream.max_length, approximate=True)
         except (RedisError, RedisClusterException) as error:
-            return DeliveryResult(Outcome.RETRY, self._refusal(error))
+            refusal = self._refusal(error)
+            if isinstance(self.client, redis.Redis):  # the next attempt finds a server that has taken over the address
+                self.client.connection_pool.disconnect(inuse_connections=False)
+            return DeliveryResult(Outcome.RETRY, refusal)
         return DELIVERED
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipelines.serving.client import connect
 from pipelines.settings import RedisSettings, Settings
 from tests.notify.receiver import SECRET, Receiver
 from tests.services.ports import HOST, free_port
+from tests.services.proxy import Proxy
 from tests.services.redis_server import RedisServer
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -263,3 +265,19 @@ def test_errors_of_redis_are_retried(redis_server: RedisServer, directives: dict
         client.config_set(name, "noeviction" if name.endswith("policy") else 0)
     assert transport.attempt(NOTIFICATION) == DELIVERED
     client.close()
+
+
+def test_a_stream_is_found_again_after_a_failover(redis_server: RedisServer, tmp_path: Path) -> None:
+    """The address leads to another server, and the one before is a replica that keeps its connections."""
+    (tmp_path / "other").mkdir()
+    with RedisServer(tmp_path / "other") as other, Proxy(redis_server.port) as proxy:
+        client = connect(RedisSettings(url=SecretStr(f"redis://{proxy.address}/0")))
+        transport = StreamTransport(RedisStream(kind="redis_stream", key="told"), client)
+        assert transport.attempt(NOTIFICATION) == DELIVERED
+        with connect(RedisSettings(url=SecretStr(redis_server.url()))) as admin:
+            admin.execute_command("REPLICAOF", HOST, other.port)
+        proxy.forward_to(other.port)
+        refused = transport.attempt(NOTIFICATION)
+        assert (refused.outcome, refused.reason.split(":")[0]) == (Outcome.RETRY, "ReadOnlyError")
+        assert transport.attempt(NOTIFICATION) == DELIVERED
+        client.close()

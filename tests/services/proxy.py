@@ -58,6 +58,10 @@ class Proxy:
         self._is_cut = True
         self._run(self._reset())
 
+    def forward_to(self, target_port: int) -> None:
+        """Forward new connections to another port; open ones stay where they are, as after a change of DNS."""
+        self._target_port = target_port
+
     def heal(self) -> None:
         """Forward again, without delay or limit."""
         self._is_cut, self._delay_seconds, self._bytes_per_second = False, 0.0, None
