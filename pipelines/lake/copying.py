@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from pipelines.errors import CorruptionError, UsageError
-from pipelines.lake.files import make_durable
+from pipelines.lake.files import compare_checksums, make_durable
 from pipelines.lake.log_files import RETAINED_ENTRIES, list_log
 from pipelines.lake.stores import absolute, ensure_parent_folder, read_chunks, resolve_store
 from pipelines.lake.tables import TABLES, Lake, data_files, is_table
@@ -38,7 +38,7 @@ def copy_lake(lake: Lake, to: str, progress: Callable[[str], None] = lambda _: N
 
     Calls `progress` with the path of each file. Ingest may run meanwhile: what it adds is not in the copy. Raises
     UsageError when the target is another lake or a copy that was written to since, CorruptionError when a file of the
-    copy differs from its original.
+    lake is damaged, or one of the copy differs from its original.
     """
     target = Lake(absolute(to))
     handles = {name: lake.table(name) for name in _OPEN_ORDER}
@@ -49,6 +49,7 @@ def copy_lake(lake: Lake, to: str, progress: Callable[[str], None] = lambda _: N
         folder = lake.folder(name)
         data = [path.removeprefix(f"{folder}/") for path in data_files(handles[name])]
         for path in [*data, *_log_files(folder, versions[name])]:
+            compare_checksums([f"{folder}/{path}"])
             existed, length = _copy(f"{folder}/{path}", f"{target.folder(name)}/{path}")
             count, size, sent = count + 1, size + length, sent + (not existed)
             progress(path)

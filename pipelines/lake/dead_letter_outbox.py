@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 
 from pipelines.lake.commit_log import commit_rows, complete_commits
 from pipelines.lake.dead_letter_rows import RowGroup, batches_by_row_group, read_dead_letter_rows, row_groups
+from pipelines.lake.files import name_of
 from pipelines.lake.marks import raise_mark, save_mark
 from pipelines.lake.tables import CachedLake, Lake, data_files, read_rows
 from pipelines.lake.transactions import transactions
@@ -127,12 +128,12 @@ def _read_commits_table(lake: Lake, after: int, upto: int) -> list[dict[str, Any
 def _find_row_groups(lake: Lake, wanted: set[str]) -> Iterator[RowGroup]:
     """Yield the row groups with rows of batches: a batch has a file of its own until a compaction merges it."""
     table = lake.table(_TABLE)
-    files = set(data_files(table))
-    own = {batch_id: f"{lake.folder(_TABLE)}/{batch_id}.parquet" for batch_id in wanted}
-    for batch_id, path in own.items():
-        if path in files:
+    files = {name_of(path): path for path in data_files(table)}
+    own = {batch_id: f"{lake.folder(_TABLE)}/{batch_id}" for batch_id in wanted}
+    for batch_id, name in own.items():
+        if name in files:
             wanted = wanted - {batch_id}
-            yield from row_groups(path)
+            yield from row_groups(files[name])
     yield from _find_merged_row_groups(lake, table, wanted)
 
 

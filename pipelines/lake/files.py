@@ -1,5 +1,8 @@
 """Parquet files: their layout, writing and reading, and how any file is made durable. Independent of commits.
 
+The name of a file ends with the checksum of its bytes (`a.1c291ca3.parquet`), so a path is enough to tell whether they
+are what was written. Every reader here compares it; before DuckDB and Spark read files, `compare_checksums` does.
+
 Events are written by time: small days share a file, a large day has its own (`write_ranges`), so that few files hold a
 fine-grained history, and a reader of one day reads little else. In a lake that was created before format 3, `events` is
 partitioned by day, and each day has its own file (`write_days`).
@@ -12,8 +15,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ from pipelines.lake.stores import (
     ensure_parent_folder,
     is_remote,
     local_paths,
+    read_chunks,
     require_object_store,
     resolve_store,
     translate_store_errors,
@@ -64,11 +70,13 @@ _PLAIN = {"event_id", "value", _BLOOM_COLUMN}
 # What a producer wrote may be a hundred megabytes, and statistics repeat minimum and maximum several times.
 _NO_STATISTICS = {"key", "value", "headers"}
 _METADATA_KEYS = "metadata.key_value.key"
+_CHECKSUM = re.compile(r"\.([0-9a-f]{8})\.parquet")
+"""The end of a file's name: files of other engines, and of earlier releases, have no checksum there."""
 _DAMAGE = re.compile(
-    "CRC checksum verification failed|Couldn't deserialize thrift|Invalid page header|Unknown encoding type"
-    "|Corrupt ZSTD|ZSTD decompression failed"
+    "Couldn't deserialize thrift|Invalid page header|Unknown encoding type|Corrupt ZSTD|ZSTD decompression failed"
 )
-"""How pyarrow says that bytes are not what was written, in an error that is like one of the disk or of a store."""
+"""How pyarrow says of a file without a checksum that its bytes are not what was written, in an error that is like one
+of the disk or of a store."""
 _PLAIN_TYPES = {
     pa.string_view(): pa.string(),
     pa.large_string(): pa.string(),
@@ -81,31 +89,36 @@ def write_ranges(folder: str, events: pa.Table, name: str, *, data_change: bool 
     """Write `events` (EVENTS without event_day) as durable files of one or more UTC days; return the actions to commit.
 
     A day of FULL_ROWS has its own file; other days share files of at most RANGE_ROWS rows, in order. Files are named by
-    their first day, DAY-`name`.parquet, and hold event_day; the actions have its minimum and maximum. Rows keep their
-    order within a file. `data_change` is false where the rows were in the table before. A crash leaves files that no
-    commit names; an error leaves none.
+    their first day, DAY-`name`.CHECKSUM.parquet, and hold event_day; the actions have its minimum and maximum. Rows
+    keep their order within a file. `data_change` is false where the rows were in the table before. A crash leaves files
+    that no commit names; an error leaves none.
     """
     days = _days(events)
     dated = events.append_column(DAY_COLUMN, pa.array(days.astype(np.int32), pa.date32()))
-    parts = [(f"{day}-{name}.parquet", rows, {}) for day, rows in _split(dated, _first_days(days))]
+    parts = [(f"{day}-{name}", rows, {}) for day, rows in _split(dated, _first_days(days))]
     return _write_all(folder, parts, data_change=data_change)
 
 
 def write_days(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
-    """Write `events` like `write_ranges`, but as one file for each UTC day: DAY/`name`.parquet, without event_day."""
+    """Write `events` like `write_ranges`, but as one file for each UTC day, in its folder, without event_day."""
     split = _split(events, _days(events))
-    parts = [(f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}) for day, rows in split]
+    parts = [(f"{DAY_COLUMN}={day}/{name}", rows, {DAY_COLUMN: day}) for day, rows in split]
     return _write_all(folder, parts, data_change=data_change)
 
 
 def write_file(folder: str, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
     """Write `rows` as one durable file, as `write_ranges` does; return the action to commit."""
-    return _write_all(folder, [(f"{name}.parquet", rows, {})], data_change=data_change)
+    return _write_all(folder, [(name, rows, {})], data_change=data_change)
 
 
 def remove_files(folder: str, files: Iterable[AddAction]) -> None:
     """Remove files of a table that no commit names; a missing one is skipped."""
     delete_files(f"{folder}/{file.path}" for file in files)
+
+
+def name_of(location: str) -> str:
+    """Return the name that a file was written by, with its folder: its path without checksum and suffix."""
+    return _CHECKSUM.sub("", location).removesuffix(".parquet")
 
 
 def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
@@ -116,16 +129,30 @@ def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
     """
     store, path = resolve_store(location)
     with translate_store_errors(location), _explained_damage(location):
-        rows = pq.ParquetFile(path, filesystem=store, page_checksum_verification=True).read(columns)
-    return with_plain_types(rows)
+        with store.open_input_stream(path, compression=None) as stream:
+            content = stream.read_buffer()
+        _require_checksum(location, zlib.crc32(content))
+        return with_plain_types(pq.ParquetFile(pa.BufferReader(content)).read(columns))
 
 
 def require_intact(location: str) -> None:
-    """Read one file of a table, one row group at a time. Raises like `read_file`."""
+    """Read one file of a table, a part at a time. Raises like `read_file`."""
+    if _CHECKSUM.search(location):
+        _compare_checksum(location)
+        return
     with open_file(location) as file:
         for number in range(file.num_row_groups):
             for _ in file.iter_batches(row_groups=[number]):  # of all, a batch would span row groups
                 pass
+
+
+def compare_checksums(locations: Iterable[str]) -> None:
+    """Read local files that have a checksum, for a reader that compares none. Raises CorruptionError for a damaged one.
+
+    An object store compares its own checksums whenever it returns an object.
+    """
+    for path in local_paths(locations):
+        _compare_checksum(str(path))
 
 
 def with_plain_types(rows: pa.Table) -> pa.Table:
@@ -146,7 +173,10 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def read_footer(location: str) -> pq.FileMetaData:
-    """Return the footer of one file of a table: its row groups, with their sizes in bytes. Raises like `read_file`."""
+    """Return the footer of one file of a table: its row groups, with their sizes in bytes. Raises like `read_file`.
+
+    The checksum of the file is not compared.
+    """
     store, path = resolve_store(location)
     with translate_store_errors(location), _explained_damage(location):
         return pq.read_metadata(path, filesystem=store)
@@ -154,9 +184,13 @@ def read_footer(location: str) -> pq.FileMetaData:
 
 @contextmanager
 def open_file(location: str) -> "Generator[pq.ParquetFile]":
-    """Yield one file of a table, to be read in parts: only one part at a time is in memory. Raises like `read_file`."""
+    """Yield one file of a table, to be read in parts: only one part at a time is in memory. Raises like `read_file`.
+
+    Its checksum is compared when a process opens it for the first time.
+    """
+    _compare_checksum_once(location)
     store, path = resolve_store(location)
-    options: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
+    options: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES}
     with (
         translate_store_errors(location),
         _explained_damage(location),
@@ -165,17 +199,35 @@ def open_file(location: str) -> "Generator[pq.ParquetFile]":
         yield file
 
 
+@lru_cache(maxsize=10_000)
+def _compare_checksum_once(location: str) -> None:
+    _compare_checksum(location)
+
+
+def _compare_checksum(location: str) -> None:
+    if not _CHECKSUM.search(location):
+        return
+    with _explained_damage(location):
+        checksum = 0
+        for chunk in read_chunks(location):
+            checksum = zlib.crc32(chunk, checksum)
+        _require_checksum(location, checksum)
+
+
+def _require_checksum(location: str, checksum: int) -> None:
+    """Raise ArrowInvalid, as of other damage, if bytes of a file do not have the checksum in its name."""
+    if (named := _CHECKSUM.search(location)) and int(named[1], 16) != checksum:
+        raise pa.ArrowInvalid(f"its bytes have the checksum {checksum:08x}")
+
+
 @contextmanager
 def _explained_damage(location: str) -> Generator[None]:
-    """Turn the error of a file that does not have what was written into CorruptionError.
-
-    Without checksums a bit that flipped could be other values, or any error of the decoders.
-    """
+    """Turn the error of a file that does not have what was written into CorruptionError."""
     try:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         is_outage = isinstance(error, OSError) and (error.errno is not None or is_remote(location))
         if is_outage and not _DAMAGE.search(str(error)):
             raise
@@ -227,25 +279,33 @@ def _split(events: pa.Table, days: np.ndarray) -> Iterator[tuple[str, pa.Table]]
 
 
 def _write_all(folder: str, parts: list[tuple[str, pa.Table, dict[str, str]]], *, data_change: bool) -> list[AddAction]:
-    """Write one durable file for each (path, rows, partition values); an error leaves none of them."""
+    """Write one durable file for each (name, rows, partition values); an error leaves none of them."""
     actions: list[AddAction] = []
     try:
-        for path, rows, values in parts:
-            actions.append(_write(folder, path, rows, values, data_change=data_change))
+        for name, rows, values in parts:
+            content = _encode(rows)
+            path = f"{name}.{zlib.crc32(content):08x}.parquet"
+            stats = json.dumps({"numRecords": len(rows)} | _day_bounds(rows))
+            actions.append(AddAction(path, content.size, dict(values), int(time.time() * 1000), data_change, stats))
+            _write(f"{folder}/{path}", content)
         make_durable([f"{folder}/{action.path}" for action in actions])
     except BaseException:
-        for path, _, _ in parts[: len(actions) + 1]:
+        for action in actions:
             with suppress(OSError, TransientError):
-                delete_files([f"{folder}/{path}"])
+                delete_files([f"{folder}/{action.path}"])
         raise
     return actions
 
 
-def _write(
-    folder: str, path: str, rows: pa.Table, partition_values: Mapping[str, str], *, data_change: bool
-) -> AddAction:
-    store, location = resolve_store(f"{folder}/{path}")
-    ensure_parent_folder(f"{folder}/{path}")
+def _write(location: str, content: pa.Buffer) -> None:
+    ensure_parent_folder(location)
+    store, path = resolve_store(location)
+    with translate_store_errors(location), store.open_output_stream(path, compression=None) as stream:
+        stream.write(content)
+
+
+def _encode(rows: pa.Table) -> pa.Buffer:
+    """Return rows as the bytes of a Parquet file."""
     columns = rows.schema.names
     repetitive = [name for name in columns if name not in _PLAIN and name not in _DELTA_ENCODED]
     layout: dict[str, Any] = {
@@ -253,21 +313,16 @@ def _write(
         "use_dictionary": [*repetitive, _METADATA_KEYS],
         "column_encoding": {name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
         "max_rows_per_page": _PAGE_ROWS,
-        "write_page_checksum": True,  # up to 7% of the time to read
         "write_statistics": [name for name in columns if name not in _NO_STATISTICS] if "value" in columns else True,
     }
     if _BLOOM_COLUMN in columns:
         expected = {"ndv": max(1, min(len(rows), _ROW_GROUP_ROWS)), "fpp": _FALSE_POSITIVE_RATE}
         layout["bloom_filter_options"] = {_BLOOM_COLUMN: expected}
-    with (
-        translate_store_errors(folder),
-        pq.ParquetWriter(location, rows.schema, filesystem=store, **layout) as writer,
-    ):
+    content = pa.BufferOutputStream()
+    with pq.ParquetWriter(content, rows.schema, **layout) as writer:
         for part in _small_parts(rows) if "value" in columns else (rows,):
             writer.write_table(part, row_group_size=_ROW_GROUP_ROWS)
-    size = store.get_file_info(location).size
-    stats = json.dumps({"numRecords": len(rows)} | _day_bounds(rows))
-    return AddAction(path, size, dict(partition_values), int(time.time() * 1000), data_change, stats)
+    return content.getvalue()
 
 
 def _day_bounds(rows: pa.Table) -> dict[str, dict[str, Any]]:

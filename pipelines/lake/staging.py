@@ -13,7 +13,7 @@ from deltalake.transaction import AddAction
 from pipelines.best_effort import best_effort
 from pipelines.errors import FencedError
 from pipelines.lake.commit import ConcurrentCommitError
-from pipelines.lake.files import remove_files
+from pipelines.lake.files import name_of, remove_files
 from pipelines.lake.table_files import list_files
 from pipelines.lake.tables import Lake
 from pipelines.lake.upkeep import replace_files
@@ -56,7 +56,7 @@ class Staging:
     def _remove(self) -> None:
         remove_files(self.lake.folder("events"), self.files)
         for name in self.tables:
-            _remove_rows(self.lake, name, f"{self.batch_id}.parquet")
+            _remove_rows(self.lake, name, self.batch_id)
 
 
 @contextmanager
@@ -69,11 +69,11 @@ def staging(lake: Lake) -> Generator[Staging]:
         staged.discard()
 
 
-def _remove_rows(lake: Lake, name: str, path: str) -> None:
+def _remove_rows(lake: Lake, name: str, batch_id: str) -> None:
     """Remove the file of an uncommitted batch from a table, unless it was merged with others."""
     for _ in range(_ATTEMPTS):
         table = lake.table(name)
-        files = [file for file in list_files(table) if file.path == path]
+        files = [file for file in list_files(table) if name_of(file.path) == batch_id]
         if not files:
             return
         with suppress(CommitFailedError):

@@ -7,6 +7,7 @@ concurrent ones the later fails and starts again (`atomic`). Concurrent ingest r
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf
@@ -20,11 +21,11 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.boundary.private_files import make_private_dir
-from pipelines.errors import TransientError
+from pipelines.errors import CorruptionError, TransientError
 from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable, read_footer
-from pipelines.lake.lake_format import name_replaced_files
+from pipelines.lake.files import DAY_COLUMN, make_durable, read_footer
+from pipelines.lake.lake_format import has_mixed_files, name_replaced_files
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.merge_groups import find_groups
 from pipelines.lake.table_files import File, list_files, write_rows
@@ -106,7 +107,7 @@ def _compact_table(
     lake: Lake, name: str, groups: list[list[File]], progress: Callable[[str], None]
 ) -> CompactionResult:
     files_before = files_after = rows = 0
-    merges = (merge for group in groups for merge in _fit_merges(lake.folder(name), group))
+    merges = (merge for group in groups for merge in _fit_merges(lake, name, group))
     # Several in one commit: a commit for each day would cost more than the merging.
     for packed in _pack(merges, lambda files: sum(file.merge_share for file in files)):
         files = [file for merge in packed for file in merge]
@@ -117,18 +118,31 @@ def _compact_table(
     return CompactionResult(name, files_before, files_after, rows)
 
 
-def _fit_merges(folder: str, group: list[File]) -> Iterator[list[File]]:
+def _fit_merges(lake: Lake, name: str, group: list[File]) -> Iterator[list[File]]:
     """Yield the files of a group that are merged into one piece, with rows and `merge_share`.
 
     A file that takes more than half of a merge is left out.
     """
-    measured = (_measure(folder, file) for file in group)
+    columns = set[str]() if has_mixed_files(lake.table(name)) else set(TABLES[name].names) - {DAY_COLUMN}
+    measured = (_measure(lake.folder(name), file, columns) for file in group)
     merges = _pack((file for file in measured if file.merge_share <= 1 / 2), lambda file: file.merge_share)
     yield from (files for files in merges if len(files) > 1)
 
 
-def _measure(folder: str, file: File) -> File:
+def _measure(folder: str, file: File, columns: AbstractSet[str]) -> File:
+    """Return a file with its rows and `merge_share`.
+
+    Raises CorruptionError if it has another number of rows than the log says, or lacks columns: a file may have no
+    checksum, and a merge would write nulls in their place.
+    """
     footer = read_footer(f"{folder}/{file.path}")
+    missing = columns - set(footer.schema.to_arrow_schema().names)
+    if missing or footer.num_rows != (file.rows or footer.num_rows):
+        lacks = f" and no {', '.join(sorted(missing))}" if missing else ""
+        raise CorruptionError(
+            f"{folder}/{file.path} is damaged (it has {footer.num_rows} of {file.rows} rows{lacks}): restore this file "
+            "from a copy of the lake"
+        )
     size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
     share = max(footer.num_rows / MAX_MERGE_ROWS, size / MAX_MERGE_BYTES)
     return replace(file, rows=footer.num_rows, merge_share=share)

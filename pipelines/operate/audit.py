@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import consumer, translate_errors
@@ -25,7 +24,7 @@ from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
 from pipelines.ingest.sources import CONTRACT, IngestedTopic, explain_missing_topic, open_topics
 from pipelines.lake.checkpoints import checkpoint
-from pipelines.lake.stores import resolve_store
+from pipelines.lake.files import read_file
 from pipelines.lake.tables import Lake, is_lake, open_lake
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import lake_tombstones, read_tombstones
@@ -322,8 +321,7 @@ def _read_dead_letters(lake: Lake, topics: Mapping[str, _TopicContents], commits
 
 def _tables(lake: Lake, name: str, columns: list[str]) -> Iterator[pa.Table]:
     for path in lake.table(name).file_uris():
-        store, place = resolve_store(unquote(path))
-        yield pq.ParquetFile(place, filesystem=store).read(columns)
+        yield read_file(unquote(path), columns)
 
 
 def _of_topic(table: pa.Table, topic_id: str) -> pa.Table:

@@ -30,7 +30,7 @@ from pipelines.boundary.text import amount
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import release
 from pipelines.lake.commit_log import with_feed
-from pipelines.lake.files import make_durable
+from pipelines.lake.files import compare_checksums, make_durable
 from pipelines.lake.tables import Lake, Snapshot
 from pipelines.reputation.database_file import writer_lock
 from pipelines.reputation.draft_file import DraftFile
@@ -369,6 +369,7 @@ class Draft:
         with self._discarded_on_error():
             base, connection = self._file.open_new_base()
             read_commits(connection, snapshot)
+            compare_checksums(snapshot.files.get("events", ()))
             create_lake_views(connection, snapshot)
             known = aliases_in(connection)
             weigh = partial(compute_weights, earlier=weights)

@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 from pipelines.boundary.private_files import make_inner_dir
 from pipelines.formats import HISTORIES
 from pipelines.lake.erased_events import removal_since
+from pipelines.lake.files import compare_checksums
 from pipelines.lake.manifest import manifest_text, read_manifest
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
@@ -250,6 +251,7 @@ class Histories:
         unread = tuple(file for file in files if file not in state.files)
         through = Commit(snapshot.version, last_batch(connection, snapshot.version))
         if unread:
+            compare_checksums(unread)
             new = replace(snapshot, files={**snapshot.files, "events": unread})
             source = stored_rows(connection, "events", new)
             query = statement("histories_events", source=source, after=str(state.through.version))
@@ -386,6 +388,7 @@ def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> N
         connection.execute(statement("histories_forget_files"))
         read = set[str]()
     if unread := sorted(files - read):
+        compare_checksums(unread)
         new = replace(snapshot, files={"commits": tuple(unread)})
         connection.execute(statement("histories_add_commits", source=stored_rows(connection, "commits", new)))
         connection.execute(statement("histories_add_files"), [unread])

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.lake.erased_events import removal_since
+from pipelines.lake.files import compare_checksums
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.differing_rows import differing_rows
 from pipelines.reputation.lake_views import stored_rows
@@ -107,6 +108,7 @@ def moved_events(
     keys = compared_keys(policy, before, after)
     connection.execute("SET VARIABLE moved_names = ?", [names])
     connection.execute("SET VARIABLE compared_keys = ?", [keys])
+    compare_checksums(snapshot.files.get("events", ()))
     stored = stored_rows(connection, "events", snapshot)
     rows = statement("refresh_history_rows", source=f"({stored}) AS stored")
     return connection.sql(statement("moved_events", rows=rows)).to_arrow_table().cast(ROWS)

@@ -5,6 +5,7 @@ from datetime import datetime
 import duckdb
 import polars as pl
 
+from pipelines.lake.files import compare_checksums
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.merged_users import aliases_in
@@ -30,9 +31,11 @@ def scores(
     `as_of` selects events by event time, as known today; `known_at` also by commit time, as known at that moment.
     A connection needs the views `events`, `merged_users` if users were merged, and `commits` for known_at; the call
     leaves temporary objects in it.
-    Raises UsageError for an as_of without a time zone, and for a scope that the policy does not have.
+    Raises UsageError for an as_of without a time zone, and for a scope that the policy does not have, CorruptionError
+    when a file of a snapshot is damaged.
     """
     if isinstance(source, Snapshot):
+        compare_checksums(source.files.get("events", ()))
         with open_lake_views(source) as connection:
             return scores(connection, policy, as_of, known_at, scope)
     in_force = define_steps(source, policy, as_of, known_at, known=aliases_in(source, known_at))

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.errors import CorruptionError
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.files import read_file, read_footer
+from pipelines.lake.files import read_file
 from pipelines.lake.stores import read_chunks, resolve_store
 from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.reputation.lake_views import open_lake_views
@@ -50,14 +50,13 @@ def test_a_lake_may_have_any_name(uri: str, name: str) -> None:
 
 
 def test_a_damaged_object_is_no_outage(lake: Lake) -> None:
-    """Whether its checksums or its pages' headers say so: the library has one kind of error for these and an outage."""
+    """Whether its checksum or the library says so, which has one kind of error for damage and an outage."""
     commit(lake, lake.table("events"), "b1", make_events([f"e{number}" for number in range(50)]))
     [file] = data_files(lake.table("events"))
-    [content], column = read_chunks(file), read_footer(file).row_group(0).column(0)
-    store, path = resolve_store(file)
-    end = 4 + column.total_compressed_size
-    for damaged in (content[:4] + b"\xff" * 8 + content[12:], content[: end - 1] + b"\xff" + content[end:]):
+    [content] = read_chunks(file)
+    for damaged in (file, f"{lake.folder('events')}/without-checksum.parquet"):
+        store, path = resolve_store(damaged)
         with store.open_output_stream(path, compression=None) as stream:
-            stream.write(damaged)
-        with pytest.raises(CorruptionError, match=f"^{file} is damaged "):
-            read_file(file)
+            stream.write(content[:4] + b"\xff" * 8 + content[12:])
+        with pytest.raises(CorruptionError, match=f"^{damaged} is damaged "):
+            read_file(damaged)
