@@ -169,8 +169,7 @@ def _classify(ingest: Ingest, batch: Batch) -> "_ClassifiedBatch":
     """Drop erased users from a batch and classify its events as new, duplicate or conflict, at the handle's version."""
     ingest.tombstones.catch_up(ingest.events)
     filtered = ingest.tombstones.drop_erased(batch.decoded)
-    ingest.index.catch_up(ingest.events)
-    return _ClassifiedBatch(batch, filtered, ingest.index.classify(filtered.decoded.events))
+    return _ClassifiedBatch(batch, filtered, ingest.index.classify_at(ingest.events, filtered.decoded.events))
 
 
 def _stage(ingest: Ingest, classified: "_ClassifiedBatch", staged: Staging, started: datetime) -> CommitRecord:

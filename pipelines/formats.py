@@ -49,7 +49,7 @@ DOCUMENTS = Format(
     "documents", 1, "rebuilt", "; to serve documents of this release instead, delete that key and publish again"
 )
 WAREHOUSE = Format("warehouse", 5, "rebuilt", ", or rebuild it with `karmalake rebuild`")
-INDEX = Format("dedup index", 3, "rebuilt")
+INDEX = Format("dedup index", 4, "rebuilt")
 HISTORIES = Format("histories", 2, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
 FEED_STATE = Format("feed state", 2, "rebuilt")

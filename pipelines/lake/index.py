@@ -7,6 +7,7 @@ rebuilds the index if the log no longer has that entry. Deleting the folder cost
 
 A crash in `extend` leaves the previous manifest and perhaps a file that it does not name; the next `catch_up` reads
 what is missing from the lake. Files are flushed before a manifest names them, so a readable manifest names whole files.
+Bytes that change later are noticed before they give an answer (`runs.py`): the index is rebuilt.
 """
 
 import logging
@@ -14,7 +15,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from pipelines.boundary.file_lock import try_lock
 from pipelines.boundary.private_files import make_inner_dir
 from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
+from pipelines.errors import one_line
 from pipelines.formats import INDEX
 from pipelines.lake.erased_events import ERASED_EVENTS, Removal, read_removal, removals_since
 from pipelines.lake.files import make_durable
 from pipelines.lake.manifest import manifest_text, read_manifest
+from pipelines.lake.run_filter import DamagedRunError
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
 
@@ -66,7 +69,7 @@ class DedupIndex:
         """Classify each event of a batch (EVENT columns, in order of arrival) as NEW, DUPLICATE or CONFLICT.
 
         Of several events with one unknown event_id, the first is NEW and the others are compared with it. The index
-        does not change.
+        does not change. Raises DamagedRunError when what it reads has changed on disk.
         """
         ids, order = sort_digests(digest(events, self.key))
         first = _first_of_each_id(ids)
@@ -79,11 +82,28 @@ class DedupIndex:
         new = kinds == NEW
         return Classification(in_order_of_arrival, Digests(ids.high[new], ids.low[new], ids.payload[new]))
 
+    def classify_at(self, table: DeltaTable, events: pa.Table) -> "Classification":
+        """Bring the index to the version of the handle `table` of `events`, and classify like `classify`.
+
+        An index that has changed on disk is rebuilt.
+        """
+        self.catch_up(table)
+        try:
+            return self.classify(events)
+        except DamagedRunError:
+            _LOG.warning("the index in %s has changed on disk: it is rebuilt from the lake", self.folder)
+            self.rebuild(table)
+            return self.classify(events)
+
     def extend(self, new: Digests, version: int) -> None:
         """Add the sorted digests of the events that commit `version` added, durably."""
-        if len(new):
-            self.runs.add(new)
-        self._save(version)
+        try:
+            if len(new):
+                self.runs.add(new)
+        except DamagedRunError:  # in a merge; the next `catch_up` rebuilds the index
+            self._reset()
+        else:
+            self._save(version)
 
     def catch_up(self, events: DeltaTable) -> None:
         """Bring the index to the version of the handle `events`, from the files added since, or from all files."""
@@ -98,9 +118,15 @@ class DedupIndex:
                 self._add(added)
                 self._apply(removal)
         except (LookupError, FileNotFoundError):
-            self._reset()
-            self._add(data_files(events))
-        self._save(newest)
+            self.rebuild(events)
+        else:
+            self._save(newest)
+
+    def rebuild(self, events: DeltaTable) -> None:
+        """Build the index from the files of the handle `events`."""
+        self._reset()
+        self._add(data_files(events))
+        self._save(events.version())
 
     def forget_erased(self, events: DeltaTable) -> None:
         """Remove, durably, the event_ids of every erasure that the handle `events` has, without catching up.
@@ -123,8 +149,8 @@ class DedupIndex:
         try:
             self.runs.finish_merge()
             self._save(self.version)
-        except OSError as error:
-            _LOG.warning("the index in %s was not saved: %s", self.folder, error)
+        except (OSError, DamagedRunError) as error:
+            _LOG.warning("the index in %s was not saved: %s", self.folder, one_line(error))
         finally:
             self.runs.close()
             os.close(self.lock)
@@ -190,16 +216,20 @@ class DedupIndex:
                 return self._reset()
             if not history_includes(self.lake, manifest["version"], manifest["entry"]):
                 return self._reset()
-            runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
+            runs = [open_run(self.folder / name, *of_run) for name, *of_run in manifest["runs"]]
             self.runs = Runs(self.folder, runs)
             self.runs.remove_stray_files()
             self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            self._reset()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("the index in %s is rebuilt: %s", self.folder, one_line(error))
             self._reset()
 
     def _reset(self) -> None:
         """Empty the index, and choose a new key."""
-        self.runs.finish_merge()
+        with suppress(DamagedRunError):
+            self.runs.finish_merge()
         self.runs.close()
         self.runs, self.key = Runs(self.folder), secrets.token_bytes(16)
         self.version, self.entry = -1, None

@@ -58,7 +58,7 @@ def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, i
             manifest = read_manifest(folder / "manifest.json")
             if not _is_current(manifest, lake, events):
                 return None
-            runs = [open_run(folder / name, rows) for name, rows in manifest["runs"]]
+            runs = [open_run(folder / name, *of_run) for name, *of_run in manifest["runs"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # being written now, or unreadable: the next start rebuilds it
         try:

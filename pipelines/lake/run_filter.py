@@ -9,9 +9,13 @@ id is taken for a row with a probability of 1.6 to 3.2 %, and is then compared w
 Building reads the run once, in order, and writes the filter in order, whatever the memory. Binary fuse filters are a
 tenth smaller at the same rate, but are built in random order with 20 bytes per id, and do not know the row.
 
-A filter is a cache of its run, in a mapped file beside it: under a memory limit the system prefers its pages, which
-each batch uses, to those of runs; a smaller limit makes look-ups slower and never ends the process; and replacing a run
-needs no memory for two filters. A filter that is missing, torn, or of another run or format is not used.
+A filter is in a mapped file beside its run: under a memory limit the system prefers its pages, which each batch uses,
+to those of runs; a smaller limit makes look-ups slower and never ends the process; and replacing a run needs no memory
+for two filters. A run whose filter is missing, torn, or of another run or format is not used.
+
+It also has a checksum of each 512 rows of the run, since no start can read all of a large run. A look-up
+compares that of the rows that it reads, once in a process. So a known id whose row has changed is not taken for a new
+one: its place is found by the filter, which has a checksum of its own.
 """
 # pyright: reportMissingParameterType=false
 # (numba infers the types of a compiled loop from its arguments)
@@ -21,31 +25,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit, uint64
+from numba import int64, njit, uint64
 
 from pipelines.lake.mapping import create_map, open_map
 
-_FORMAT = 1
+_FORMAT = 2
 _HEADER_WORDS = 8
 _TAIL_BITS, _TAILS_PER_WORD = 6, 10
 _BLOCK_BITS = 8
 """The first row of every 256 buckets is stored."""
 _SAMPLED_ROWS = 64
+_CHECKED_ROWS = 512
+"""A page of each column."""
+_FACTOR = 0x9E3779B97F4A7C15
+
+
+class DamagedRunError(LookupError):
+    """A run does not have the digests that were written: the index has to be rebuilt."""
+
+    def __init__(self) -> None:
+        super().__init__("a run has changed on disk")
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Words of a mapped file, all uint64: the first row of each block of buckets, the bit sequence, and the tails."""
+    """Words of a mapped file, all uint64: the first row of each block of buckets, the bits, tails, checksums."""
 
     bucket_bits: int
     starts: np.ndarray
     bits: np.ndarray
     tails: np.ndarray
+    checksums: np.ndarray
+    compared: np.ndarray
+    """Which checksums this process has compared: bool."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that look-ups use."""
-        return self.starts.nbytes + self.bits.nbytes + self.tails.nbytes
+        return self.starts.nbytes + self.bits.nbytes + self.tails.nbytes + self.checksums.nbytes + self.compared.nbytes
 
 
 def filter_path(run: Path) -> Path:
@@ -62,6 +79,7 @@ def write_filter(path: Path, run: np.ndarray) -> None:
     words = create_map(path, (_HEADER_WORDS + sum(_sizes(rows)),))
     parts = _parts(words, rows)
     _encode(run[0], parts.bucket_bits, parts.starts, parts.bits, parts.tails)
+    _fill_checksums(run, parts.checksums)
     words[:_HEADER_WORDS] = _header(words, run)
     words.flush()
 
@@ -83,25 +101,36 @@ def find_filtered(filtered: Filter, run: np.ndarray, highs: np.ndarray, lows: np
     """Set positions[i] to the row of the digest (highs[i], lows[i]) in a run, where it is still -1, by its filter.
 
     Digests are uint64, shape (n,), in any order; `positions`, int64, shape (n,), is written in place, as by
-    `search.find`. Returns the number of rows of the run that were read.
+    `search.find`. Returns the number of rows of the run that were read. Raises DamagedRunError if some have changed.
     """
-    return _find(filtered.bucket_bits, filtered.starts, filtered.bits, filtered.tails, run, highs, lows, positions)
+    lists = (filtered.starts, filtered.bits, filtered.tails)
+    checks = (filtered.checksums, filtered.compared)
+    rows_read = _find(filtered.bucket_bits, lists, checks, run, highs, lows, positions)
+    if rows_read < 0:
+        raise DamagedRunError
+    return rows_read
+
+
+def require_unchanged(filtered: Filter, run: np.ndarray) -> None:
+    """Compare the checksums of all rows of a run. Raises DamagedRunError if some have changed."""
+    if _count_changed(run, filtered.checksums):
+        raise DamagedRunError
 
 
 def _bucket_bits(rows: int) -> int:
     return max(_BLOCK_BITS, rows.bit_length() - 1)
 
 
-def _sizes(rows: int) -> tuple[int, int, int]:
-    """Return the number of words of the starts, the bits and the tails."""
+def _sizes(rows: int) -> tuple[int, int, int, int]:
+    """Return the number of words of the starts, the bits, the tails and the checksums."""
     buckets = 1 << _bucket_bits(rows)
-    return buckets >> _BLOCK_BITS, (rows + buckets + 63) // 64, -(-rows // _TAILS_PER_WORD)
+    bits, tails = (rows + buckets + 63) // 64, -(-rows // _TAILS_PER_WORD)
+    return buckets >> _BLOCK_BITS, bits, tails, -(-rows // _CHECKED_ROWS)
 
 
 def _parts(words: np.ndarray, rows: int) -> Filter:
-    starts, bits, _ = _sizes(rows)
-    first = _HEADER_WORDS + starts
-    return Filter(_bucket_bits(rows), words[_HEADER_WORDS:first], words[first : first + bits], words[first + bits :])
+    starts, bits, tails, checksums = np.split(words[_HEADER_WORDS:], np.cumsum(_sizes(rows))[:-1])
+    return Filter(_bucket_bits(rows), starts, bits, tails, checksums, np.zeros(len(checksums), bool))
 
 
 def _header(words: np.ndarray, run: np.ndarray) -> np.ndarray:
@@ -129,8 +158,42 @@ def _encode(highs, bucket_bits, starts, bits, tails):
     starts[block:] = len(highs)
 
 
+@njit(inline="always")
+def _checksum(run, number):
+    """Return the checksum of some rows: any change of one word of a column changes it."""
+    first, second, third = uint64(1), uint64(2), uint64(3)
+    for row in range(number * _CHECKED_ROWS, min((number + 1) * _CHECKED_ROWS, run.shape[1])):
+        first = _mixed(first ^ uint64(run[0, row]))
+        second = _mixed(second ^ uint64(run[1, row]))
+        third = _mixed(third ^ uint64(run[2, row]))
+    return _mixed(_mixed(first) ^ second) ^ third
+
+
+@njit(inline="always")
+def _mixed(word):
+    """Return another word for each word."""
+    word *= uint64(_FACTOR)
+    return word ^ (word >> uint64(29))
+
+
 @njit(cache=True, nogil=True)
-def _find(bucket_bits, starts, bits, tails, run, highs, lows, positions):
+def _fill_checksums(run, checksums):
+    for number in range(len(checksums)):
+        checksums[number] = _checksum(run, number)
+
+
+@njit(cache=True, nogil=True)
+def _count_changed(run, checksums):
+    changed = 0
+    for number in range(len(checksums)):
+        changed += _checksum(run, number) != checksums[number]
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def _find(bucket_bits, lists, checks, run, highs, lows, positions):
+    """Return the number of rows of the run that were read, or -1 if a checksum differs."""
+    (starts, bits, tails), (checksums, compared) = lists, checks
     rows_read = 0
     for i in range(len(highs)):
         if positions[i] >= 0:
@@ -143,6 +206,11 @@ def _find(bucket_bits, starts, bits, tails, run, highs, lows, positions):
             shift = row % uint64(_TAILS_PER_WORD) * uint64(_TAIL_BITS)
             if tails[row // uint64(_TAILS_PER_WORD)] >> shift & uint64((1 << _TAIL_BITS) - 1) == tail:
                 rows_read += 1
+                number = int64(row) // _CHECKED_ROWS
+                if not compared[number]:
+                    if _checksum(run, number) != checksums[number]:
+                        return -1
+                    compared[number] = True
                 if run[0, row] == highs[i] and run[1, row] == lows[i]:
                     positions[i] = row
                     break

@@ -3,12 +3,13 @@
 A file is written once. Large runs are merged in a thread, into a file that is durable before it is used.
 
 A run of `_FILTER_ROWS` or more has a filter beside it (`run_filter.py`), written when the run is made durable, so that
-memory need not hold the run. A run whose filter is missing or damaged is searched without it, until the next flush
-writes another one.
+memory need not hold the run. A run that has changed since then is not used: of large ones, the filter has the checksums
+of the rows; of others, the caller keeps one of the file.
 """
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from pipelines.lake import search
 from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import advise_random, advise_sequential, create_map, open_map
 from pipelines.lake.merges import Merges
-from pipelines.lake.run_filter import Filter, filter_path, find_filtered, read_filter, write_filter
+from pipelines.lake.run_filter import (
+    DamagedRunError,
+    Filter,
+    filter_path,
+    find_filtered,
+    read_filter,
+    require_unchanged,
+    write_filter,
+)
 
 _WORDS = 3
 _FOREGROUND_MERGE_ROWS = 2_000_000
@@ -40,7 +49,9 @@ class Run:
     words: np.memmap
     digests: Digests
     filtered: Filter | None = None
-    """None if the run is small or not durable yet, or its filter cannot be used."""
+    """None if the run is small or not durable yet."""
+    checksum: int | None = None
+    """Of the file; None if the run is large or not durable yet."""
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -74,16 +85,16 @@ class Runs:
     def remove(self, ids: Digests) -> None:
         """Remove sorted ids: each run that has one is replaced by a copy without them.
 
-        Waits for the merge in progress. Raises OSError when the disk is full.
+        Waits for the merge in progress. Raises OSError when the disk is full, DamagedRunError like `find_in`.
         """
         self.finish_merge()
         self._merges.replace_each(lambda run: self._without(run, ids))
 
-    def flush(self) -> list[tuple[str, int]]:
-        """Make all runs durable, with their filters; return (file name, rows) of each."""
+    def flush(self) -> list[tuple[str, int, int | None]]:
+        """Make all runs durable, with their filters; return (file name, rows, checksum) of each, for `open_run`."""
         flushed = {run.path: run for run in _flush([run for run in self.runs if not _is_flushed(run)])}
         self.runs[:] = [flushed.get(run.path, run) for run in self.runs]
-        return [(run.path.name, len(run)) for run in self.runs]
+        return [(run.path.name, len(run), run.checksum) for run in self.runs]
 
     def remove_replaced_files(self) -> None:
         """Remove, in the thread, the files of runs that were replaced: unmapping gigabytes takes seconds."""
@@ -117,11 +128,14 @@ class Runs:
             return run
         if len(removed) == len(run):
             return None
+        _require_unchanged(run)
         copy = _create(self._new_path(), len(run) - len(removed))
         _copy_except(run.words, removed, copy.words)
         return copy
 
     def _merge(self, older: Run, newer: Run) -> Run:
+        for each in (older, newer):
+            _require_unchanged(each)
         run = _create(self._new_path(), len(older) + len(newer))
         search.merge(
             older.digests.high, older.digests.low, older.digests.payload,
@@ -142,7 +156,7 @@ def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
     """Look up n sorted ids in runs.
 
     Returns whether a run has the id (bool, shape (n,)), and its payload there (uint64, shape (n,)), or the id's own
-    payload if no run has it.
+    payload if no run has it. Raises DamagedRunError if rows that were read have changed since they were written.
     """
     positions = np.full(len(ids), -1, np.int64)
     known, payload = np.zeros(len(ids), bool), ids.payload.copy()
@@ -172,13 +186,30 @@ def _copy_except(words: np.ndarray, removed: np.ndarray, into: np.ndarray) -> No
         at, start = at + end - start, end + 1
 
 
-def open_run(path: Path, rows: int) -> Run:
-    """Map an existing file, and its filter. Raises OSError if it does not exist, OSError or ValueError if too short."""
+def open_run(path: Path, rows: int, checksum: int | None) -> Run:
+    """Map an existing file, and its filter.
+
+    Raises OSError if it does not exist, OSError or ValueError if it or its filter is too short or damaged. Of a large
+    run, the rows are compared when they are read.
+    """
     words = open_map(path, (_WORDS, rows))
-    filtered = read_filter(filter_path(path), words) if rows >= _FILTER_ROWS else None
-    if filtered is not None:
-        advise_random(words)
+    if rows < _FILTER_ROWS:
+        if zlib.crc32(words.data) != checksum:
+            raise ValueError(f"{path} is damaged")
+        return Run(path, words, Digests(*words), checksum=checksum)
+    filtered = read_filter(filter_path(path), words)
+    if filtered is None:
+        raise ValueError(f"{path} has no filter, or a damaged one")
+    advise_random(words)
     return Run(path, words, Digests(*words), filtered)
+
+
+def _require_unchanged(run: Run) -> None:
+    """Compare all of a run that is durable. Raises DamagedRunError if it has changed since."""
+    if run.filtered is not None:
+        require_unchanged(run.filtered, run.words)
+    elif run.checksum not in {None, zlib.crc32(run.words.data)}:
+        raise DamagedRunError
 
 
 def _find(run: Run, ids: Digests, positions: np.ndarray) -> None:
@@ -196,7 +227,7 @@ def _create(path: Path, rows: int) -> Run:
 
 
 def _is_flushed(run: Run) -> bool:
-    return not run.words.flags.writeable and (run.filtered is not None or len(run) < _FILTER_ROWS)
+    return run.filtered is not None or run.checksum is not None
 
 
 def _flush(runs: list[Run]) -> list[Run]:
@@ -204,17 +235,18 @@ def _flush(runs: list[Run]) -> list[Run]:
     for run in runs:
         run.words.flush()
     large = [run for run in runs if len(run) >= _FILTER_ROWS]
+    checksums = [None if len(run) >= _FILTER_ROWS else zlib.crc32(run.words.data) for run in runs]
     for run in large:
         write_filter(filter_path(run.path), _open_sequentially(run).words)
     make_durable([*(run.path for run in runs), *(filter_path(run.path) for run in large)])
-    return [open_run(run.path, len(run)) for run in runs]
+    return [open_run(run.path, len(run), checksum) for run, checksum in zip(runs, checksums, strict=True)]
 
 
 def _open_sequentially(run: Run) -> Run:
     """Map a run again, to read all of it in order."""
     words = open_map(run.path, (_WORDS, len(run)))
     advise_sequential(words)
-    return Run(run.path, words, Digests(*words))
+    return replace(run, words=words, digests=Digests(*words))
 
 
 def _remove(runs: list[Run]) -> None:

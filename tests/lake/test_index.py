@@ -106,48 +106,60 @@ def test_filters_do_not_change_the_classification(
         test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
 
 
-def _swap(paths: list[Path]) -> None:
-    contents = [path.read_bytes() for path in paths]
-    for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
-        path.write_bytes(content)
-
-
-def _tear(paths: list[Path]) -> None:
-    for path in paths:
-        path.write_bytes(path.read_bytes()[:-16] + bytes(16))
-
-
-def _delete(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink()
-
-
-_DAMAGE = st.sampled_from([_swap, _tear, _delete, lambda _: None])
-
-
-@pytest.mark.slow
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=st.lists(st.tuples(st.lists(_IDS, max_size=25), _DAMAGE), max_size=5))
-def test_an_index_without_its_filters_classifies_alike(
-    lake: Lake,
-    tmp_path_factory: pytest.TempPathFactory,
-    history: list[tuple[list[tuple[str, str]], Callable[[list[Path]], None]]],
+@pytest.mark.parametrize("filter_rows", [1, 100_000])
+def test_no_bit_that_flips_changes_a_classification(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filter_rows: int
 ) -> None:
-    """Whatever became of the filters between two starts, each event's kind is that found with a dict (`once`).
+    """In any file, between two starts or while the index is open: it is rebuilt, and no known event is new (`once`)."""
+    monkeypatch.setattr(runs_module, "_FILTER_ROWS", filter_rows)
+    for number in range(3):
+        commit(lake, lake.table("events"), f"b{number}", _numbered(number * 200, 100))
+        with _opened(tmp_path / "index", lake):
+            pass
+    shutil.copytree(tmp_path / "index", tmp_path / "intact")
+    some, expected = np.random.default_rng(1), [DUPLICATE] * 100 + [NEW] * 100
+    for number in range(60):
+        shutil.rmtree(tmp_path / "index")
+        shutil.copytree(tmp_path / "intact", tmp_path / "index")
+        file = some.choice([path for path in (tmp_path / "index" / "slot-0").iterdir() if path.name != "lock"])
+        is_open = number % 2 and file.suffix == ".run" and filter_rows == 1
+        if not is_open:
+            _flip(file, some)
+        with _opened(tmp_path / "index", lake) as index:
+            if is_open:
+                _flip(file, some)
+            for first in (0, 200, 400):
+                found = index.classify_at(lake.table("events"), _numbered(first, 200))
+                assert found.kinds.tolist() == expected
 
-    The next save writes those that are missing or damaged.
-    """
-    first_payload: dict[str, str] = {}
-    folder = tmp_path_factory.mktemp("index")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs_module, "_FILTER_ROWS", 1)
-        for batch, damage in history:
-            with _opened(folder, lake) as index:
-                classification = index.classify(_table(batch))
-                assert classification.kinds.tolist() == [_expected_kind(first_payload, *event) for event in batch]
-                index.extend(classification.new, index.version)
-                assert all(run.filtered is not None for run in index.runs.runs)
-            damage(sorted(index.folder.glob("*.filter")))
+
+def test_a_merge_takes_no_damage_over(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has changed on disk is not merged with a newer one: the index is rebuilt from the lake."""
+    monkeypatch.setattr(runs_module, "_FILTER_ROWS", 1)
+    events = lake.table("events")
+    commit(lake, events, "b0", _numbered(0, 100))
+    with _opened(tmp_path, lake) as index:
+        new = index.classify(_numbered(100, 100)).new
+        [run] = index.folder.glob("*.run")
+        _flip(run, np.random.default_rng(1))
+        record = commit(lake, events, "b1", _numbered(100, 100))
+        index.extend(new, record.version)
+        assert not index.runs.runs
+        assert index.classify_at(events, _numbered(0, 200)).kinds.tolist() == [DUPLICATE] * 200
+
+
+def _numbered(first: int, count: int) -> pa.Table:
+    return make_events((f"e{n}" for n in range(first, first + count)), first_offset=first)
+
+
+def _flip(file: Path, some: np.random.Generator) -> None:
+    """Flip a bit of a file in place: what has it mapped sees that."""
+    with file.open("r+b") as written:
+        position = int(some.integers(file.stat().st_size))
+        written.seek(position)
+        [byte] = written.read(1)
+        written.seek(position)
+        written.write(bytes([byte ^ 1 << int(some.integers(8))]))
 
 
 def test_a_large_run_has_a_filter_beside_it(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +185,8 @@ def test_no_batch_waits_for_a_large_merge(lake: Lake, tmp_path: Path, monkeypatc
         assert index.classify(make_events(["0-a", "4-b", "5-a"])).kinds.tolist() == [DUPLICATE, DUPLICATE, NEW]
         go_on.set()
     runs = json.loads((index.folder / "manifest.json").read_text())["runs"]
-    assert [rows for _, rows in runs] == [4, 2, 2, 2]
-    assert {path.name for path in index.folder.glob("*.run")} == {name for name, _ in runs}
+    assert [rows for _, rows, _ in runs] == [4, 2, 2, 2]
+    assert {path.name for path in index.folder.glob("*.run")} == {name for name, *_ in runs}
 
 
 def test_a_folder_is_reopened(lake: Lake, tmp_path: Path) -> None:
@@ -224,7 +236,7 @@ def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> 
         lambda folder: (folder / "manifest.json").write_text("[]"),
         lambda folder: (folder / "manifest.json").write_text("\N{NULL}" * 300),
         lambda folder: _change_manifest(folder, identity="of another lake"),
-        lambda folder: _change_manifest(folder, runs=[["gone.run", 2]]),
+        lambda folder: _change_manifest(folder, runs=[["gone.run", 2, 0]]),
         lambda folder: _damage_key(folder / "manifest.json"),
         lambda folder: next(folder.glob("*.run")).write_bytes(b""),
         lambda folder: next(folder.glob("*.run")).write_bytes(b"\0" * 24),

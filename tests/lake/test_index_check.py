@@ -62,7 +62,7 @@ def test_a_wrong_index_is_reported(
 
 
 def test_filters_are_checked_with_their_runs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison reads the runs through their filters, as ingest does, and without those that are damaged."""
+    """The comparison reads the runs through their filters, as ingest does; it rebuilds an index with a damaged one."""
     monkeypatch.setattr(runs, "_FILTER_ROWS", 1)
     bus = with_ingest(settings)
     send(bus, valid_records(range(20)))
@@ -70,7 +70,7 @@ def test_filters_are_checked_with_their_runs(settings: Settings, monkeypatch: py
     [filtered] = (bus.index_dir / "slot-0").glob("*.filter")
     assert verify_index(bus).evidence == "20 ids compared"
     filtered.write_bytes(bytes(8))
-    assert verify_index(bus).evidence == "20 ids compared"
+    assert verify_index(bus).passed is None
 
 
 def test_an_index_of_another_history_is_skipped(bus: Settings) -> None:
