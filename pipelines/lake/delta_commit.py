@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction, CommitProperties, PostCommitHookPro
 from pipelines.errors import one_line
 from pipelines.lake.files import make_durable
 from pipelines.lake.lake_format import require_known_format
-from pipelines.lake.log_files import action_count_metadata, flush_checkpoint, last_checkpoint, log_folder
+from pipelines.lake.log_files import entry_metadata, flush_checkpoint, last_checkpoint, log_folder
 
 _LOG = logging.getLogger(__name__)
 _CHECKPOINT_VERSIONS = 20
@@ -49,7 +49,7 @@ def commit_actions(
         table.schema(),
         table.metadata().partition_columns,
         commit_properties=CommitProperties(
-            custom_metadata=action_count_metadata(actions, transactions) | (metadata or {}),
+            custom_metadata=entry_metadata(actions, transactions, metadata or {}),
             max_commit_retries=0,
             app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],
         ),

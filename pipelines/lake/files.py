@@ -30,11 +30,11 @@ from deltalake.transaction import AddAction
 
 from pipelines.errors import CorruptionError, TransientError, one_line
 from pipelines.lake.stores import (
+    checksum_of,
     delete_files,
     ensure_parent_folder,
     is_remote,
     local_paths,
-    read_chunks,
     require_object_store,
     resolve_store,
     translate_store_errors,
@@ -208,10 +208,7 @@ def _compare_checksum(location: str) -> None:
     if not _CHECKSUM.search(location):
         return
     with _explained_damage(location):
-        checksum = 0
-        for chunk in read_chunks(location):
-            checksum = zlib.crc32(chunk, checksum)
-        _require_checksum(location, checksum)
+        _require_checksum(location, checksum_of(location))
 
 
 def _require_checksum(location: str, checksum: int) -> None:

@@ -7,8 +7,10 @@ files of the newest version instead.
 
 import json
 import re
-from collections.abc import Sized
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,13 +18,32 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.errors import CorruptionError, one_line
 from pipelines.lake.files import make_durable
-from pipelines.lake.stores import read_text, require_object_store, resolve_store, translate_store_errors
+from pipelines.lake.stores import (
+    checksum_of,
+    is_remote,
+    read_text,
+    require_object_store,
+    resolve_store,
+    translate_store_errors,
+)
 
 RETAINED_ENTRIES = 2_000
-_ACTION_COUNT = "karmalake_actions"
+_OWN = "karmalake"
+"""The beginning of all members of `commitInfo` that are ours."""
+_ACTION_COUNT, _CHECKSUM = "karmalake_actions", "karmalake_checksum"
+_FACTS = {
+    "add": ("path", "partitionValues", "size", "modificationTime", "dataChange", "stats"),
+    "remove": ("path", "partitionValues", "deletionTimestamp", "dataChange"),
+    "txn": ("appId", "version"),
+}
+"""What the checksum of an entry covers of each action, besides our members."""
+_ACTIONS = {"commitInfo", "protocol", "metaData", "add", "remove", "txn", "cdc", "domainMetadata"}
+_UNESCAPED = re.compile(r"[\w./=-]+", re.ASCII)
+"""A path that the library writes as it is: all of ours."""
 _FILE = re.compile(r"(?P<version>[0-9]{20})\.(?P<kind>json|checkpoint\.parquet)")
 
 
@@ -36,24 +57,64 @@ def log_folder(table: DeltaTable) -> str:
     return f"{table_folder(table)}/_delta_log"
 
 
-def action_count_metadata(*actions: Sized) -> dict[str, str]:
-    """Return the metadata of a commit that lets readers detect a torn entry: how many actions it has."""
-    return {_ACTION_COUNT: str(sum(map(len, actions)))}
+def entry_metadata(
+    actions: Sequence[AddAction | RemoveAction], transactions: Mapping[str, int], metadata: dict[str, str]
+) -> dict[str, str]:
+    """Return the metadata of a commit, with what lets readers detect a torn entry, and one that has changed since.
+
+    That is how many actions it has, and a checksum of what they say.
+    """
+    own = {_ACTION_COUNT: str(len(actions) + len(transactions))} | metadata
+    set_by = [{"txn": {"appId": app_id, "version": version}} for app_id, version in transactions.items()]
+    return own | {_CHECKSUM: _checksum([*map(_as_written, actions), *set_by], own)}
 
 
-def parse_entry(text: str) -> list[dict[str, Any]]:
+def _as_written(action: AddAction | RemoveAction) -> dict[str, Any]:
+    """Return an action as its entry has it."""
+    facts = {"path": action.path, "partitionValues": action.partition_values, "dataChange": action.data_change}
+    if isinstance(action, RemoveAction):
+        return {"remove": facts | {"deletionTimestamp": action.deletion_timestamp}}
+    return {"add": facts | {"size": action.size, "modificationTime": action.modification_time, "stats": action.stats}}
+
+
+def _checksum(actions: Iterable[Mapping[str, Any]], own: Mapping[str, str]) -> str:
+    facts = [
+        json.dumps([kind, *(_fact(name, action[kind].get(name)) for name in names)], sort_keys=True)
+        for action in actions
+        for kind, names in _FACTS.items()
+        if kind in action
+    ]
+    return f"{zlib.crc32(json.dumps([sorted(facts), own], sort_keys=True).encode()):08x}"
+
+
+def _fact(name: str, value: Any) -> Any:
+    """Return a value as it is both before and after the library wrote it, which escapes paths of other engines."""
+    if name == "path" and not _UNESCAPED.fullmatch(value):
+        return None
+    return value or None
+
+
+def parse_entry(text: str, location: str) -> list[dict[str, Any]]:
     """Return the actions of an entry, one JSON object per line, without null members.
 
     Only a line feed ends a line: the library writes other line separators within a text as they are. Raises ValueError
-    for other text, and if it has fewer or more actions than its first line says.
+    for other text, and if it has fewer or more actions than its first line says, CorruptionError if these say something
+    else than its checksum.
     """
     lines = [json.loads(line) for line in text.split("\n") if line]
     if not lines or not all(isinstance(line, dict) for line in lines):
         raise ValueError("it is not one JSON object per line")
     actions = [{name: value for name, value in line.items() if value is not None} for line in lines]
-    count = actions[0].get("commitInfo", {}).get(_ACTION_COUNT)
+    info = actions[0].get("commitInfo", {})
+    count, checksum = info.get(_ACTION_COUNT), info.get(_CHECKSUM)
     if count is not None and len(actions) - 1 != int(count):
         raise ValueError(f"it has {len(actions) - 1} of {count} actions")
+    own = {name: value for name, value in info.items() if name.startswith(_OWN) and name != _CHECKSUM}
+    is_other = bool(lines[0]) and _ACTIONS.isdisjoint(lines[0])  # commitInfo is covered by nothing else
+    if is_other or checksum not in {None, _checksum(actions, own)}:
+        raise CorruptionError(
+            f"the entry {location} of a log has changed since it was written: restore it, or the lake, from a copy"
+        )
     return actions
 
 
@@ -66,7 +127,7 @@ def read_entry(location: str) -> list[dict[str, Any]]:
     with translate_store_errors(location):
         text = read_text(location)
     try:
-        return parse_entry(text)
+        return parse_entry(text, location)
     except ValueError as error:
         require_object_store(location)
         raise CorruptionError(
@@ -75,9 +136,19 @@ def read_entry(location: str) -> list[dict[str, Any]]:
 
 
 def flush_checkpoint(table: DeltaTable) -> None:
-    """Flush the checkpoint of a handle's version to disk, and the file that names it."""
+    """Flush the checkpoint of a handle's version to disk, with its checksum beside it, and the file that names it."""
     folder = log_folder(table)
-    make_durable([f"{folder}/{table.version():020}.checkpoint.parquet", f"{folder}/_last_checkpoint"])
+    checkpoint = f"{folder}/{table.version():020}.checkpoint.parquet"
+    made = [checkpoint, f"{folder}/_last_checkpoint"]
+    if not is_remote(folder):
+        checksum_file(checkpoint).write_text(f"{checksum_of(checkpoint):08x}")
+        made.append(str(checksum_file(checkpoint)))
+    make_durable(made)
+
+
+def checksum_file(checkpoint: str) -> Path:
+    """Return the path of the checksum of a local checkpoint."""
+    return Path(checkpoint).with_suffix(".checksum")
 
 
 def last_checkpoint(table: DeltaTable) -> tuple[int, int]:
@@ -148,4 +219,6 @@ def remove_old_entries(table: DeltaTable, retained: int = RETAINED_ENTRIES) -> i
     old = [file for file in files if file.version < below]
     for file in old:
         store.delete_file(f"{path}/{file.name}")
+        if file.is_checkpoint and not is_remote(folder):
+            checksum_file(f"{path}/{file.name}").unlink(missing_ok=True)
     return len(old)

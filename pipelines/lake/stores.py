@@ -6,6 +6,7 @@ there, so no setting of karmalake holds a secret.
 """
 
 import os
+import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -90,6 +91,14 @@ def read_chunks(location: str) -> Iterator[bytes]:
     with translate_store_errors(location), store.open_input_stream(path, compression=None) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             yield chunk
+
+
+def checksum_of(location: str) -> int:
+    """Return the CRC-32 of the bytes of a file. Raises like `read_chunks`."""
+    checksum = 0
+    for chunk in read_chunks(location):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def upload(file: Path, location: str) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
 from pipelines.lake.lake_format import configuration, is_current, replaced_files, require_known_format, upgrade
-from pipelines.lake.log_files import list_log, read_checkpoint, read_entry
+from pipelines.lake.log_files import last_checkpoint, list_log, read_checkpoint, read_entry
 from pipelines.lake.stores import (
     absolute,
     any_exists,
@@ -30,7 +30,12 @@ from pipelines.lake.stores import (
     require_object_store,
     translate_store_errors,
 )
-from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_torn_entry, require_intact_entries
+from pipelines.lake.torn_writes import (
+    quarantine_changed_checkpoint,
+    quarantine_torn_checkpoint,
+    quarantine_torn_entry,
+    require_intact_entries,
+)
 from pipelines.lake.transactions import transactions
 
 EVENTS = pa.schema([*EVENT, *POSITION, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
@@ -283,6 +288,8 @@ class Lake:
                 f"data_dir to a new folder, {_KEEP_TOMBSTONES} and drain the topic from its start"
             ) from error
         if quarantine_torn_entry(self.folder(name), table.version()):
+            return self.table(name)
+        if quarantine_changed_checkpoint(self.folder(name), last_checkpoint(table)[0]):
             return self.table(name)
         require_intact_entries(self.folder(name), table.version())
         require_known_format(table)

@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import CorruptionError
-from pipelines.lake.log_files import parse_entry
-from pipelines.lake.stores import is_remote
+from pipelines.lake.log_files import checksum_file, parse_entry
+from pipelines.lake.stores import checksum_of, is_remote
 
 _CHECKPOINT = ".checkpoint.parquet"
 _LOG = logging.getLogger(__name__)
 _checked: dict[str, tuple[int, int]] = {}
 """By folder of a log: its inode, which distinguishes it from another log at that path, and the version up to which its
 entries are intact."""
+_compared: dict[str, int] = {}
+"""By checkpoint: its inode, if it had its checksum."""
 
 
 def quarantine_torn_entry(folder: str, version: int | None = None) -> bool:
@@ -35,15 +37,31 @@ def quarantine_torn_entry(folder: str, version: int | None = None) -> bool:
     return entry is not None and _quarantine(entry)
 
 
+def quarantine_changed_checkpoint(folder: str, version: int) -> bool:
+    """Quarantine the checkpoint of a version if it is the newest and has changed since; return whether that was so.
+
+    A process looks at each once.
+    """
+    checkpoint = Path(folder, "_delta_log", f"{version:020}{_CHECKPOINT}")
+    if is_remote(folder) or not checkpoint.exists() or _compared.get(str(checkpoint)) == checkpoint.stat().st_ino:
+        return False
+    if not _has_checksum(checkpoint):
+        return quarantine_torn_checkpoint(folder)
+    _compared[str(checkpoint)] = checkpoint.stat().st_ino
+    return False
+
+
 def quarantine_torn_checkpoint(folder: str) -> bool:
     """Quarantine the newest checkpoint of a table's log if it cannot be read; return whether that was so."""
     log = Path(folder, "_delta_log")
     newest = None if is_remote(folder) else max(log.glob(f"[0-9]*{_CHECKPOINT}"), default=None)
-    if newest is None or _is_parquet(newest):
+    if newest is None or (_has_checksum(newest) and _is_parquet(newest)):
         return False
     (log / "_last_checkpoint").unlink(missing_ok=True)
     newest.replace(newest.with_suffix(".torn"))
-    _LOG.warning("a power cut tore the checkpoint %s: it is set aside, and the entries below it are read", newest)
+    _LOG.warning(
+        "the checkpoint %s is torn or has changed on disk: it is set aside, and the entries below it are read", newest
+    )
     return True
 
 
@@ -87,9 +105,12 @@ def _quarantine(entry: Path) -> bool:
 
 
 def _is_intact(entry: Path) -> bool:
-    """Return whether an entry is whole; a missing one counts as intact, since a checkpoint has replaced it."""
+    """Return whether an entry is whole; a missing one counts as intact, since a checkpoint has replaced it.
+
+    Raises CorruptionError for one that says something else than when it was written: that is no torn one.
+    """
     try:
-        parse_entry(entry.read_text(encoding="utf-8"))
+        parse_entry(entry.read_text(encoding="utf-8"), str(entry))
     except FileNotFoundError:
         return True
     except ValueError:
@@ -97,9 +118,17 @@ def _is_intact(entry: Path) -> bool:
     return True
 
 
+def _has_checksum(checkpoint: Path) -> bool:
+    """Return whether a checkpoint has its checksum; those of other engines, and of earlier releases, have none."""
+    try:
+        return checksum_file(str(checkpoint)).read_text(errors="replace") == f"{checksum_of(str(checkpoint)):08x}"
+    except FileNotFoundError:
+        return True
+
+
 def _is_parquet(path: Path) -> bool:
     try:
         pq.ParquetFile(path)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return False
     return True
