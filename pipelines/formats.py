@@ -50,7 +50,7 @@ DOCUMENTS = Format(
 )
 WAREHOUSE = Format("warehouse", 5, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 4, "rebuilt")
-HISTORIES = Format("histories", 2, "rebuilt")
+HISTORIES = Format("histories", 3, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
 FEED_STATE = Format("feed state", 2, "rebuilt")
 LAG = Format("lag history", 1, "ignored")

@@ -1,8 +1,9 @@
 """Histories: the lake's events ordered by user, which a refresh reads instead of the whole lake.
 
 A cache, opened only by the holder of the warehouse's lock: segments (`segment.py`), merged geometrically, and a
-manifest that lists those on disk. The newest rows are in memory only, up to `_MEMORY_ROWS`; after a crash, they are
-read from the lake again. It is rebuilt from the lake when it is missing, damaged, or of another lake. Every look-up
+manifest that lists those on disk, with the checksums of their files. The newest rows are in memory only, up to
+`_MEMORY_ROWS`; after a crash, they are read from the lake again. It is rebuilt from the lake when it is missing,
+damaged, or of another lake. Every look-up
 is a binary search in each segment, so the cost of a refresh depends on what changed, not on users or history.
 
 Of the metadata only what the policy reads is held: the rest of an event may be most of it. A policy that reads another
@@ -17,7 +18,7 @@ event that they retract or correct. The SQL is `sql/histories.sql`.
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice, takewhile
@@ -30,9 +31,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.boundary.private_files import make_inner_dir
+from pipelines.errors import one_line
 from pipelines.formats import HISTORIES
 from pipelines.lake.erased_events import removal_since
 from pipelines.lake.files import compare_checksums
+from pipelines.lake.kept_files import ChangedFileError
 from pipelines.lake.manifest import manifest_text, read_manifest
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
@@ -52,6 +55,7 @@ from pipelines.reputation.segment import (
     new_segment,
     open_segment,
     remove_segment,
+    require_unchanged_segment,
     store_segment,
     without_rows,
 )
@@ -114,9 +118,8 @@ class Histories:
         links: what the links depend on; other links cause a rebuild. None are stored if it is empty.
         keys: the keys of the metadata that are needed; one that events do not have here causes a rebuild.
         """
-        if not (self._continues(connection, snapshot, links, keys) and self._drop_erased(connection, snapshot)):
+        if not self._follows(connection, snapshot, links, keys):
             self._reset(_State(snapshot.lake_id, snapshot.erasures, links, frozenset(keys)))
-        self._merges.merge_due()
         if self._state.through.version < snapshot.version:
             self._append(connection, snapshot)
         self._save()
@@ -207,7 +210,7 @@ class Histories:
             self._merges.finish()
             self._store_memory()
             self._save()
-        except OSError as error:
+        except (OSError, ChangedFileError) as error:
             _LOG.warning("the histories in %s were not saved: %s", self._folder, error)
         finally:
             self._merges.close()
@@ -215,6 +218,22 @@ class Histories:
     def _take(self, rows_of: Callable[[Segment], np.ndarray], columns: Sequence[str] = ROWS.names) -> pa.Table:
         taken = (segment.take(rows_of(segment), columns) for segment in self.segments)
         return pa.concat_tables([ROWS.empty_table().select(columns), *taken])
+
+    def _follows(
+        self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str, keys: AbstractSet[str]
+    ) -> bool:
+        """Drop the events that were erased since, and merge what is due; return False if a rebuild is needed.
+
+        It is if these are not histories of the lake, or a segment that this would write again has changed on disk.
+        """
+        try:
+            if not (self._continues(connection, snapshot, links, keys) and self._drop_erased(connection, snapshot)):
+                return False
+            self._merges.merge_due()
+        except ChangedFileError as error:
+            _LOG.warning("the histories in %s are rebuilt: %s", self._folder, error)
+            return False
+        return True
 
     def _continues(
         self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str, keys: AbstractSet[str]
@@ -273,9 +292,7 @@ class Histories:
         return merge(self._new_path() if len(older) + len(newer) > _MEMORY_ROWS else None, older, newer)
 
     def _merge_durably(self, older: Segment, newer: Segment) -> Segment:
-        merged = self._merge(older, newer)
-        make_segment_durable(merged)
-        return merged
+        return make_segment_durable(self._merge(older, newer))
 
     def _store_memory(self) -> None:
         """Store the segments that are in memory only."""
@@ -294,10 +311,9 @@ class Histories:
         if not names:
             (self._folder / _MANIFEST).unlink(missing_ok=True)
         elif names != self._saved:
-            for segment in stored:
-                if segment.name not in self._saved:
-                    make_segment_durable(segment)
-            self._write_manifest(stored)
+            durable = [each if each.checksums else make_segment_durable(each) for each in stored]
+            self.segments[: len(stored)] = durable
+            self._write_manifest(durable)
         self._saved = names
         for segment in self._merges.take_replaced():
             remove_segment(segment)
@@ -326,10 +342,15 @@ class Histories:
             manifest = read_manifest(self._folder / _MANIFEST)
             if (manifest["format"], manifest["duckdb_version"]) == (HISTORIES.number, duckdb.__version__):
                 self._merges.pieces = [open_segment(self._folder, entry) for entry in manifest["segments"]]
+                for segment in self.segments:
+                    require_unchanged_segment(segment)
                 through = Commit(*manifest["through"])
                 head = (manifest["lake_id"], manifest["erasures"], manifest["links"])
                 self._state = _State(*head, frozenset(manifest["keys"]), through, manifest["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            self._forget()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("the histories in %s are rebuilt: %s", self._folder, one_line(error))
             self._forget()
         self._saved = [segment.name for segment in self.segments]
         self._numbers = count(1 + max(map(int, self._saved), default=0))
@@ -343,7 +364,8 @@ class Histories:
         self._state = state
 
     def _forget(self) -> None:
-        self._merges.finish()
+        with suppress(ChangedFileError):
+            self._merges.finish()
         (self._folder / _MANIFEST).unlink(missing_ok=True)
         for segment in [*self._merges.take_replaced(), *self.segments]:
             remove_segment(segment)

@@ -5,7 +5,7 @@ reads only the pages that it needs. `histories.py` owns the list of segments.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.lake.files import make_durable
+from pipelines.lake.kept_files import checksums_of, require_unchanged, require_unchanged_if_due
 from pipelines.lake.mapping import Mapped, advise_random, advise_sequential, create_map, open_map
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, map_chunks, store_chunks
 from pipelines.reputation.sorted_words import bounds, distinct, positions
@@ -45,8 +46,8 @@ class Commit(NamedTuple):
 
 
 BEFORE_ALL = Commit(-1, None)
-Entry = tuple[str, int, int, Commit]
-"""A segment's entry in the manifest: name, number of rows, number of links, and `through`."""
+Entry = tuple[str, int, int, Commit, Sequence[int]]
+"""A segment's entry in the manifest: name, number of rows, number of links, `through`, and `checksums`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Segment:
     """Hashes of what rows name, ascending, and the row of each: uint64, shape (2, links)."""
     through: Commit
     """The newest commit when the rows were read: no row has a higher version."""
+    checksums: Sequence[int] | None = None
+    """Those of its files; None if they are not durable."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -76,7 +79,7 @@ class Segment:
 
     def entry(self) -> Entry:
         """Return this segment's entry in the manifest."""
-        return self.name, len(self), self.links.shape[1], self.through
+        return self.name, len(self), self.links.shape[1], self.through, self.checksums or []
 
     def files(self) -> list[Path]:
         """Return the files of this segment."""
@@ -144,7 +147,7 @@ def _all_links(links_of: Callable[[pa.RecordBatch], np.ndarray], chunks: Chunks)
 def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
     """Return the segment of the rows of two, like `new_segment`; of one user, the rows of the older one come first.
 
-    A segment in files is written in parts, so memory is bounded.
+    A segment in files is written in parts, so memory is bounded. Raises ChangedFileError for one that has changed.
     """
     older, newer = _in_order(older), _in_order(newer)
     chunks = _store(path, _merged_rows(older, newer))
@@ -156,7 +159,10 @@ def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
 
 
 def without_rows(path: Path | None, segment: Segment, removed: np.ndarray) -> Segment | None:
-    """Return a segment without the removed rows (int64, ascending), like `new_segment`; None if none remains."""
+    """Return a segment without the removed rows (int64, ascending), like `new_segment`; None if none remains.
+
+    Raises ChangedFileError if it has changed.
+    """
     if len(removed) == len(segment):
         return None
     remains = np.ones(len(segment), bool)
@@ -183,26 +189,40 @@ def open_segment(folder: Path, entry: Entry, advise: Callable[[Mapped], None] = 
 
     advise: as in `map_chunks`.
     """
-    name, rows, linked, through = entry
+    name, rows, linked, through, checksums = entry
     path = folder / name
     chunks = map_chunks(_file(path, _EVENTS), advise)
     if len(chunks) != rows:
         raise ValueError(f"{path} has {len(chunks)} rows, not {rows}")
     users, times, links = _arrays(path, rows, linked, open_map, advise)
-    return Segment(path, chunks, users[0], times, links, Commit(*through))
+    return Segment(path, chunks, users[0], times, links, Commit(*through), checksums)
+
+
+def require_unchanged_segment(segment: Segment) -> None:
+    """Compare the files of a segment that was opened with its checksums. Raises ChangedFileError if one has changed.
+
+    Large files are compared once a day.
+    """
+    require_unchanged_if_due(segment.files(), segment.checksums or [])
 
 
 def _in_order(segment: Segment) -> Segment:
     """Return a segment to read all of it in order."""
-    return segment if segment.path is None else open_segment(segment.path.parent, segment.entry(), advise_sequential)
+    if segment.path is None:
+        return segment
+    if segment.checksums is not None:
+        require_unchanged(segment.files(), segment.checksums)
+    return open_segment(segment.path.parent, segment.entry(), advise_sequential)
 
 
-def make_segment_durable(segment: Segment) -> None:
-    """Flush the files of a segment."""
+def make_segment_durable(segment: Segment) -> Segment:
+    """Flush the files of a segment; return it with their checksums."""
     for words in (segment.users, segment.times, segment.links):
         if isinstance(words, np.memmap):
             words.flush()
-    make_durable(segment.files())
+    files = segment.files()
+    make_durable(files)
+    return replace(segment, checksums=checksums_of(files))
 
 
 def remove_segment(segment: Segment) -> None:

@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from pipelines.boundary.locked_sql import identifier
 from pipelines.lake.files import make_durable
+from pipelines.lake.kept_files import checksums_of, require_unchanged_if_due
+from pipelines.lake.manifest import manifest_text, read_manifest
 from pipelines.lake.mapping import advise_random, create_map, open_map
 from pipelines.lake.merges import Merges
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, store_chunks
@@ -31,7 +33,8 @@ _FOREGROUND_MERGE_ROWS = 100_000
 """A merge of this many rows takes about a tenth of a second; the thread does larger ones."""
 _PART_USERS = 16_384
 """A merge holds the rows of so many users at a time."""
-_ROWS, _USERS = ".rows", ".users"
+_ROWS, _USERS, _SUMS = ".rows", ".users", ".checksums"
+_CHECKSUMS = "checksums"
 _SCRATCH = "newer-"
 Columns = Mapping[str, str]
 """The types of columns in SQL, by name."""
@@ -196,18 +199,23 @@ def write_base_rows(path: Path, table: str, rows: pa.RecordBatchReader) -> None:
 
     Raises OSError when the disk is full.
     """
-    file, users_file = _files(path, table)
-    partial = [file.with_name(f"{file.name}.next"), users_file.with_name(f"{users_file.name}.next")]
+    files = _files(path, table)
+    partial = [file.with_name(f"{file.name}.next") for file in files]
     chunks = store_chunks(partial[0], rows.schema, iter(rows))
     _fill(create_map(partial[1], (len(chunks),)), chunks) if len(chunks) else partial[1].touch()
+    partial[2].write_text(manifest_text({_CHECKSUMS: checksums_of(partial[:2])}), encoding="utf-8")
     make_durable(partial)
-    for written, target in zip(partial, (file, users_file), strict=True):
+    for written, target in zip(partial, files, strict=True):
         written.replace(target)
 
 
 def open_base_rows(path: Path, table: str) -> Rows:
-    """Map the rows of a table of a base. Raises OSError or ValueError if they are missing or damaged."""
-    file, users_file = _files(path, table)
+    """Map the rows of a table of a base. Raises OSError or ValueError if they are missing or damaged.
+
+    Large files are compared with their checksums once a day.
+    """
+    file, users_file, checksums_file = _files(path, table)
+    require_unchanged_if_due([file, users_file], read_manifest(checksums_file)[_CHECKSUMS])
     chunks = map_chunks(file)
     if not len(chunks):
         return Rows(chunks, np.empty(0, np.uint64))
@@ -216,8 +224,10 @@ def open_base_rows(path: Path, table: str) -> Rows:
     return Rows(chunks, users)
 
 
-def _files(path: Path, table: str) -> tuple[Path, Path]:
-    return path.with_name(f"{path.name}.{table}{_ROWS}"), path.with_name(f"{path.name}.{table}{_USERS}")
+def _files(path: Path, table: str) -> tuple[Path, Path, Path]:
+    """Return the files of the rows, of their users, and of the checksums of both."""
+    rows, users, checksums = (path.with_name(f"{path.name}.{table}{suffix}") for suffix in (_ROWS, _USERS, _SUMS))
+    return rows, users, checksums
 
 
 def _fill(users: np.ndarray, chunks: Chunks) -> None:

@@ -275,7 +275,7 @@ def test_rows_beside_a_base_are_only_a_cache(story: Story) -> None:
     story.draft.discard()
     files = [file for file in base_folder(story.path).iterdir() if file.stat().st_size]
     beside = sorted(file for file in files if file.suffix != ".duckdb")
-    assert {file.suffix for file in beside} == {".rows", ".users"}
+    assert {file.suffix for file in beside} == {".rows", ".users", ".checksums"}
     for file in beside[::2]:
         file.unlink()
     story.change(1, 2)

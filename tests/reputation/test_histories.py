@@ -1,5 +1,7 @@
 """Histories compared with a list of all events: every look-up, after any syncs, merges and restarts."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.lake import kept_files
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import histories as module
@@ -237,6 +240,53 @@ def test_a_damaged_store_is_rebuilt(tmp_path: Path, suffix: str, damage: Callabl
     store = _synced(tmp_path, _COMMITS)
     assert sum(map(len, store.segments)) == 12
     store.close()
+
+
+@pytest.mark.parametrize("size", [0, 1 << 30])
+def test_no_bit_that_flips_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Small files are compared at each start, large ones if they were not for a day (`incremental-equals-rebuild`)."""
+    monkeypatch.setattr(kept_files, "_SMALL_BYTES", size)
+    _synced(tmp_path, _COMMITS).close()
+    shutil.copytree(tmp_path / "histories", tmp_path / "intact")
+    some = np.random.default_rng(1)
+    for _ in range(30):
+        shutil.rmtree(tmp_path / "histories")
+        shutil.copytree(tmp_path / "intact", tmp_path / "histories")
+        file = some.choice(sorted((tmp_path / "histories").iterdir()))
+        content = bytearray(file.read_bytes())
+        content[some.integers(len(content))] ^= 1 << some.integers(8)
+        file.write_bytes(content)
+        os.utime(file, (0, 0))
+        store = Histories(tmp_path / "histories")
+        assert not store.segments
+        store.close()
+
+
+@pytest.mark.parametrize("foreground_rows", [0, 1000])
+def test_a_merge_takes_no_damage_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, foreground_rows: int
+) -> None:
+    """A segment that has changed since the start leads to a rebuild, whichever thread merges it with a newer one."""
+    monkeypatch.setattr(module, "_MEMORY_ROWS", 0)
+    monkeypatch.setattr(module, "_FOREGROUND_MERGE_ROWS", foreground_rows)
+    commits = [[Event(f"{version}-{n}", f"u{n}", "Done", NOW - 1) for n in range(6)] for version in range(3)]
+    store = Histories(tmp_path / "histories")
+    with _connected() as (connection, links):
+        for number in range(1, 4):
+            snapshot = lake(tmp_path / "lake", commits[:number])
+            read_commits(connection, snapshot)
+            store.sync(connection, snapshot, links, _KEYS)
+            if number == 1:
+                file = next((tmp_path / "histories").glob("*.events"))
+                with file.open("r+b") as written:
+                    written.seek(file.read_bytes().index(b"0-3"))
+                    written.write(b"9")
+        store._merges.thread.submit(int).result()  # after the merge in progress
+        store.sync(connection, snapshot, links, _KEYS)
+        ids = _ids(store.events_of(_hashes(connection, [f"u{n}" for n in range(6)])))
+    store.close()
+    assert "has changed on disk" in caplog.text
+    assert ids == sorted(event.event_id for batch in commits for event in batch)
 
 
 def test_files_that_a_crash_left_are_removed(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_the_newest_rows_of_a_user_stand(base: State, changes: list[State | str]
                 assert found == sorted((user, number) for user in users for number in state.get(user, []))
         _assert_walked(kept, _hashes(connection, [user for user, numbers in state.items() if numbers]))
         kept.close()
-        assert sorted(file.name for file in Path(folder).iterdir()) == ["1.duckdb.given.rows", "1.duckdb.given.users"]
+        assert sorted(file.name for file in Path(folder).iterdir()) == [
+            f"1.duckdb.given.{suffix}" for suffix in ("checksums", "rows", "users")
+        ]
 
 
 def _assert_walked(kept: UserRows, users: np.ndarray) -> None:
@@ -108,8 +110,14 @@ def _assert_walked(kept: UserRows, users: np.ndarray) -> None:
         assert np.isin(users, walked).all()
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink()])
-@pytest.mark.parametrize("suffix", ["rows", "users"])
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 8
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink(), _flip])
+@pytest.mark.parametrize("suffix", ["rows", "users", "checksums"])
 def test_damaged_rows_of_a_base_are_refused(tmp_path: Path, suffix: str, damage: Callable[[Path], object]) -> None:
     """The caller writes them again from the base."""
     with duckdb.connect() as connection:
