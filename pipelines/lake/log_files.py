@@ -89,7 +89,7 @@ def _checksum(actions: Iterable[Mapping[str, Any]], own: Mapping[str, str]) -> s
 
 def _fact(name: str, value: Any) -> Any:
     """Return a value as it is both before and after the library wrote it, which escapes paths of other engines."""
-    if name == "path" and not _UNESCAPED.fullmatch(value):
+    if name == "path" and not _UNESCAPED.fullmatch(value or ""):
         return None
     return value or None
 

@@ -9,6 +9,7 @@ leaves a whole entry or none.
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from pipelines.lake.log_files import checksum_file, parse_entry
 from pipelines.lake.stores import checksum_of, is_remote
 
 _CHECKPOINT = ".checkpoint.parquet"
+_CHECKSUM_CHARACTERS = 8
 _LOG = logging.getLogger(__name__)
 _checked: dict[str, tuple[int, int]] = {}
 """By folder of a log: its inode, which distinguishes it from another log at that path, and the version up to which its
@@ -43,11 +45,15 @@ def quarantine_changed_checkpoint(folder: str, version: int) -> bool:
     A process looks at each once.
     """
     checkpoint = Path(folder, "_delta_log", f"{version:020}{_CHECKPOINT}")
-    if is_remote(folder) or not checkpoint.exists() or _compared.get(str(checkpoint)) == checkpoint.stat().st_ino:
+    try:
+        inode = checkpoint.stat().st_ino
+    except FileNotFoundError:  # there is none, or another process has just removed or quarantined it
+        return False
+    if _compared.get(str(checkpoint)) == inode:
         return False
     if not _has_checksum(checkpoint):
         return quarantine_torn_checkpoint(folder)
-    _compared[str(checkpoint)] = checkpoint.stat().st_ino
+    _compared[str(checkpoint)] = inode
     return False
 
 
@@ -58,7 +64,9 @@ def quarantine_torn_checkpoint(folder: str) -> bool:
     if newest is None or (_has_checksum(newest) and _is_parquet(newest)):
         return False
     (log / "_last_checkpoint").unlink(missing_ok=True)
-    newest.replace(newest.with_suffix(".torn"))
+    with suppress(FileNotFoundError):  # another process has quarantined it
+        newest.replace(newest.with_suffix(".torn"))
+    checksum_file(str(newest)).unlink(missing_ok=True)
     _LOG.warning(
         "the checkpoint %s is torn or has changed on disk: it is set aside, and the entries below it are read", newest
     )
@@ -119,9 +127,16 @@ def _is_intact(entry: Path) -> bool:
 
 
 def _has_checksum(checkpoint: Path) -> bool:
-    """Return whether a checkpoint has its checksum; those of other engines, and of earlier releases, have none."""
+    """Return whether a checkpoint has its checksum; those of other engines, and of earlier releases, have none.
+
+    Nor has one that was made again since, as by another engine or before a crash, or whose checksum is being written.
+    """
+    file = checksum_file(str(checkpoint))
     try:
-        return checksum_file(str(checkpoint)).read_text(errors="replace") == f"{checksum_of(str(checkpoint)):08x}"
+        written = file.read_text(errors="replace")
+        if len(written) < _CHECKSUM_CHARACTERS or file.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
+            return True
+        return written == f"{checksum_of(str(checkpoint)):08x}"
     except FileNotFoundError:
         return True
 

@@ -1,18 +1,20 @@
 """A bit that flips in the log of a lake changes neither a checkpoint nor which files count, without an error."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.errors import CorruptionError
 from pipelines.lake import torn_writes
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.log_files import remove_old_entries
+from pipelines.lake.log_files import parse_entry, remove_old_entries
 from pipelines.lake.tables import Lake, data_files
 from pipelines.lake.transactions import transactions
 from pipelines.lake.upkeep import compact
@@ -51,12 +53,13 @@ def test_no_bit_that_flips_goes_unnoticed(
     log, some = Path(lake.folder("events"), "_delta_log"), np.random.default_rng(1)
     shutil.copytree(log, tmp_path / "intact")
     [file] = log.glob(name)
-    content = file.read_bytes()
+    content, written = file.read_bytes(), file.stat().st_mtime_ns
     outcomes = set[str]()
     for position in some.choice(len(content), 100).tolist():
         changed = bytearray(content)
         changed[position] ^= 1 << int(some.integers(8))
         file.write_bytes(changed)
+        os.utime(file, ns=(written, written))
         try:
             assert _contents(lake) == intact
             outcomes.add("set aside" if not file.exists() else "harmless")
@@ -66,6 +69,35 @@ def test_no_bit_that_flips_goes_unnoticed(
         shutil.rmtree(log)
         shutil.copytree(tmp_path / "intact", log)
     assert outcomes == ({"set aside"} if is_renewed else {"refused", "harmless"})
+
+
+def test_a_name_that_changed_is_refused(lake: Lake) -> None:
+    """As of the path of a file, which no entry lacks."""
+    commit(lake, lake.table("events"), "b", make_events(["e"]))
+    entry = lake.entry_path("events", 1)
+    changed = Path(entry).read_text(encoding="utf-8").replace('{"path"', '{"patl"')
+    with pytest.raises(CorruptionError, match="has changed since it was written"):
+        parse_entry(changed, entry)
+
+
+def _make_again(checkpoint: Path) -> None:
+    pq.write_table(pq.read_table(checkpoint), checkpoint, compression="gzip")
+
+
+def _cut_checksum(checkpoint: Path) -> None:
+    checkpoint.with_suffix(".checksum").write_text("")
+
+
+@pytest.mark.parametrize("change", [_make_again, _cut_checksum])
+def test_a_checkpoint_that_has_another_checksum_for_a_reason_is_kept(
+    lake: Lake, change: Callable[[Path], object]
+) -> None:
+    """Another engine made it again, or a process is writing the checksum now, or ended before it was written."""
+    _fill(lake)
+    [checkpoint] = Path(lake.folder("events"), "_delta_log").glob("*.checkpoint.parquet")
+    change(checkpoint)
+    _contents(lake)
+    assert checkpoint.exists()
 
 
 def test_a_checksum_is_removed_with_its_checkpoint(lake: Lake) -> None:
