@@ -70,7 +70,7 @@ _PLAIN = {"event_id", "value", _BLOOM_COLUMN}
 # What a producer wrote may be a hundred megabytes, and statistics repeat minimum and maximum several times.
 _NO_STATISTICS = {"key", "value", "headers"}
 _METADATA_KEYS = "metadata.key_value.key"
-_CHECKSUM = re.compile(r"\.([0-9a-f]{8})\.parquet")
+_CHECKSUM = re.compile(r"\.([0-9a-f]{8})\.parquet$")
 """The end of a file's name: files of other engines, and of earlier releases, have no checksum there."""
 _DAMAGE = re.compile(
     "Couldn't deserialize thrift|Invalid page header|Unknown encoding type|Corrupt ZSTD|ZSTD decompression failed"
@@ -186,7 +186,7 @@ def read_footer(location: str) -> pq.FileMetaData:
 def open_file(location: str) -> "Generator[pq.ParquetFile]":
     """Yield one file of a table, to be read in parts: only one part at a time is in memory. Raises like `read_file`.
 
-    Its checksum is compared when a process opens it for the first time.
+    The checksum of a local file is compared when a process opens it for the first time.
     """
     _compare_checksum_once(location)
     store, path = resolve_store(location)
@@ -201,7 +201,7 @@ def open_file(location: str) -> "Generator[pq.ParquetFile]":
 
 @lru_cache(maxsize=10_000)
 def _compare_checksum_once(location: str) -> None:
-    _compare_checksum(location)
+    compare_checksums([location])
 
 
 def _compare_checksum(location: str) -> None:

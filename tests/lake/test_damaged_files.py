@@ -73,6 +73,13 @@ def test_another_file_in_its_place(stored: Path) -> None:
         read_file(str(stored))
 
 
+def test_a_folder_has_no_checksum(tmp_path: Path) -> None:
+    """Whatever its name: only the name of a file has one."""
+    folder = str(tmp_path / "copy.00000000.parquet")
+    [action] = write_file(folder, pa.table({"a": [1]}), "a")
+    assert len(read_file(f"{folder}/{action.path}")) == 1
+
+
 @pytest.mark.parametrize("read", [read_file, read_footer, require_intact])
 @pytest.mark.parametrize("damage", [lambda _: b"", lambda file: file[:-20], lambda file: b"\0" * len(file)])
 def test_a_file_without_its_end_is_named(

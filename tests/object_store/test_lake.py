@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.errors import CorruptionError
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.files import read_file
+from pipelines.lake.files import open_file, read_file
 from pipelines.lake.stores import read_chunks, resolve_store
 from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.reputation.lake_views import open_lake_views
@@ -60,3 +60,15 @@ def test_a_damaged_object_is_no_outage(lake: Lake) -> None:
             stream.write(content[:4] + b"\xff" * 8 + content[12:])
         with pytest.raises(CorruptionError, match=f"^{damaged} is damaged "):
             read_file(damaged)
+
+
+def test_an_object_is_read_in_parts_without_all_of_it(lake: Lake) -> None:
+    """Not even to compare its checksum: the store compares its own."""
+    commit(lake, lake.table("events"), "b1", make_events(["e"]))
+    [file] = data_files(lake.table("events"))
+    other = f"{lake.folder('events')}/other.00000000.parquet"
+    store, path = resolve_store(other)
+    with store.open_output_stream(path, compression=None) as stream:
+        stream.write(b"".join(read_chunks(file)))
+    with open_file(other) as opened:
+        assert opened.metadata.num_rows == 1
