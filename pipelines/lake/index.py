@@ -90,8 +90,8 @@ class DedupIndex:
         self.catch_up(table)
         try:
             return self.classify(events)
-        except DamagedRunError:
-            _LOG.warning("the index in %s has changed on disk: it is rebuilt from the lake", self.folder)
+        except DamagedRunError as error:
+            self._log_rebuild(error)
             self.rebuild(table)
             return self.classify(events)
 
@@ -100,7 +100,8 @@ class DedupIndex:
         try:
             if len(new):
                 self.runs.add(new)
-        except DamagedRunError:  # in a merge; the next `catch_up` rebuilds the index
+        except DamagedRunError as error:  # in a merge; the next `catch_up` rebuilds the index
+            self._log_rebuild(error)
             self._reset()
         else:
             self._save(version)
@@ -223,8 +224,11 @@ class DedupIndex:
         except FileNotFoundError:
             self._reset()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _LOG.warning("the index in %s is rebuilt: %s", self.folder, one_line(error))
+            self._log_rebuild(error)
             self._reset()
+
+    def _log_rebuild(self, error: Exception) -> None:
+        _LOG.warning("the index in %s is rebuilt from the lake: %s", self.folder, one_line(error))
 
     def _reset(self) -> None:
         """Empty the index, and choose a new key."""

@@ -133,7 +133,9 @@ def test_no_bit_that_flips_changes_a_classification(
                 assert found.kinds.tolist() == expected
 
 
-def test_a_merge_takes_no_damage_over(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_takes_no_damage_over(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A run that has changed on disk is not merged with a newer one: the index is rebuilt from the lake."""
     monkeypatch.setattr(runs_module, "_FILTER_ROWS", 1)
     events = lake.table("events")
@@ -145,6 +147,7 @@ def test_a_merge_takes_no_damage_over(lake: Lake, tmp_path: Path, monkeypatch: p
         record = commit(lake, events, "b1", _numbered(100, 100))
         index.extend(new, record.version)
         assert not index.runs.runs
+        assert caplog.messages == [f"the index in {index.folder} is rebuilt from the lake: a run has changed on disk"]
         assert index.classify_at(events, _numbered(0, 200)).kinds.tolist() == [DUPLICATE] * 200
 
 
