@@ -1,5 +1,7 @@
 """The rows by user against a dictionary: after any replacements and merges, in memory and in files."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,6 +127,18 @@ def test_damaged_rows_of_a_base_are_refused(tmp_path: Path, suffix: str, damage:
     damage(tmp_path / f"1.duckdb.given.{suffix}")
     with pytest.raises((OSError, ValueError)):
         open_base_rows(tmp_path / "1.duckdb", "given")
+
+
+def test_rows_that_another_user_wrote_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This user may read them, but not note that they were compared."""
+
+    def deny(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    with duckdb.connect() as connection:
+        write_base_rows(tmp_path / "1.duckdb", "given", _stored(connection, {"ann": [1]}))
+    monkeypatch.setattr(os, "utime", deny)
+    assert len(open_base_rows(tmp_path / "1.duckdb", "given").users) == 1
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
