@@ -129,8 +129,8 @@ def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
     """
     store, path = resolve_store(location)
     with translate_store_errors(location), _explained_damage(location):
-        with store.open_input_stream(path, compression=None) as stream:
-            content = stream.read_buffer()
+        with store.open_input_file(path) as file:
+            content = file.read_buffer(file.size())  # without a size, it would be in memory twice
         _require_checksum(location, zlib.crc32(content))
         return with_plain_types(pq.ParquetFile(pa.BufferReader(content)).read(columns))
 

@@ -1,6 +1,7 @@
 """A bit that flips in a stored file is an error that names the file, never other values, nor written elsewhere."""
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -152,6 +153,19 @@ def test_verify_names_a_damaged_file(lake: Lake, stored: Path) -> None:
         pytest.raises(CorruptionError, match=r"\.parquet is damaged \(.*: restore this file from a copy"),
     ):
         next(verify(settings))
+
+
+def test_a_file_is_in_memory_once(tmp_path: Path) -> None:
+    """In Arrow's memory, not in Python's, too: a merge reads files of up to 128 MiB."""
+    size = 20 << 20
+    [action] = write_file(str(tmp_path), pa.table({"value": [np.random.default_rng(1).bytes(size)], "n": [1]}), "a")
+    tracemalloc.start()
+    try:
+        read_file(str(tmp_path / action.path), ["n"])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < size
 
 
 def test_memory_is_that_of_a_row_group(tmp_path: Path) -> None:
