@@ -85,10 +85,15 @@ def require_intact_entries(folder: str, version: int) -> None:
     is_known = inode == log.stat().st_ino and checked <= version
     for number in range(checked + 1, version) if is_known else _above_checkpoint(log):
         if number < version and not _is_intact(log / f"{number:020}.json"):
+            without = "drain the topic from its start into a new data_dir"
+            if log.parent.name == "events":  # it has the checkpoints, so that what other tables lose is not read again
+                without = (
+                    f"move the entries from {number} on out of the log and drain again, which reads what they added "
+                    "from the topic"
+                )
             raise CorruptionError(
                 f"the entry {number} of the log {log} is torn, and {version - number} later ones build on it: restore "
-                f"the lake from a copy, or move the entries from {number} on out of the log and drain again, which "
-                "reads what they added from the topic"
+                f"the lake from a copy, or {without}"
             )
     _checked[path] = (log.stat().st_ino, version)
 

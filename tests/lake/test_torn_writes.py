@@ -13,6 +13,7 @@ from pipelines.errors import CorruptionError
 from pipelines.lake import commit as commit_module
 from pipelines.lake import files, tables, torn_writes
 from pipelines.lake.commit import append, stage_events
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.delta_commit import _CHECKPOINT_VERSIONS, commit_actions
 from pipelines.lake.tables import Lake
 from pipelines.settings import Settings
@@ -115,6 +116,19 @@ def test_a_torn_entry_below_the_last_is_reported(lake: Lake, tear: str) -> None:
     with pytest.raises(CorruptionError, match=r"events cannot be opened|entry 2 of the log .* is torn, and 1 later"):
         lake.table("events")
     assert entry.exists()
+
+
+def test_other_tables_than_events_are_not_drained_again(lake: Lake) -> None:
+    """The checkpoints are in `events`: what another table loses is read again only from the start."""
+    handle = lake.table("events")
+    for number in range(3):
+        commit(lake, handle, f"b{number}", make_events([f"e{number}"], first_offset=number))
+        take_snapshot(lake)  # completes `commits`
+    entry = Path(lake.folder("commits"), "_delta_log", f"{2:020}.json")
+    entry.write_bytes(b"".join(entry.read_bytes().splitlines(keepends=True)[:-1]))
+    torn_writes._checked.clear()  # as in a new process
+    with pytest.raises(CorruptionError, match="or drain the topic from its start into a new data_dir"):
+        lake.table("commits")
 
 
 def test_each_entry_is_checked_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
