@@ -55,7 +55,7 @@ def build_defs(
     `"karmalake"`, depend on `dg.AssetKey(["karmalake", "events"])`.
     partitions_start: the first day (UTC) of the assets by day; None: the day of the first event in the lake or of the
     first file of history, whichever is earlier, when the code location is loaded; today if both are later, and
-        2010-01-01 if the lake cannot be read then.
+    2010-01-01 if the lake cannot be read then.
     git_url: the repository on GitHub or GitLab to which the links to the code go; None: that of the package, or without
     one to the local files.
     git_branch: its branch, tag or commit.
