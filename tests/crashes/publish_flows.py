@@ -31,7 +31,8 @@ _PUBLISHING = {
     "pipelines.serving.redis_store:begin": 2,
     "pipelines.serving.publish:_begin_to_build": 2,
     "pipelines.serving.publish:_write_parts": 2,
-    "pipelines.serving.publish:_removed": 2,
+    "pipelines.serving.publish:_strangers": 1,
+    "pipelines.serving.publish:_removed": 1,
     "pipelines.serving.redis_store:write": 2,
     "pipelines.serving.redis_store:remove": 1,
     "redis.client:Pipeline.execute": 2,
@@ -142,7 +143,7 @@ FLOWS = {
     "recovery from a publication that was cut": Flow(
         publish_after_one_that_was_cut,
         {
-            "pipelines.serving.publish:_write_parts": 2,
+            "pipelines.serving.publish:_strangers": 1,
             "pipelines.serving.redis_store:begin": 2,
             "pipelines.serving.redis_store:finish": 1,
             "pipelines.serving.digest_cache:DigestCache.save": 1,
