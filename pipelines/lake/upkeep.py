@@ -62,7 +62,7 @@ def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda
     done: list[CompactionResult] = []
     for name in TABLES:
         table = lake.table(name)
-        done.append(_compact_table(lake, name, _find_candidates(table, min_files), progress))
+        done.append(_compact_table(lake, name, table, min_files, progress))
         remove_old_entries(table)
     return [compacted for compacted in done if compacted.files_before]
 
@@ -104,10 +104,12 @@ def vacuum_when_due(
 
 
 def _compact_table(
-    lake: Lake, name: str, groups: list[list[File]], progress: Callable[[str], None]
+    lake: Lake, name: str, table: DeltaTable, min_files: int, progress: Callable[[str], None]
 ) -> CompactionResult:
     files_before = files_after = rows = 0
-    merges = (merge for group in groups for merge in _fit_merges(lake, name, group))
+    columns = set[str]() if has_mixed_files(table) else set(TABLES[name].names) - {DAY_COLUMN}
+    groups = _find_candidates(table, min_files)
+    merges = (merge for group in groups for merge in _fit_merges(lake.folder(name), group, columns))
     # Several in one commit: a commit for each day would cost more than the merging.
     for packed in _pack(merges, lambda files: sum(file.merge_share for file in files)):
         files = [file for merge in packed for file in merge]
@@ -118,13 +120,12 @@ def _compact_table(
     return CompactionResult(name, files_before, files_after, rows)
 
 
-def _fit_merges(lake: Lake, name: str, group: list[File]) -> Iterator[list[File]]:
+def _fit_merges(folder: str, group: list[File], columns: AbstractSet[str]) -> Iterator[list[File]]:
     """Yield the files of a group that are merged into one piece, with rows and `merge_share`.
 
-    A file that takes more than half of a merge is left out.
+    A file that takes more than half of a merge is left out. columns: those that each file must have.
     """
-    columns = set[str]() if has_mixed_files(lake.table(name)) else set(TABLES[name].names) - {DAY_COLUMN}
-    measured = (_measure(lake.folder(name), file, columns) for file in group)
+    measured = (_measure(folder, file, columns) for file in group)
     merges = _pack((file for file in measured if file.merge_share <= 1 / 2), lambda file: file.merge_share)
     yield from (files for files in merges if len(files) > 1)
 
