@@ -103,7 +103,7 @@ def erase_users(
     user_ids: Iterable[str],
     digests: Collection[str] = (),
     persons: Mapping[str, str] | None = None,
-    announce: Announce = lambda _user_ids: None,
+    announce: Announce | None = None,
 ) -> ErasureCounts:
     """Permanently erase users from the lake; return how many rows were removed or replaced.
 
